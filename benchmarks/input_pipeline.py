@@ -1,0 +1,212 @@
+"""What affinity targets cost in the input pipeline: images/s with and without them.
+
+    python benchmarks/input_pipeline.py --dataset=voc2012_aug --data_dir=VOC --output=result.json
+
+Three pipelines over the same images, in one process, take turns for several rounds:
+
+- `without`: read, decode, scale, crop, flip, batch; no targets.
+- `package`: the same with affinity targets as `training_dataset` makes them.
+- `plain`: the same with affinity targets from plain TensorFlow operations, a channel for each
+  neighbour, stacked; equal values, which is checked first.
+
+Printed are the medians over the rounds, their ratios, and the memory of the process over many
+images of `package`, whose first and last quarter should not differ. Batches are not kept: the
+pipeline is measured by itself, on all cores, with memory kept as `train_main` keeps it;
+`--nokeep_freed_memory` measures with glibc's defaults.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import tensorflow as tf
+from absl import app, flags
+
+from dilated_affinity.affinity.geometry import neighbor_offsets, parse_rates, reach
+from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import IGNORE_LABEL
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.memory import keep_freed_memory
+from dilated_affinity.pipeline import training_dataset
+from dilated_affinity.version import __version__
+
+_DATASET = flags.DEFINE_string("dataset", "shapes", "Name of the data set.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the data set.")
+_SPLIT = flags.DEFINE_string("split", "train", "Split to read.")
+_RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates of the targets.")
+_CROP_SIZE = flags.DEFINE_integer("crop_size", 513, "Side of the crops.", lower_bound=17)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per batch.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each pipeline.", lower_bound=1)
+_BATCHES = flags.DEFINE_integer(
+    "batches", 12, "Batches per measurement, after two to warm up.", lower_bound=1
+)
+_MEMORY_IMAGES = flags.DEFINE_integer(
+    "memory_images", 2000, "Images to watch the memory over; 0 leaves it out.", lower_bound=0
+)
+_KEEP_FREED_MEMORY = flags.DEFINE_bool(
+    "keep_freed_memory", True, "Use freed memory again, as train_main does."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+_WARM_UP = 2
+
+
+def plain_targets(labels, rates):
+    """Equal to `affinity_targets`, in the way that is written first."""
+    vertical, horizontal = reach(rates)
+    height, width = labels.shape[-2:]
+    padded = tf.pad(
+        labels,
+        [[0, 0], [vertical, vertical], [horizontal, horizontal]],
+        constant_values=tf.constant(IGNORE_LABEL, labels.dtype),
+    )
+    channels = []
+    for dy, dx in neighbor_offsets(rates):
+        top, left = vertical + dy, horizontal + dx
+        neighbor = padded[:, top : top + height, left : left + width]
+        exists = tf.logical_and(labels != IGNORE_LABEL, neighbor != IGNORE_LABEL)
+        same = tf.cast(labels == neighbor, tf.uint8)
+        channels.append(tf.where(exists, same, tf.constant(255, tf.uint8)))
+    return tf.stack(channels, axis=-1)
+
+
+def _pipelines(config, source):
+    rates = parse_rates(_RATES.value)
+    without = config.replace(rates="none")
+
+    def with_plain_targets(images, targets):
+        return images, {**targets, "affinity": plain_targets(targets["semantic"], rates)}
+
+    def plain(first_step, steps):
+        batches = training_dataset(without, source, first_step, steps)
+        batches = batches.map(
+            with_plain_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        return batches.prefetch(2)
+
+    return {
+        "without": lambda first_step, steps: training_dataset(without, source, first_step, steps),
+        "package": lambda first_step, steps: training_dataset(config, source, first_step, steps),
+        "plain": plain,
+    }
+
+
+def _images_per_second(pipeline, first_step, steps):
+    batches = iter(pipeline(first_step, _WARM_UP + steps))
+    for _ in range(_WARM_UP):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    return steps * _BATCH_SIZE.value / (time.perf_counter() - start)
+
+
+def _memory(pipeline, images):
+    """Resident memory in MiB after each batch."""
+    process = psutil.Process()
+    return [process.memory_info().rss / 2**20 for _ in pipeline(0, -(-images // _BATCH_SIZE.value))]
+
+
+def _check(config, source):
+    """Stops where the two kinds of targets differ."""
+    rates = parse_rates(_RATES.value)
+    _, targets = next(iter(training_dataset(config, source, 0, 1)))
+    labels = targets["semantic"]
+    np.testing.assert_array_equal(targets["affinity"], plain_targets(labels, rates))
+    np.testing.assert_array_equal(targets["affinity"], affinity_targets(labels, rates))
+
+
+def _time_of_targets(config, source):
+    """Milliseconds per image that the two kinds of targets take by themselves."""
+    rates = parse_rates(_RATES.value)
+    _, targets = next(iter(training_dataset(config.replace(rates="none"), source, 0, 1)))
+    labels = targets["semantic"]
+    functions = {
+        "package": lambda: affinity_targets(labels, rates),
+        "plain": tf.function(lambda: plain_targets(labels, rates), autograph=False),
+    }
+    times = {}
+    for name, function in functions.items():
+        function()
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - start)
+        times[name] = 1000 * statistics.median(seconds) / _BATCH_SIZE.value
+    return times
+
+
+def main(_):
+    kept = _KEEP_FREED_MEMORY.value and keep_freed_memory()
+    config = Config.for_dataset(
+        _DATASET.value,
+        data_dir=_DATA_DIR.value,
+        train_split=_SPLIT.value,
+        rates=_RATES.value,
+        crop_size=_CROP_SIZE.value,
+        batch_size=_BATCH_SIZE.value,
+        min_scale=0.5,
+        max_scale=2.0,
+        scale_step=0.25,
+    )
+    source = load_source(config.dataset, config.train_split, config.data_dir)
+    _check(config, source)
+    pipelines = _pipelines(config, source)
+    rates = {name: [] for name in pipelines}
+    for turn in range(_ROUNDS.value):
+        for name, pipeline in pipelines.items():
+            # The same images for each of the three.
+            rate = _images_per_second(pipeline, turn * (_WARM_UP + _BATCHES.value), _BATCHES.value)
+            rates[name].append(rate)
+        print(f"round {turn + 1}: " + ", ".join(f"{n} {r[-1]:.1f}" for n, r in rates.items()))
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    result = {
+        "package_version": __version__,
+        "tensorflow_version": tf.__version__,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "dataset": config.dataset,
+        "images": len(source),
+        "rates": config.rates,
+        "crop_size": config.crop_size,
+        "batch_size": config.batch_size,
+        "keep_freed_memory": kept,
+        "images_per_second": rates,
+        "median_images_per_second": median,
+        "package_over_without": median["package"] / median["without"],
+        "package_over_plain": median["package"] / median["plain"],
+        "milliseconds_of_targets_per_image": _time_of_targets(config, source),
+    }
+    print(f"{'':<10}{'images/s':>10}")
+    for name, value in median.items():
+        print(f"{name:<10}{value:>10.1f}")
+    print(f"package / without targets: {result['package_over_without']:.2f}")
+    print(f"package / plain targets:   {result['package_over_plain']:.2f}")
+    times = result["milliseconds_of_targets_per_image"]
+    print(f"targets alone: package {times['package']:.1f}, plain {times['plain']:.1f} ms per image")
+    if _MEMORY_IMAGES.value:
+        resident = _memory(pipelines["package"], _MEMORY_IMAGES.value)
+        quarter = max(len(resident) // 4, 1)
+        first, last = (statistics.mean(part) for part in (resident[:quarter], resident[-quarter:]))
+        result["resident_mib"] = {
+            "images": _MEMORY_IMAGES.value,
+            "first_quarter": first,
+            "last_quarter": last,
+            "peak": max(resident),
+        }
+        print(f"memory over {_MEMORY_IMAGES.value} images: first quarter {first:.0f} MiB, ", end="")
+        print(f"last {last:.0f}, peak {max(resident):.0f}")
+    if _OUTPUT.value:
+        path = Path(_OUTPUT.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,60 @@
+"""Sharper semantic segmentation by dilated affinity (arXiv 1907.07011).
+
+DeepLabv3+ learns, beside the classes, which of a pixel's neighbours at several dilation rates share
+its class; that makes the features better while training, and repairs the prediction afterwards.
+"""
+
+from dilated_affinity.affinity.geometry import format_rates, neighbor_offsets, parse_rates
+from dilated_affinity.affinity.loss import AffinityLoss
+from dilated_affinity.affinity.propagation import (
+    AffinityPropagation,
+    affinities_from_targets,
+    propagate,
+    steep_sigmoid,
+)
+from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.affinity.targets import affinity_targets, neighbor_counts
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.loading import load_dataset
+from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
+from dilated_affinity.evaluation import evaluate
+from dilated_affinity.inference import inference_model
+from dilated_affinity.losses import SemanticLoss
+from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, PixelAccuracy
+from dilated_affinity.models.deeplab import DeepLabV3Plus
+from dilated_affinity.pipeline import evaluation_dataset, training_dataset
+from dilated_affinity.training import load_run, train
+from dilated_affinity.version import __version__
+
+__all__ = [
+    "AffinityAccuracy",
+    "AffinityLoss",
+    "AffinityPropagation",
+    "AffinityStatistics",
+    "BoundaryIoU",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "DeepLabV3Plus",
+    "DilatedAffinityError",
+    "MeanIoU",
+    "PixelAccuracy",
+    "RunError",
+    "SemanticLoss",
+    "__version__",
+    "affinities_from_targets",
+    "affinity_targets",
+    "evaluate",
+    "evaluation_dataset",
+    "format_rates",
+    "inference_model",
+    "load_dataset",
+    "load_run",
+    "neighbor_counts",
+    "neighbor_offsets",
+    "parse_rates",
+    "propagate",
+    "steep_sigmoid",
+    "train",
+    "training_dataset",
+]

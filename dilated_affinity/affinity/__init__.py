@@ -1,0 +1,1 @@
+"""The paper's idea in reading order: geometry, targets, statistics, loss, propagation."""

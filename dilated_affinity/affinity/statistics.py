@@ -1,0 +1,257 @@
+"""Section 3.2: how often each neighbour count occurs, and the weights and biases that follow."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from dilated_affinity.affinity.geometry import NEIGHBORS, Rates, check_rates, neighbor_offsets
+from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.files import write_atomically
+
+WEIGHTINGS = ("none", "signal", "neighbor", "sqrt_neighbor")
+"""The rows of Table 1: baseline, signal-reweight, neighbor-reweight, sqrt-reweight."""
+
+COUNTS = NEIGHBORS + 1
+"""Categories n0 to n8."""
+
+_WAITING = 4  # label maps in memory for each core
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+@dataclasses.dataclass(frozen=True, eq=False)
+class AffinityStatistics:
+    """Frequencies of n0..n8 and of positive pairs over the labels of a training set.
+
+    Kept as whole numbers, so statistics of parts of a data set add up exactly.
+
+    Attributes:
+        rates: The (vertical, horizontal) pairs that the statistics belong to.
+        pixels: int64 array (|R|, 9): non-void pixels with k positive neighbours.
+        pairs: int64 array (|R|, 2): pairs of different and of the same class.
+
+    Example:
+
+    >>> labels = np.array([[0, 0, 1, 1]])
+    >>> statistics = AffinityStatistics.from_labels([labels], ((1, 1),))
+    >>> statistics.positive_frequencies.round(3).tolist()
+    [0.667]
+    """
+
+    rates: Rates
+    pixels: np.ndarray
+    pairs: np.ndarray
+
+    def __post_init__(self):
+        rates = check_rates(self.rates)
+        object.__setattr__(self, "rates", rates)
+        for name, columns in (("pixels", COUNTS), ("pairs", 2)):
+            values = np.asarray(getattr(self, name))
+            if values.shape != (len(rates), columns) or values.dtype.kind not in "iu":
+                raise ConfigError(
+                    f"{name} must be whole numbers of shape {(len(rates), columns)}. "
+                    f"Received: {values.dtype} of shape {values.shape}"
+                )
+            if (values < 0).any():
+                raise ConfigError(f"{name} must not be negative. Received: {values.tolist()}")
+            if values.astype(object).sum(axis=1).max() > np.iinfo(np.int64).max:
+                raise ConfigError(
+                    f"{name} of a rate must add up to less than 2**63. Received: {values.tolist()}"
+                )
+            object.__setattr__(self, name, values.astype(np.int64))
+        if not self.pixels.any(axis=1).all():
+            raise ConfigError(
+                "pixels must hold at least one pixel for each rate. "
+                f"Received: {self.pixels.tolist()}"
+            )
+
+    @classmethod
+    def from_labels(cls, labels, rates, ignore_label=255):
+        """Counts over label maps at their original resolution, on all cores.
+
+        NumPy rather than the compiled `affinity_targets`: label maps come in many sizes, each of
+        which XLA would compile anew, and half of the pairs mirror the other half.
+
+        Args:
+            labels: Iterable of integer arrays of shape (H, W), whose sizes may differ, or of
+                functions without arguments that read one; these are called in parallel.
+            rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+            ignore_label: The void label. Defaults to 255. One that the labels' type cannot hold
+                makes none of them void.
+
+        Raises:
+            DataError: If there is no label map, or not a single pixel in them that is not void.
+        """
+        rates = check_rates(rates)
+        pixels, pairs = _zeros(rates)
+
+        def count(label):
+            counts = _zeros(rates)
+            _count(np.asarray(label() if callable(label) else label), rates, ignore_label, *counts)
+            return counts
+
+        def add(counted):
+            for total, part in zip((pixels, pairs), counted.result(), strict=True):
+                total += part
+
+        # NumPy releases the interpreter lock in the passes over an image.
+        cores = os.cpu_count()
+        running = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(cores) as threads:
+            for label in labels:
+                running.append(threads.submit(count, label))
+                if len(running) > _WAITING * cores:
+                    add(running.popleft())
+            while running:
+                add(running.popleft())
+        if not pixels.any():
+            raise DataError("Affinity statistics need at least one pixel that is not void.")
+        return cls(rates, pixels, pairs)
+
+    def __add__(self, other):
+        if not isinstance(other, AffinityStatistics):
+            return NotImplemented
+        if other.rates != self.rates:
+            raise ConfigError(
+                f"Statistics of different rates do not add up: {self.rates} and {other.rates}."
+            )
+        return AffinityStatistics(self.rates, self.pixels + other.pixels, self.pairs + other.pairs)
+
+    @property
+    def count_frequencies(self) -> np.ndarray:
+        """freq(n_k, r): float64 array (|R|, 9), each row summing to 1."""
+        return self.pixels / self.pixels.sum(axis=1, keepdims=True)
+
+    @property
+    def positive_frequencies(self) -> np.ndarray:
+        """pi_r, the frequency of positive pairs among existing pairs: float64 array (|R|,).
+
+        A rate without a single pair, positive or negative, is given that of one pair, as
+        `weights` does with empty classes, so that the logit of pi_r is finite.
+        """
+        pairs = np.maximum(self.pairs, 1)
+        return pairs[:, 1] / pairs.sum(axis=1)
+
+    def weights(self, weighting="sqrt_neighbor") -> np.ndarray:
+        """The weights of Table 1. An empty class takes the frequency of one pixel or pair.
+
+        Args:
+            weighting: `"none"` (1 everywhere), `"neighbor"` (freq(n8, r) / freq(n_k, r)),
+                `"sqrt_neighbor"` (its square root, the paper's method; Eq. 5), or `"signal"`
+                (positives 1, negatives freq(positive, r) / freq(negative, r)).
+
+        Returns:
+            float64 array. For `"signal"`, whose weight belongs to a pair, of shape (|R|, 2): the
+            weight of a negative and of a positive pair. Otherwise of shape (|R|, 9): the weight
+            of a pixel with k positive neighbours; that of n8 is always 1.
+        """
+        if weighting not in WEIGHTINGS:
+            raise ConfigError(
+                f"weighting must be one of {', '.join(WEIGHTINGS)}. "
+                f"Received: weighting={weighting!r}"
+            )
+        if weighting == "none":
+            return np.ones(self.pixels.shape)
+        filled = np.maximum(self.pairs if weighting == "signal" else self.pixels, 1)
+        ratio = filled[:, -1:] / filled
+        return np.sqrt(ratio) if weighting == "sqrt_neighbor" else ratio
+
+    def bias(self) -> np.ndarray:
+        """Bias prior of the affinity head: b_r with sigmoid(b_r) = pi_r, float64 array (8|R|,)."""
+        prior = self.positive_frequencies
+        return np.repeat(np.log(prior) - np.log1p(-prior), NEIGHBORS)
+
+    def table(self) -> str:
+        """A table for people: per rate the shares of n0 to n8 and of positive pairs, in percent."""
+        lines = [" " * 10 + "".join(f"{f'n{k}':>8}" for k in range(COUNTS)) + f"{'positive':>10}"]
+        for rate, counts, positive in zip(
+            self.rates, self.count_frequencies, self.positive_frequencies, strict=True
+        ):
+            cells = "".join(f"{100 * share:8.3f}" for share in counts)
+            lines.append(f"{'({},{})'.format(*rate):<10}{cells}{100 * positive:10.3f}")
+        return "\n".join(lines)
+
+    def get_config(self) -> dict:
+        """Plain JSON types; read back by `from_config`."""
+        return {
+            "rates": [list(rate) for rate in self.rates],
+            "pixels": self.pixels.tolist(),
+            "pairs": self.pairs.tolist(),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(
+            config["rates"],
+            np.array(config["pixels"]),
+            np.array(config["pairs"]),
+        )
+
+    def save(self, path: str | os.PathLike):
+        """Writes the counts as JSON, whole or not at all."""
+        text = json.dumps(self.get_config(), indent=1)
+        write_atomically(path, text.encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike):
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: If the file is missing, is no JSON, or does not hold statistics.
+        """
+        try:
+            config = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_config(config)
+        except OSError as error:
+            raise DataError(f"{path}: cannot read affinity statistics: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise DataError(f"{path}: not a file of affinity statistics: {error}") from None
+
+
+def _zeros(rates):
+    return np.zeros((len(rates), COUNTS), np.int64), np.zeros((len(rates), 2), np.int64)
+
+
+def _count(label, rates, ignore_label, pixels, pairs):
+    """Adds one label map to `pixels` and `pairs`."""
+    if label.ndim != 2 or label.dtype.kind not in "iu":
+        raise DataError(
+            "A label map must be an integer array of shape (height, width). "
+            f"Received: {label.dtype} of shape {label.shape}"
+        )
+    valid = label != ignore_label
+    voids = label.size - np.count_nonzero(valid)
+    offsets = neighbor_offsets(rates).reshape(len(rates), NEIGHBORS, 2)
+    for rate, neighbors in enumerate(offsets):
+        negatives = np.zeros(label.shape, np.uint8)
+        # A pair seen from its other end is the same pair: the last four offsets mirror the first.
+        for dy, dx in neighbors[NEIGHBORS // 2 :]:
+            here, there = _overlap(label.shape, dy, dx)
+            different = label[here] != label[there]
+            existing = different.size
+            if voids:
+                exists = valid[here] & valid[there]
+                existing = np.count_nonzero(exists)
+                different &= exists
+            negatives[here] += different.view(np.uint8)
+            negatives[there] += different.view(np.uint8)
+            negative = 2 * np.count_nonzero(different)
+            pairs[rate] += (negative, 2 * existing - negative)
+        # Several times faster than np.bincount, which makes int64 of the bytes first.
+        histogram = [np.count_nonzero(negatives == number) for number in range(COUNTS)]
+        histogram[0] -= voids
+        pixels[rate] += histogram[::-1]
+
+
+def _overlap(shape, dy, dx):
+    """Slices of the pixels that have a neighbour at (dy, dx), and of those neighbours; dy >= 0."""
+    height, width = shape
+    rows = slice(0, max(height - dy, 0)), slice(min(dy, height), height)
+    left, right = max(-dx, 0), max(dx, 0)
+    columns = slice(left, max(width - right, left)), slice(right, max(width - left, right))
+    return (rows[0], columns[0]), (rows[1], columns[1])

@@ -1,0 +1,1 @@
+"""The commands: thin, all work is done by the library."""

@@ -1,0 +1,83 @@
+"""Evaluates the best model of a run, before and after propagation.
+
+    eval_main --model_dir=runs/camvid
+    eval_main --model_dir=runs/camvid --refine_with=ground_truth
+
+Data set, rates, output stride and the rest come from the run's own config.json. The table goes to
+standard output, and, with everything in it, to a JSON file.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from dilated_affinity import evaluation
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.files import write_atomically
+from dilated_affinity.training import load_run
+
+_given = config_flags.define(("data_dir", "val_split", "eval_output_stride", "self_weight", "mu"))
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_ITERATIONS = flags.DEFINE_list(
+    "iterations",
+    [str(count) for count in evaluation.ITERATIONS],
+    "Iterations of propagation to measure at, ascending.",
+)
+_REFINE_WITH = flags.DEFINE_enum(
+    "refine_with",
+    "prediction",
+    evaluation.REFINE_WITH,
+    "Affinity to propagate with; ground_truth is the oracle of Tables 3 and 4.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file to write. Default: evaluation_<refine_with>.json in model_dir."
+)
+
+
+def _evaluate():
+    model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
+    config, model = load_run(model_dir, **_given())
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    result = evaluation.evaluate(
+        model,
+        source,
+        _iterations(config),
+        _REFINE_WITH.value,
+        config.self_weight,
+        config.mu,
+    )
+    output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
+    content = {
+        "dataset": config.dataset,
+        "split": config.val_split,
+        "output_stride": config.eval_output_stride,
+        "self_weight": config.self_weight,
+        "mu": config.mu,
+        **result.to_json(),
+    }
+    write_atomically(output, (json.dumps(content, indent=1) + "\n").encode())
+    print(f"{config.dataset} {config.val_split}: {result.table()}")
+
+
+def _iterations(config):
+    if config.affinity_rates is None and not flags.FLAGS["iterations"].present:
+        return (0,)
+    try:
+        return tuple(int(count) for count in _ITERATIONS.value)
+    except ValueError:
+        raise ConfigError(
+            "--iterations must be whole numbers separated by commas. "
+            f"Received: {','.join(_ITERATIONS.value)}"
+        ) from None
+
+
+def main():
+    """Entry point of the console script."""
+    app.run(_evaluate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Predicts images with the best model of a run.
+
+    predict_main --model_dir=runs/camvid --input=photographs --output_dir=predictions
+
+For each image it writes the labels as a palette PNG, an overlay, and per rate a picture of how
+many neighbours are predicted to share the pixel's class. Sub-folders are mirrored.
+
+    predict_main --model_dir=runs/cityscapes --input=leftImg8bit/test --output_dir=test \\
+        --write_label_ids
+
+writes the labels as Cityscapes' test server wants them: grey PNG of labelIds.
+"""
+
+from absl import flags
+
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
+from dilated_affinity.datasets.loading import make_builder
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.inference import Predictor, predict_examples, predict_files
+from dilated_affinity.training import load_run
+
+_given = config_flags.define(
+    ("data_dir", "eval_output_stride", "propagation_iterations", "self_weight", "mu")
+)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "An image file, or a folder of images. Default: the split --split."
+)
+_SPLIT = flags.DEFINE_string(
+    "split",
+    None,
+    "Without --input: split of the run's own data set to predict, with the ground truth beside "
+    "each prediction. Default: the validation split.",
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "Without --input: how many images of the split. Default: all.", lower_bound=1
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write; made if missing.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+_WRITE_LABEL_IDS = flags.DEFINE_bool(
+    "write_label_ids",
+    False,
+    "Write Cityscapes' labelIds as grey PNG, as its test server wants them, not a palette PNG of "
+    "the 19 classes.",
+)
+
+
+def _predict():
+    model_dir = app.required(_MODEL_DIR.value, "model_dir")
+    output_dir = app.required(_OUTPUT_DIR.value, "output_dir")
+    config, model = load_run(model_dir, **_given())
+    label_ids = None
+    if _WRITE_LABEL_IDS.value:
+        if config.dataset != "cityscapes":
+            raise ConfigError(
+                "--write_label_ids is for runs on cityscapes, whose classes have labelIds. "
+                f"Received: a run on {config.dataset}"
+            )
+        label_ids = CITYSCAPES_LABEL_IDS
+    predictor = Predictor(model, config.propagation_iterations, config.self_weight, config.mu)
+    builder = make_builder(config.dataset, config.data_dir)
+    options = {"overwrite": _OVERWRITE.value, "label_ids": label_ids}
+    if _INPUT.value:
+        written = predict_files(predictor, builder.classes, _INPUT.value, output_dir, **options)
+    else:
+        source = builder.source(_SPLIT.value or config.val_split)
+        written = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
+    print(f"{output_dir}: predicted {len(written)} images")
+
+
+def main():
+    """Entry point of the console script."""
+    app.run(_predict)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Trains DeepLabv3+ with dilated affinity, or continues to.
+
+    train_main --dataset=camvid --data_dir=CamVid --model_dir=runs/camvid
+
+Settings that are not given follow the data set's recipe. Started again with the same model_dir
+and settings, it continues where it stopped.
+
+    train_main --dataset=folder --data_dir=my_data --check_only
+
+reads all the data once instead, and prints what is in it and everything that is wrong with it.
+"""
+
+import sys
+
+from absl import flags
+
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.datasets.checking import check_dataset
+from dilated_affinity.training import train
+
+_given = config_flags.define()
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run; made if missing.")
+_CHECK_ONLY = flags.DEFINE_bool(
+    "check_only",
+    False,
+    "Do not train: read every image and label once, and report counts, sizes, class shares and "
+    "all problems. Exit status 1 if there are any.",
+)
+_STOP_AFTER = flags.DEFINE_integer(
+    "stop_after",
+    0,
+    "Stop with a checkpoint after this many steps; 0 for no limit.",
+    lower_bound=0,
+)
+
+
+def _train():
+    if _CHECK_ONLY.value:
+        _check(config_flags.recipe_with(_given()))
+        return
+    model_dir = app.required(_MODEL_DIR.value, "model_dir")
+    app.quiet_bars()
+    result = train(config_flags.recipe_with(_given()), model_dir, _STOP_AFTER.value)
+    best = "none yet" if result.best_mean_iou is None else f"{100 * result.best_mean_iou:.2f} %"
+    print(f"{model_dir}: {result.step} steps done; best validation mIoU {best}")
+
+
+def _check(config):
+    report = check_dataset(config.dataset, config.data_dir, (config.train_split, config.val_split))
+    print(report.text())
+    if report.problems:
+        sys.exit(app.RUN_ERROR)
+
+
+def main():
+    """Entry point of the console script."""
+    app.run(_train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""Every setting of a run: one dataclass field each, with its meaning and its source.
+
+Command-line flags are generated from these fields (`cli/flags.py`), and a run's `config.json` is
+this dataclass, so neither can drift from what the code reads. Needs no TensorFlow.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+from dilated_affinity.affinity.geometry import parse_rates
+from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.files import write_atomically
+
+
+def _setting(default, text, source, *, group, choices=None, low=None, high=None, moves=False):
+    """A field; `moves` marks settings that a resumed run may change."""
+    metadata = {
+        "help": text,
+        "source": source,
+        "group": group,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "moves": moves,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_DEEPLAB = "tensorflow/models research/deeplab"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of training, evaluation and prediction.
+
+    Build one with `Config.for_dataset(name, **overrides)`, which starts from the data set's
+    recipe. Every field is checked when it is built.
+
+    Raises:
+        ConfigError: For a value out of range, or a combination that makes no sense.
+    """
+
+    dataset: str = _setting("shapes", "Name of the data set.", "ours", group="data")
+    data_dir: str = _setting(
+        "data", "Folder of the data set (see data/*/README.md).", "ours", group="data", moves=True
+    )
+    train_split: str = _setting("train", "Split to train on.", "ours", group="data")
+    val_split: str = _setting("val", "Split to validate and evaluate on.", "ours", group="data")
+
+    backbone: str = _setting("mobilenet_v2", "Name of the backbone.", "ours", group="model")
+    backbone_weights: str = _setting(
+        "imagenet",
+        "Initial weights of the backbone: 'imagenet' (downloaded by Keras), 'none', or a "
+        ".weights.h5 file of the keras.applications model without classifier.",
+        "paper 4.1",
+        group="model",
+        moves=True,
+    )
+    rates: str = _setting(
+        "8,(12,24),16",
+        "Dilation rates R; a bracketed pair stands for itself and its transpose. 'none' trains "
+        "plain DeepLabv3+.",
+        "paper 4.3",
+        group="model",
+    )
+    output_stride: int = _setting(
+        16, "Output stride in training.", "paper 4.1", group="model", choices=(8, 16, 32)
+    )
+    eval_output_stride: int = _setting(
+        8,
+        "Output stride in evaluation and prediction.",
+        "paper 4.1",
+        group="model",
+        choices=(8, 16, 32),
+    )
+    separable: bool = _setting(
+        True, "Depthwise separable 3x3 convolutions in ASPP and decoder.", _DEEPLAB, group="model"
+    )
+    filters: int = _setting(256, "Channels of ASPP and decoder.", "paper 3.2", group="model", low=1)
+    dropout: float = _setting(
+        0.1, "Dropout rate after the ASPP.", _DEEPLAB, group="model", low=0, high=0.99
+    )
+    batch_norm: str = _setting(
+        "sync",
+        "Statistics of batch norm: over all replicas, over one, or the backbone's stored ones.",
+        "paper 4.1",
+        group="model",
+        choices=("sync", "local", "frozen"),
+    )
+    batch_norm_momentum: float = _setting(
+        0.95, "Momentum of batch norm's moving statistics.", _DEEPLAB, group="model", low=0, high=1
+    )
+
+    weighting: str = _setting(
+        "sqrt_neighbor",
+        "Weighting of the affinity loss, a row of Table 1.",
+        "paper 3.2",
+        group="loss",
+        choices=("none", "signal", "neighbor", "sqrt_neighbor"),
+    )
+    gamma: float = _setting(
+        2.0, "Focusing parameter of the focal loss.", "paper 3.2", group="loss", low=0
+    )
+    beta: float = _setting(
+        1.2, "Weight of the affinity loss in the total.", "paper 4.3", group="loss", low=0
+    )
+    statistics: str = _setting(
+        "",
+        "JSON file of affinity statistics; when empty they are counted over the training labels.",
+        "ours",
+        group="loss",
+        moves=True,
+    )
+
+    iterations: int = _setting(
+        30000, "Training steps in all.", "paper 4.1", group="schedule", low=1
+    )
+    batch_size: int = _setting(16, "Images per step.", "paper 4.1", group="schedule", low=2)
+    learning_rate: float = _setting(
+        0.007, "Initial learning rate.", _DEEPLAB, group="schedule", low=0
+    )
+    head_multiplier: float = _setting(
+        1.0,
+        "Factor on the learning rate of everything but the backbone.",
+        _DEEPLAB,
+        group="schedule",
+        low=0,
+    )
+    power: float = _setting(
+        0.9, "Power of the polynomial decay to 0.", _DEEPLAB, group="schedule", low=0
+    )
+    momentum: float = _setting(
+        0.9, "Momentum of SGD.", _DEEPLAB, group="schedule", low=0, high=0.999
+    )
+    weight_decay: float = _setting(
+        1e-4,
+        "Weight decay on convolution kernels, as half the sum of squares.",
+        _DEEPLAB,
+        group="schedule",
+        low=0,
+    )
+
+    crop_size: int = _setting(
+        513,
+        "Side of the training crops; k * output_stride + 1 samples them most evenly.",
+        "paper 4.1",
+        group="augmentation",
+        low=17,
+    )
+    min_scale: float = _setting(
+        0.5, "Smallest random scale.", _DEEPLAB, group="augmentation", low=0.05, high=20
+    )
+    max_scale: float = _setting(
+        2.0, "Largest random scale.", _DEEPLAB, group="augmentation", low=0.05, high=20
+    )
+    scale_step: float = _setting(
+        0.25,
+        "Distance of the random scales; 0 draws any scale between the two.",
+        _DEEPLAB,
+        group="augmentation",
+        low=0,
+    )
+    flip: bool = _setting(
+        True, "Mirror half of the images left to right.", _DEEPLAB, group="augmentation"
+    )
+
+    seed: int = _setting(
+        0, "Seed of initial weights, order, augmentation and dropout.", "ours", group="run", low=0
+    )
+    validate_every: int = _setting(
+        0,
+        "Steps between validations and checkpoints; 0 validates ten times in all.",
+        "ours",
+        group="run",
+        low=0,
+    )
+
+    propagation_iterations: int = _setting(
+        10, "Iterations of affinity propagation.", "paper 4.4", group="refinement", low=0
+    )
+    self_weight: float = _setting(
+        6.0, "Weight lambda of a pixel's own prediction.", "paper 4.2", group="refinement", low=0
+    )
+    mu: float = _setting(
+        7.0, "Steepness mu of the affinity's sigmoid.", "paper 3.3", group="refinement", low=1.001
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if self.min_scale > self.max_scale:
+            raise ConfigError(
+                "min_scale must not exceed max_scale. "
+                f"Received: min_scale={self.min_scale}, max_scale={self.max_scale}"
+            )
+        self.affinity_rates  # noqa: B018 - refuses rates that cannot be read
+
+    @classmethod
+    def for_dataset(cls, dataset, **overrides):
+        """The recipe of a data set, with single settings overridden."""
+        return cls(**{"dataset": dataset, **RECIPES.get(dataset, {}), **overrides})
+
+    @property
+    def affinity_rates(self):
+        """`rates` as pairs, or None for plain DeepLabv3+."""
+        return None if self.rates == "none" else parse_rates(self.rates)
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between validations."""
+        return self.validate_every or math.ceil(self.iterations / 10)
+
+    def replace(self, **changes):
+        """A copy with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+    def differences(self, other):
+        """Names of the settings in which a run of `other` could not continue a run of this one."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if not field.metadata["moves"]
+            and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def save(self, path: str | os.PathLike, version: str):
+        """Writes the settings and the package version as JSON."""
+        content = {"package_version": version, "config": dataclasses.asdict(self)}
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike):
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: If the file is missing or not such a file, or holds a setting that does not
+                exist or is out of range.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            settings = content["config"]
+            unknown = set(settings) - {field.name for field in dataclasses.fields(cls)}
+            if unknown:
+                raise ConfigError(f"unknown settings: {', '.join(sorted(unknown))}")
+            return cls(**settings)
+        except OSError as error:
+            raise DataError(f"{path}: cannot read the configuration: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError(f"{path}: not the configuration of a run: {error}") from None
+
+
+def _checked(field, value):
+    """The value in its field's type, or a `ConfigError`."""
+    name, kind, limits = field.name, field.type, field.metadata
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ConfigError(f"{name} must be a {kind.__name__}. Received: {name}={value!r}")
+    if limits["choices"] and value not in limits["choices"]:
+        known = ", ".join(map(str, limits["choices"]))
+        raise ConfigError(f"{name} must be one of {known}. Received: {name}={value!r}")
+    low, high = limits["low"], limits["high"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"{name} must be {bounds}. Received: {name}={value!r}")
+    return value
+
+
+RECIPES = {
+    # Small enough for a minute or two on two cores, from random initial weights.
+    "shapes": {
+        "backbone": "mobilenet_v2_0.35",
+        "backbone_weights": "none",
+        "rates": "2,4,8",
+        "eval_output_stride": 8,
+        "output_stride": 8,
+        "filters": 64,
+        "dropout": 0.0,
+        "batch_norm_momentum": 0.9,
+        "iterations": 300,
+        "batch_size": 16,
+        "crop_size": 129,
+        "learning_rate": 0.1,
+        "min_scale": 0.75,
+        "max_scale": 1.25,
+        "validate_every": 100,
+    },
+    # About 40 minutes on two cores; experiments/results/camvid_mobilenet_v2.json.
+    "camvid": {
+        "eval_output_stride": 16,
+        "batch_norm": "frozen",
+        "batch_norm_momentum": 0.9,
+        "beta": 6.0,
+        "iterations": 520,
+        "batch_size": 8,
+        "learning_rate": 0.003,
+        "head_multiplier": 10.0,
+        "crop_size": 321,
+        "min_scale": 0.75,
+        "max_scale": 1.5,
+        "validate_every": 130,
+    },
+}
+"""What differs from the defaults, which are the paper's for PASCAL VOC, by data set."""

@@ -1,0 +1,40 @@
+"""The TFDS builder of CamVid; `data/camvid/README.md` says how to get it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dilated_affinity.datasets.classes import CAMVID, IGNORE_LABEL
+from dilated_affinity.datasets.paired_files import PairedFilesBuilder
+from dilated_affinity.datasets.pairs import Pair, label_table, match_pairs
+from dilated_affinity.errors import DataError
+
+_SPLITS = ("train", "val", "test")
+_VOID = 11
+
+
+class Camvid(PairedFilesBuilder):
+    """CamVid, road scenes of 480x360 pixels in 11 classes, as SegNet splits it (367/101/233).
+
+    `data_dir` holds `train/` and `trainannot/`, `val/` and `valannot/`, `test/` and `testannot/`,
+    or some of these pairs; an image and its label share the file name. Label value 11 is void.
+    """
+
+    CLASSES = CAMVID
+    HOMEPAGE = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
+
+    def _list_pairs(self, root: Path) -> dict[str, tuple[Pair, ...]]:
+        present = [
+            split
+            for split in _SPLITS
+            if (root / split).is_dir() or (root / f"{split}annot").is_dir()
+        ]
+        if not present:
+            raise DataError(
+                f"{root}: expected CamVid's folders train/ and trainannot/, val/ and valannot/, "
+                "test/ and testannot/, or some of these pairs. Received: none of them"
+            )
+        return {split: match_pairs(root / split, root / f"{split}annot") for split in present}
+
+    def _label_table(self) -> np.ndarray:
+        return label_table(self.classes.num_classes, {_VOID: IGNORE_LABEL})

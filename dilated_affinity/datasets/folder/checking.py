@@ -1,0 +1,202 @@
+"""Reading all of a folder once, to say what is in it and everything that is wrong with it."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
+from dilated_affinity.datasets.folder.class_file import (
+    MaskClasses,
+    classes_of_occurring,
+    read_class_file,
+)
+from dilated_affinity.datasets.folder.layout import CLASS_FILE, find_splits
+from dilated_affinity.datasets.image_files import decode_label, read_bytes
+from dilated_affinity.datasets.pairs import INVALID, Pair, invalid_values_error, read_values
+from dilated_affinity.errors import DataError
+from dilated_affinity.progress import progress
+
+
+@dataclass
+class FolderReport:
+    """What `check_folder` found.
+
+    Attributes:
+        data_dir: The folder.
+        classes: Its classes, or `None` where they could not be found out.
+        images: The number of images of each split that can be read with their masks.
+        sizes: How many images have each size, `(width, height)`.
+        class_pixels: The pixels of each class in each split, int64 `(C,)`.
+        void_pixels: The void pixels of each split.
+        problems: What is wrong, one line each that begins with the file.
+        notes: What is worth knowing and may be meant.
+    """
+
+    data_dir: str
+    classes: ClassTable | None = None
+    images: dict[str, int] = field(default_factory=dict)
+    sizes: Counter = field(default_factory=Counter)
+    class_pixels: dict[str, np.ndarray] = field(default_factory=dict)
+    void_pixels: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def class_shares(self, split: str) -> np.ndarray:
+        """Returns the share of each class in the pixels of a split that are not void, `(C,)`."""
+        pixels = self.class_pixels[split]
+        return pixels / max(pixels.sum(), 1)
+
+    def void_share(self, split: str) -> float:
+        """Returns the share of void in all pixels of a split."""
+        void = self.void_pixels[split]
+        return void / max(self.class_pixels[split].sum() + void, 1)
+
+    def text(self) -> str:
+        """Returns the report as lines to print, the problems last."""
+        lines = [self.data_dir]
+        counts = ", ".join(f"{count} of {split}" for split, count in self.images.items())
+        lines.append(f"images   {counts or 'none'}")
+        if self.sizes:
+            (width, height), count = self.sizes.most_common(1)[0]
+            widths, heights = zip(*self.sizes, strict=True)
+            lines.append(
+                f"sizes    {len(self.sizes)} different, {min(widths)} to {max(widths)} wide, "
+                f"{min(heights)} to {max(heights)} high; {width}x{height} most often ({count})"
+            )
+        if self.classes and self.class_pixels:
+            lines += ["", *self._table()]
+        for title, entries in (("note", self.notes), ("problem", self.problems)):
+            if entries:
+                lines += ["", f"{len(entries)} {title}{'s' if len(entries) > 1 else ''}"]
+                lines += [f"  {entry}" for entry in entries]
+        if not self.problems:
+            lines += ["", "no problems"]
+        return "\n".join(lines)
+
+    def _table(self) -> Iterator[str]:
+        splits = list(self.class_pixels)
+        width = max(len("class"), *(len(name) for name in self.classes.names)) + 4
+        columns = [max(8, len(split)) for split in splits]
+        heads = (f"{split:>{size}}" for split, size in zip(splits, columns, strict=True))
+        yield f"{'class':<{width}}  " + "  ".join(heads) + "   (share of labelled pixels)"
+        shares = [self.class_shares(split) for split in splits]
+        for label, name in enumerate(self.classes.names):
+            cells = (
+                f"{share[label]:>{size}.2%}" if share[label] else f"{'-':>{size}}"
+                for share, size in zip(shares, columns, strict=True)
+            )
+            yield f"{label:>3} {name:<{width - 4}}  " + "  ".join(cells)
+        cells = (
+            f"{self.void_share(split):>{size}.2%}"
+            for split, size in zip(splits, columns, strict=True)
+        )
+        yield f"{'void':<{width}}  " + "  ".join(cells) + "   (share of all pixels)"
+
+
+def check_folder(data_dir: str | os.PathLike) -> FolderReport:
+    """Reads every image and mask of a `folder` data set once and reports what it found.
+
+    Args:
+        data_dir: The folder; see `Folder`.
+
+    Returns:
+        A `FolderReport`; it never raises `DataError`, whose messages are its `problems`.
+    """
+    root = Path(data_dir).expanduser()
+    report = FolderReport(str(root))
+    known = None
+    try:
+        if (root / CLASS_FILE).is_file():
+            known = read_class_file(read_bytes(root / CLASS_FILE), str(root / CLASS_FILE))
+    except DataError as error:
+        report.problems.append(str(error))
+        # Masks cannot be judged without it; whether they can be decoded at all would mislead.
+        return report
+    try:
+        splits, problems = find_splits(root)
+    except DataError as error:
+        report.problems.append(str(error))
+        return report
+    report.problems += problems
+    counts = _read_all(report, splits, known.decode if known else decode_label)
+    if known is None:
+        values = np.flatnonzero(sum((sum(c.values()) for c in counts.values()), np.zeros(256)))
+        try:
+            known = classes_of_occurring([int(value) for value in values], str(root))
+        except DataError as error:
+            if values.size:
+                report.problems.append(str(error))
+            return report
+    _count_classes(report, counts, known)
+    return report
+
+
+def _read_all(
+    report: FolderReport, splits: Mapping[str, tuple[Pair, ...]], decode
+) -> dict[str, dict[str, np.ndarray]]:
+    """Reads all pairs; returns how often each value is in each mask that can be read."""
+
+    def read(pair: Pair):
+        try:
+            image, values = read_values(pair, decode)
+        except DataError as error:
+            return pair, error
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        return pair, (image.shape, np.bincount(values.ravel(), minlength=256), digest)
+
+    counts: dict[str, dict[str, np.ndarray]] = {split: {} for split in splits}
+    seen: dict[tuple[bytes, tuple], str] = {}
+    jobs = [(split, pair) for split, pairs in splits.items() for pair in pairs]
+    failed: set[str] = set()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(read, (pair for _, pair in jobs))
+        for (split, _), (pair, result) in zip(
+            jobs, progress(results, "reading", len(jobs)), strict=True
+        ):
+            if isinstance(result, DataError):
+                # A file in several lists is one problem.
+                if str(result) not in failed:
+                    failed.add(str(result))
+                    report.problems.append(str(result))
+                continue
+            shape, values, digest = result
+            counts[split][pair.label_path] = values
+            report.sizes[shape[1], shape[0]] += 1
+            first = seen.setdefault((digest, shape), pair.image_path)
+            if first != pair.image_path:
+                report.notes.append(f"{pair.image_path}: the same picture as {first}")
+    report.images = {split: len(masks) for split, masks in counts.items()}
+    return counts
+
+
+def _count_classes(
+    report: FolderReport, counts: Mapping[str, Mapping[str, np.ndarray]], known: MaskClasses
+) -> None:
+    table = known.table()
+    report.classes = known.classes
+    failed: set[str] = set()
+    for split, masks in counts.items():
+        totals = np.zeros(256, np.int64)
+        for path, values in masks.items():
+            if values[table == INVALID].any():
+                if path not in failed:
+                    failed.add(path)
+                    report.problems.append(
+                        str(invalid_values_error(path, values.nonzero()[0], known.classes, table))
+                    )
+                continue
+            np.add.at(totals, table[values > 0], values[values > 0])
+        report.class_pixels[split] = totals[: known.classes.num_classes]
+        report.void_pixels[split] = int(totals[IGNORE_LABEL])
+    report.notes += [
+        f"class {name!r} does not occur in {split}"
+        for split, pixels in report.class_pixels.items()
+        for name, count in zip(known.classes.names, pixels, strict=True)
+        if not count and report.images[split]
+    ]

@@ -1,0 +1,225 @@
+"""`classes.csv`: the names of a folder's classes, and what their masks hold for each."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dilated_affinity.datasets.classes import (
+    IGNORE_LABEL,
+    ClassTable,
+    Color,
+    spread_bits_color,
+)
+from dilated_affinity.datasets.image_files import (
+    decode_label,
+    decode_label_colors,
+    has_colors,
+)
+from dilated_affinity.datasets.pairs import label_table
+from dilated_affinity.errors import DataError
+
+VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
+
+_COLUMNS = {"id": "index", "red": "r", "green": "g", "blue": "b", "class": "name"}
+_CHANNELS = ("r", "g", "b")
+_MAX_COLORS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class MaskClasses:
+    """The classes of a folder, and how its masks say them.
+
+    Args:
+        classes: The class table.
+        indices: The class, or 255 for void, of each value in grey and palette masks; `None` where
+            masks are read as colours.
+        colors: The class, or 255 for void, of each colour; `None` where masks hold indices alone.
+    """
+
+    classes: ClassTable
+    indices: tuple[tuple[int, int], ...] | None = None
+    colors: tuple[tuple[Color, int], ...] | None = None
+
+    def table(self) -> np.ndarray:
+        """Returns what the values that `decode` gives mean; see `label_table`."""
+        if self.indices is None:
+            return label_table(self.classes.num_classes)
+        table = label_table(0)
+        for value, label in self.indices:
+            table[value] = label
+        return table
+
+    def decode(self, data: bytes, name: str) -> np.ndarray:
+        """Decodes a mask to values that `table` translates.
+
+        Args:
+            data: The bytes of the file.
+            name: What to call the file in errors.
+
+        Returns:
+            A uint8 array of shape `(height, width)`.
+
+        Raises:
+            DataError: The file is damaged, or a colour is none of `classes.csv`.
+        """
+        in_colors = self.colors is not None and (self.indices is None or has_colors(data, name))
+        if not in_colors:
+            return decode_label(data, name)
+        hint = ""
+        if not has_colors(data, name):
+            hint = " If it holds indices, classes.csv needs a column index."
+        values = self._values_of_colors(decode_label_colors(data, name), name, hint)
+        if self.indices is not None:
+            # Back to indices, that the one table is right for both kinds of mask.
+            back = np.full(256, IGNORE_LABEL, np.uint8)
+            for value, label in reversed(self.indices):
+                back[label] = value
+            values = back[values]
+        return values
+
+    def _values_of_colors(self, pixels: np.ndarray, name: str, hint: str) -> np.ndarray:
+        packed = _pack(pixels)
+        known = sorted((int(_pack(np.array(color))), label) for color, label in self.colors)
+        keys = np.array([key for key, _ in known])
+        labels = np.array([label for _, label in known], np.uint8)
+        place = np.minimum(np.searchsorted(keys, packed), len(keys) - 1)
+        wrong = keys[place] != packed
+        if wrong.any():
+            raise _unknown_colors(packed[wrong], name, hint)
+        return labels[place]
+
+
+def read_class_file(data: bytes, name: str) -> MaskClasses:
+    """Reads `classes.csv`.
+
+    The first line names the columns: `name` and `r`, `g`, `b` for masks drawn in colours, classes
+    being numbered as they come; or `index` and `name` for masks that hold indices, classes being
+    numbered by index; or all five, for masks of either kind. Rows named void, ignore, unlabelled
+    and the like are no classes.
+
+    Args:
+        data: The contents of the file, UTF-8.
+        name: What to call the file in errors.
+
+    Raises:
+        DataError: The columns are others, a number is none of 0 to 255, a name, index or colour
+            is there twice, or there is no class.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: expected text in UTF-8. Received: {error}") from error
+    reader = csv.reader(io.StringIO(text))
+    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    rows = [(number, row) for number, row in rows if any(row)]
+    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    header = [_COLUMNS.get(cell, cell) for cell in header]
+    has_index, has_rgb = "index" in header, all(channel in header for channel in _CHANNELS)
+    if "name" not in header or not (has_index or has_rgb) or len(set(header)) != len(header):
+        raise DataError(
+            f"{name}: the first line must name the columns, name,r,g,b or index,name or "
+            f"index,name,r,g,b. Received: {','.join(rows[0][1]) if rows else 'an empty file'!r}"
+        )
+    seen: set = set()
+    entries = []
+    for number, row in rows[1:]:
+        where = f"{name}, line {number}"
+        if len(row) != len(header):
+            raise DataError(f"{where}: expected {len(header)} columns. Received: {','.join(row)!r}")
+        cells = dict(zip(header, row, strict=True))
+        index = _byte(cells["index"], where) if has_index else None
+        color = tuple(_byte(cells[c], where) for c in _CHANNELS) if has_rgb else None
+        is_void = cells["name"].lower() in VOID_NAMES
+        for what, value in (("name", cells["name"]), ("index", index), ("colour", color)):
+            if value == "":
+                raise DataError(f"{where}: a class must have a name. Received: {','.join(row)!r}")
+            if value is not None and (what, value) in seen:
+                raise DataError(f"{where}: expected each {what} once. Received: {value!r} again")
+            seen.add((what, value))
+        entries.append((cells["name"], index, color, is_void))
+    if has_index:
+        entries.sort(key=lambda entry: entry[1])
+    kept = [entry for entry in entries if not entry[3]]
+    if not 0 < len(kept) <= IGNORE_LABEL:
+        raise DataError(
+            f"{name}: expected 1 to {IGNORE_LABEL} classes, void not counted. Received: {len(kept)}"
+        )
+    void_colors = [color for _, _, color, is_void in entries if is_void and color]
+    classes = ClassTable(
+        names=tuple(entry[0] for entry in kept),
+        palette=tuple(
+            entry[2] if has_rgb else spread_bits_color(label) for label, entry in enumerate(kept)
+        ),
+        void_color=void_colors[0] if void_colors else spread_bits_color(IGNORE_LABEL),
+    )
+    labels = {entry[0]: label for label, entry in enumerate(kept)}
+    means = [(entry, labels.get(entry[0], IGNORE_LABEL)) for entry in entries]
+    indices = {IGNORE_LABEL: IGNORE_LABEL} | {entry[1]: label for entry, label in means}
+    return MaskClasses(
+        classes,
+        indices=tuple(indices.items()) if has_index else None,
+        colors=tuple((entry[2], label) for entry, label in means) if has_rgb else None,
+    )
+
+
+def classes_of_occurring(values: Sequence[int], name: str) -> MaskClasses:
+    """Returns the classes of masks that come without `classes.csv`: 0 to the highest value.
+
+    Args:
+        values: The values that occur in all masks, 255 included where it occurs.
+        name: What to call the data set in errors.
+
+    Raises:
+        DataError: There would be one class, or most of the classes would not occur, so that the
+            values are no class indices.
+    """
+    occurring = sorted(set(values) - {IGNORE_LABEL})
+    count = occurring[-1] + 1 if occurring else 0
+    shown = ", ".join(map(str, sorted(values)[:10])) + (", ..." if len(values) > 10 else "")
+    remedy = "a classes.csv with the columns index,name says what each value means"
+    if count < 2:
+        raise DataError(
+            f"{name}: expected at least 2 classes in the masks, 255 being void; {remedy}. "
+            f"Received: the values {shown}"
+        )
+    if count > 2 * len(occurring):
+        raise DataError(
+            f"{name}: expected masks whose values are classes from 0 on, and here most of 0 to "
+            f"{count - 1} do not occur. Either they are colours turned grey, and the palette was "
+            f"lost on the way, or {remedy}. Received: the values {shown}"
+        )
+    return MaskClasses(
+        ClassTable(
+            names=tuple(f"class_{label}" for label in range(count)),
+            palette=tuple(spread_bits_color(label) for label in range(count)),
+            void_color=spread_bits_color(IGNORE_LABEL),
+        )
+    )
+
+
+def _pack(pixels: np.ndarray) -> np.ndarray:
+    """Makes one number of red, green and blue, `(..., 3)` to int32 `(...)`."""
+    channels = pixels.astype(np.int32)
+    return channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+
+
+def _unknown_colors(packed: np.ndarray, name: str, hint: str) -> DataError:
+    colors, counts = np.unique(packed, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_MAX_COLORS_SHOWN]
+    shown = ", ".join(
+        f"({color >> 16}, {color >> 8 & 255}, {color & 255}) in {count} pixels"
+        for color, count in zip(colors[order], counts[order], strict=True)
+    )
+    more = f" and {len(colors) - len(order)} more colours" if len(colors) > len(order) else ""
+    return DataError(
+        f"{name}: the colours of a mask must be those in classes.csv.{hint} Received: {shown}{more}"
+    )
+
+
+def _byte(text: str, where: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 255:
+        raise DataError(f"{where}: expected a whole number from 0 to 255. Received: {text!r}")
+    return int(text)

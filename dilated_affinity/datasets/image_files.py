@@ -1,0 +1,218 @@
+"""Photographs and label maps from files, read with Pillow, refusing what would be read wrongly.
+
+Labels are never decoded by TensorFlow or OpenCV: both expand a palette to colours, and the class
+is the palette index.
+"""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dilated_affinity.errors import DataError
+
+# File name endings that are taken for images when a folder is listed.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+# Twice Pillow's `MAX_IMAGE_PIXELS`, where Pillow itself speaks of a decompression bomb.
+MAX_PIXELS = 178_956_970
+
+_LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TIFF_BITS_PER_SAMPLE = 258
+_EXIF_ORIENTATION = 0x0112
+
+# What Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decodes a photograph.
+
+    The EXIF orientation is applied, so that the array is upright as viewers show it. Grey images
+    become RGB, palettes are resolved and alpha is dropped.
+
+    Args:
+        data: The bytes of the file, in any format that Pillow reads.
+        name: What to call the file in errors.
+
+    Returns:
+        A uint8 array of shape `(height, width, 3)`, RGB.
+
+    Raises:
+        DataError: The file is empty, damaged, too large, or has other than 8 bits per channel or
+            other colours than grey and RGB (such as CMYK).
+    """
+    image = _open(data, name)
+    bits = _bits_per_channel(image, data)
+    if bits > 8 or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
+        raise DataError(
+            f"{name}: an image must be grey or RGB with 8 bits per channel. "
+            f"Received: {bits}-bit {image.mode}"
+        )
+    return np.asarray(_upright(image, name).convert("RGB"))
+
+
+def decode_label(data: bytes, name: str) -> np.ndarray:
+    """Decodes a label map to the values that its file stores: palette indices or grey values.
+
+    Args:
+        data: The bytes of the file, in any lossless format that Pillow reads.
+        name: What to call the file in errors.
+
+    Returns:
+        A uint8 array of shape `(height, width)`.
+
+    Raises:
+        DataError: The file is empty, damaged, too large, compressed with loss, or stores anything
+            but one channel of at most 8 bits.
+    """
+    image = _open_lossless(data, name)
+    bits = _bits_per_channel(image, data)
+    if bits > 8 or image.mode not in ("1", "L", "P"):
+        raise DataError(
+            f"{name}: a label must hold one channel of class indices, as a grey or palette image "
+            f"of at most 8 bits. Received: {bits}-bit {image.mode}"
+        )
+    values = np.asarray(_upright(image, name))
+    if image.mode == "L" and bits < 8:
+        # Pillow stretches 2 and 4 bits of grey to 0..255; the stored values are wanted.
+        values = values // (255 // (2**bits - 1))
+    return values.astype(np.uint8)
+
+
+def decode_label_colors(data: bytes, name: str) -> np.ndarray:
+    """Decodes a label map that is drawn in colours, palettes resolved.
+
+    Args:
+        data: The bytes of the file, in any lossless format that Pillow reads.
+        name: What to call the file in errors.
+
+    Returns:
+        A uint8 array of shape `(height, width, 3)`, RGB.
+
+    Raises:
+        DataError: The file is empty, damaged, too large, compressed with loss, transparent
+            somewhere, or has other than 8 bits per channel or other colours than grey and RGB.
+    """
+    image = _open_lossless(data, name)
+    bits = _bits_per_channel(image, data)
+    if bits > 8 or image.mode not in ("1", "L", "P", "RGB", "RGBA"):
+        raise DataError(
+            f"{name}: a label must be drawn in RGB or palette colours with 8 bits per channel. "
+            f"Received: {bits}-bit {image.mode}"
+        )
+    if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
+        raise DataError(
+            f"{name}: a label must be opaque. Received: alpha {image.getextrema()[3][0]}"
+        )
+    return np.asarray(_upright(image, name).convert("RGB"))
+
+
+def has_colors(data: bytes, name: str) -> bool:
+    """Tells whether an image file stores colours, rather than grey values or palette indices.
+
+    Args:
+        data: The bytes of the file.
+        name: What to call the file in errors.
+
+    Raises:
+        DataError: The file is empty, damaged or too large.
+    """
+    return _open(data, name).mode in ("RGB", "RGBA", "RGBX")
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Returns the contents of a file; raises `DataError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def stored_orientation(data: bytes) -> int:
+    """Returns the EXIF orientation, 1 to 8, of an image that has been decoded before; 1 is none."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """Decodes the pixels once the header has shown that there are not too many."""
+    if not data:
+        raise DataError(f"{name}: expected an image file. Received: an empty file (0 bytes)")
+    try:
+        # Pillow warns from half of MAX_PIXELS on and raises above it; silencing the warning here
+        # would not be thread safe.
+        image = Image.open(io.BytesIO(data))
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise _too_large(name, f"{width}x{height} pixels")
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        raise DataError(
+            f"{name}: expected an image file in a format that Pillow reads. "
+            f"Received: {len(data)} bytes of something else"
+        ) from error
+    except _DECODER_ERRORS as error:
+        raise DataError(
+            f"{name}: the image file is damaged or cut off. "
+            f"Received: {len(data)} bytes, {_one_line(error)}"
+        ) from error
+    return image
+
+
+def _open_lossless(data: bytes, name: str) -> Image.Image:
+    image = _open(data, name)
+    if image.format in _LOSSY_FORMATS:
+        raise DataError(
+            f"{name}: a label must be in a lossless format such as PNG, since others change "
+            f"its values. Received: {image.format}"
+        )
+    return image
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS as error:
+        raise DataError(
+            f"{name}: its EXIF orientation cannot be read. Received: {_one_line(error)}"
+        ) from error
+
+
+def _bits_per_channel(image: Image.Image, data: bytes) -> int:
+    """Returns the bits that the file stores; the mode hides them, as 16-bit RGB opens as RGB."""
+    if image.mode.startswith("I;16"):
+        return 16
+    if image.mode in ("I", "F"):
+        # Pillow also opens 16-bit grey PNG as mode I.
+        return data[24] if data.startswith(_PNG_SIGNATURE) else 32
+    if data.startswith(_PNG_SIGNATURE):
+        return data[24]
+    if image.format == "TIFF":
+        return max(np.atleast_1d(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, 1)))
+    return 8
+
+
+def _too_large(name: str, received: str) -> DataError:
+    return DataError(f"{name}: images may have {MAX_PIXELS} pixels at most. Received: {received}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,265 @@
+"""Pairs of an image file and a label file: finding, reading and checking them."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
+from dilated_affinity.datasets.image_files import (
+    IMAGE_SUFFIXES,
+    decode_image,
+    decode_label,
+    read_bytes,
+    stored_orientation,
+)
+from dilated_affinity.errors import DataError
+
+# The entry of a label table for a value that no file may hold.
+INVALID = -1
+
+
+class Pair(NamedTuple):
+    """One example on disk."""
+
+    id: str
+    image_path: str
+    label_path: str
+
+
+def label_table(num_classes: int, others: Mapping[int, int] | None = None) -> np.ndarray:
+    """Returns the table from the values in label files to classes.
+
+    Args:
+        num_classes: Values 0 to `num_classes - 1` are the classes themselves, 255 is void.
+        others: What further values mean, such as `{11: 255}`.
+
+    Returns:
+        An int16 array of shape `(256,)`: a class, 255 for void, or `INVALID`.
+    """
+    table = np.full(256, INVALID, np.int16)
+    table[:num_classes] = np.arange(num_classes)
+    table[IGNORE_LABEL] = IGNORE_LABEL
+    for value, meaning in (others or {}).items():
+        table[value] = meaning
+    return table
+
+
+# From the bytes of a label file and its name, for errors, to its values, uint8 (H, W).
+Decoder = Callable[[bytes, str], np.ndarray]
+
+
+def read_pair(
+    pair: Pair, classes: ClassTable, table: np.ndarray, decode: Decoder = decode_label
+) -> dict:
+    """Reads and checks one example.
+
+    Args:
+        pair: The two files and the id.
+        classes: The class table, to recognise labels whose palette was lost.
+        table: See `label_table`.
+        decode: What decodes the label file.
+
+    Returns:
+        `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`.
+
+    Raises:
+        DataError: A file is missing, damaged or of a kind that `image_files` refuses, the sizes
+            differ, or the label holds a value that the table calls invalid.
+    """
+    image, values = read_values(pair, decode)
+    return {
+        "image": image,
+        "label": classes_of_values(values, pair.label_path, classes, table),
+        "id": pair.id,
+    }
+
+
+def read_values(pair: Pair, decode: Decoder = decode_label) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the two files of an example, the label as its file stores it.
+
+    Args:
+        pair: The two files and the id.
+        decode: What decodes the label file.
+
+    Returns:
+        The image, uint8 `(H, W, 3)`, and the label values, uint8 `(H, W)`.
+
+    Raises:
+        DataError: A file is missing, damaged or refused by its decoder, or the sizes differ.
+    """
+    image_data = read_bytes(pair.image_path)
+    image = decode_image(image_data, pair.image_path)
+    values = decode(read_bytes(pair.label_path), pair.label_path)
+    check_sizes(image, values, pair, stored_orientation(image_data))
+    return image, values
+
+
+def check_sizes(image: np.ndarray, values: np.ndarray, pair: Pair, orientation: int = 1) -> None:
+    """Raises `DataError` unless an image and its label have the same size.
+
+    Args:
+        image: `(H, W, 3)`, upright.
+        values: `(H, W)`.
+        pair: Where they are from.
+        orientation: The EXIF orientation that was applied to the image, for the message.
+    """
+    if image.shape[:2] != values.shape:
+        turned = f" after its EXIF orientation {orientation}" if orientation > 1 else ""
+        raise DataError(
+            f"{pair.label_path}: a label must have the size of its image, which is "
+            f"{image.shape[1]}x{image.shape[0]}{turned} ({pair.image_path}). "
+            f"Received: {values.shape[1]}x{values.shape[0]}"
+        )
+
+
+def classes_of_values(
+    values: np.ndarray, name: str, classes: ClassTable, table: np.ndarray
+) -> np.ndarray:
+    """Translates the values of a label file.
+
+    Args:
+        values: uint8 `(H, W)`.
+        name: What to call the file in errors.
+        classes: The class table, to recognise labels whose palette was lost.
+        table: See `label_table`.
+
+    Returns:
+        uint8 `(H, W)`, classes and 255.
+
+    Raises:
+        DataError: The table calls a value invalid.
+    """
+    label = table[values]
+    if (label == INVALID).any():
+        raise invalid_values_error(name, np.unique(values), classes, table)
+    return label.astype(np.uint8)
+
+
+def invalid_values_error(
+    name: str, values: np.ndarray, classes: ClassTable, table: np.ndarray
+) -> DataError:
+    """Returns the error for a label file with values that its table calls invalid.
+
+    Args:
+        name: What to call the file.
+        values: The distinct values in the file, sorted.
+        classes: The class table, to recognise labels whose palette was lost.
+        table: See `label_table`.
+    """
+    wrong = [int(value) for value in values if table[value] == INVALID]
+    shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
+    hint = ""
+    # The weights of Pillow's and TensorFlow's conversion to grey.
+    grey = np.rint(classes.color_map() @ np.array([0.299, 0.587, 0.114]))
+    if np.isin(values, [*grey[: classes.num_classes], grey[IGNORE_LABEL]]).all():
+        hint = " These are the palette's colours turned grey: its indices were lost on the way."
+    valid = [int(value) for value in np.flatnonzero(table != INVALID)]
+    return DataError(
+        f"{name}: label values must be {_ranges(valid)}.{hint} Received: the values {shown}"
+    )
+
+
+def match_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> tuple[Pair, ...]:
+    """Pairs the images below one folder with the labels below another.
+
+    An image and its label have the same path below their folders but for the ending, which is
+    also the example's id. Files that are no images, by their ending, are passed over.
+
+    Args:
+        image_dir: Folder of photographs, with or without sub-folders.
+        label_dir: Folder of label maps.
+
+    Returns:
+        The pairs, sorted by id.
+
+    Raises:
+        DataError: A folder is missing or has no image in it, two files share an id, an image has
+            no label, or a label no image.
+    """
+    pairs, problems = find_pairs(image_dir, label_dir)
+    raise_first(problems)
+    return pairs
+
+
+def find_pairs(
+    image_dir: str | os.PathLike, label_dir: str | os.PathLike
+) -> tuple[tuple[Pair, ...], list[str]]:
+    """Does what `match_pairs` does, but returns what is wrong instead of raising it.
+
+    Returns:
+        The pairs that are complete, sorted by id, and the problems, one line each.
+
+    Raises:
+        DataError: A folder is missing or has no image in it.
+    """
+    images, problems = images_by_id(image_dir)
+    labels, more_problems = images_by_id(label_dir)
+    problems += more_problems
+    for first, second, first_dir, second_dir, what in (
+        (images, labels, image_dir, label_dir, "an image without a label"),
+        (labels, images, label_dir, image_dir, "a label without an image"),
+    ):
+        problems += [
+            f"{first[key]}: expected a file of the same name in {second_dir} for each "
+            f"in {first_dir}. Received: {what}"
+            for key in sorted(first.keys() - second.keys())
+        ]
+    both = sorted(images.keys() & labels.keys())
+    return tuple(Pair(key, str(images[key]), str(labels[key])) for key in both), problems
+
+
+def raise_first(problems: Sequence[str]) -> None:
+    """Raises `DataError` for the first of some problems, if any, and says how many there are."""
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
+
+
+def images_by_id(folder: str | os.PathLike) -> tuple[dict[str, Path], list[str]]:
+    """Finds the image files below a folder.
+
+    Args:
+        folder: A folder, with or without sub-folders. Hidden files are passed over.
+
+    Returns:
+        The files by their path below the folder without the ending, and a problem, one line, for
+        each file that shares this with another.
+
+    Raises:
+        DataError: The folder is missing or has no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of images. Received: no such folder")
+    files: dict[str, Path] = {}
+    problems = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in files:
+            problems.append(
+                f"{path}: expected one file per name, whatever the ending. "
+                f"Received: also {files[key].name}"
+            )
+        else:
+            files[key] = path
+    if not files:
+        raise DataError(
+            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}). Received: none"
+        )
+    return files, problems
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """Writes sorted numbers as `0 to 11 or 255`."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return " or ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in runs)

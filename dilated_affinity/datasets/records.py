@@ -1,0 +1,142 @@
+"""Data sets that TFDS has prepared: making sure that they are complete, and reading them."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.image_files import decode_image, decode_label
+from dilated_affinity.datasets.pairs import classes_of_values, label_table
+from dilated_affinity.errors import DataError
+
+
+class Keys(NamedTuple):
+    """What the features of an example are called."""
+
+    image: str = "image"
+    label: str = "label"
+    id: str = "id"
+
+
+def prepare(
+    builder: tfds.core.DatasetBuilder,
+    sizes: Mapping[str, int] | None = None,
+    download_config: tfds.download.DownloadConfig | None = None,
+) -> tfds.core.DatasetBuilder:
+    """Prepares a data set unless it is prepared already, and checks that its files are there.
+
+    Args:
+        builder: Its builder.
+        sizes: The number of examples of each split, where known beforehand.
+        download_config: Passed on to `download_and_prepare`.
+
+    Returns:
+        A builder that knows the prepared data set.
+
+    Raises:
+        DataError: Its folder is incomplete, or cannot be written.
+    """
+    if not builder.data_path.exists():
+        logging.info("Preparing %s in %s", builder.name, builder.data_dir)
+        try:
+            builder.download_and_prepare(download_config=download_config)
+        except OSError as error:
+            if not builder.data_path.exists():
+                raise DataError(
+                    f"{builder.data_dir}: expected to be able to write the data set "
+                    f"{builder.name} there. Received: {error.strerror or error}"
+                ) from error
+            # Otherwise another process was faster: TFDS renames finished folders into place.
+        options = {"config": builder.builder_config} if builder.builder_config else {}
+        builder = type(builder)(
+            data_dir=builder.data_dir_root, file_format=builder.info.file_format, **options
+        )
+    _check_files(builder, sizes or {})
+    return builder
+
+
+def _check_files(builder: tfds.core.DatasetBuilder, sizes: Mapping[str, int]) -> None:
+    remedy = f"{builder.data_dir}: remove this folder and it is made anew."
+    if not builder.is_prepared():
+        raise DataError(f"{remedy} Received: a folder without dataset_info.json")
+    splits = builder.info.splits
+    for split, size in sizes.items():
+        found = splits[split].num_examples if split in splits else "none"
+        if found != size:
+            raise DataError(f"{remedy} Expected {size} examples of {split}. Received: {found}")
+    for info in splits.values():
+        for path in info.filepaths:
+            if not path.exists():
+                raise DataError(f"{remedy} Expected {path.name}. Received: no such file")
+
+
+class RecordsSource(Sequence):
+    """Random access to prepared examples; see `dilated_affinity.datasets.loading.Source`.
+
+    Images and labels are decoded by `image_files`, not by TFDS, so that they equal those that are
+    read from files.
+
+    Args:
+        builder: A builder of a prepared data set, in a file format with random access.
+        split: A split or parts of splits in TFDS' notation.
+        classes: The class table.
+        ids: The id of each example; `None` has them read from the records when first asked for,
+            which takes as long as reading all of the data set.
+        table: See `label_table`; by default classes and 255 are themselves.
+        keys: What the features are called.
+    """
+
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        split: str,
+        classes: ClassTable,
+        ids: Sequence[str] | None = None,
+        table: np.ndarray | None = None,
+        keys: Keys = Keys(),  # noqa: B008 (a tuple, never changed)
+    ):
+        encoded = tfds.decode.SkipDecoding()
+        self._records = builder.as_data_source(
+            split, decoders={keys.image: encoded, keys.label: encoded}
+        )
+        self._folder = builder.data_dir
+        self._ids = None if ids is None else list(ids)
+        self._table = label_table(classes.num_classes) if table is None else table
+        self._keys = keys
+        self.classes = classes
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of every example, in order."""
+        if self._ids is None:
+            self._ids = [self._record(index)[self._keys.id].decode() for index in range(len(self))]
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        # Negative indices and the end of iteration as for any sequence; TFDS has neither.
+        index = range(len(self))[index]
+        record = self._record(index)
+        example_id = record[self._keys.id].decode()
+        name = f"{self._folder}, example {index} ({example_id})"
+        values = decode_label(record[self._keys.label], name)
+        return {
+            "image": decode_image(record[self._keys.image], name),
+            "label": classes_of_values(values, name, self.classes, self._table),
+            "id": example_id,
+        }
+
+    def _record(self, index: int) -> dict:
+        try:
+            return self._records[index]
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            text = " ".join(str(error).split())
+            raise DataError(
+                f"{self._folder}: example {index} is damaged; remove this folder and it is made "
+                f"anew. Received: {type(error).__name__}: {text}"
+            ) from error

@@ -1,0 +1,48 @@
+"""What the name of a split means, TFDS' notation for parts of one included."""
+
+import difflib
+import re
+from collections.abc import Mapping
+
+import tensorflow_datasets as tfds
+
+from dilated_affinity.errors import ConfigError
+
+
+def split_parts(
+    data_set: str, split: str, splits: Mapping[str, tfds.core.SplitInfo]
+) -> list[tuple[str, int, int]]:
+    """Resolves `"train"`, `"train[:10]"`, `"train[80%:]"` or `"train+val"`.
+
+    Args:
+        data_set: The name of the data set, for messages.
+        split: What was asked for.
+        splits: The splits that there are, `builder.info.splits`.
+
+    Returns:
+        For each part `(name, start, stop)`: examples `start` to `stop - 1` of split `name`.
+
+    Raises:
+        ConfigError: There is no such split, or the notation is wrong.
+    """
+    for part in split.split("+"):
+        name = re.sub(r"\[.*\]$", "", part.strip())
+        if name not in splits:
+            nearest = difflib.get_close_matches(name.lower(), list(splits), n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(
+                f"{data_set} has the splits {', '.join(splits)}.{hint} Received: split={split!r}"
+            )
+    try:
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"{data_set}: a part of a split is written like train[:10] or train[80%:]. "
+            f"Received: split={split!r}"
+        ) from error
+    resolved = []
+    for part in parts:
+        # Open ends are None.
+        covered = range(splits[part.splitname].num_examples)[part.from_ : part.to]
+        resolved.append((part.splitname, covered.start, covered.stop))
+    return resolved

@@ -1,0 +1,85 @@
+"""The two official archives of PASCAL VOC 2012 and SBD, read without unpacking them to disk."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+
+from dilated_affinity.datasets.tar_files import is_plain_file, reading_archive
+from dilated_affinity.datasets.voc2012_aug.id_lists import derive_splits, parse_ids
+from dilated_affinity.errors import DataError
+
+VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
+SBD_ARCHIVE = "benchmark.tgz"
+
+_VOC = "VOCdevkit/VOC2012"
+_SBD = "benchmark_RELEASE/dataset"
+
+
+class VocArchives:
+    """Images and masks by id, and the ids of each split, from the two archives.
+
+    Args:
+        voc_path: `VOCtrainval_11-May-2012.tar`. It is not compressed, so that its members are
+            read when they are asked for.
+        sbd_path: `benchmark.tgz`. It is read through once, and its masks are kept in memory.
+
+    Attributes:
+        splits: The ids of each split, see `derive_splits`.
+
+    Raises:
+        DataError: An archive is damaged or no such archive, a member would be unpacked outside
+            the folder that it is unpacked to, or the lists name what is not there.
+    """
+
+    def __init__(self, voc_path: str | os.PathLike, sbd_path: str | os.PathLike):
+        self._path = os.fspath(voc_path)
+        with reading_archive(self._path):
+            self._tar = tarfile.open(self._path, "r:")
+            self._members = {
+                member.name: member for member in self._tar if is_plain_file(member, self._path)
+            }
+        self._sbd = dict(_sbd_files(os.fspath(sbd_path)))
+        lists = {
+            split: self._read(f"{_VOC}/ImageSets/Segmentation/{split}.txt")
+            for split in ("train", "val", "trainval")
+        }
+        sbd_ids: set[str] = set()
+        for split in ("train", "val"):
+            name = f"{_SBD}/{split}.txt"
+            if name not in self._sbd:
+                raise DataError(f"{sbd_path}: expected the member {name}. Received: no such member")
+            sbd_ids.update(parse_ids(self._sbd[name], f"{sbd_path}: {name}"))
+        official = {
+            split: parse_ids(data, f"{voc_path}: {split}.txt") for split, data in lists.items()
+        }
+        self.splits = derive_splits(official, sbd_ids, self._path)
+
+    def image(self, example_id: str) -> tuple[bytes, str]:
+        """Returns the JPEG file of an example, and what to call it in errors."""
+        name = f"{_VOC}/JPEGImages/{example_id}.jpg"
+        return self._read(name), f"{self._path}: {name}"
+
+    def mask(self, example_id: str) -> tuple[bytes, str]:
+        """Returns the mask of an example, VOC's PNG or else SBD's MATLAB file, and its name."""
+        official = f"{_VOC}/SegmentationClass/{example_id}.png"
+        name = f"{_SBD}/cls/{example_id}.mat"
+        if official not in self._members and name in self._sbd:
+            return self._sbd[name], name
+        return self._read(official), f"{self._path}: {official}"
+
+    def _read(self, name: str) -> bytes:
+        if name not in self._members:
+            raise DataError(f"{self._path}: expected the member {name}. Received: no such member")
+        with reading_archive(self._path):
+            return self._tar.extractfile(self._members[name]).read()
+
+
+def _sbd_files(path: str) -> Iterator[tuple[str, bytes]]:
+    """Reads the lists and the class masks; the images are VOC's own and are passed over."""
+    with reading_archive(path), tarfile.open(path, "r|gz") as tar:
+        for member in tar:
+            if is_plain_file(member, path) and (
+                member.name in (f"{_SBD}/train.txt", f"{_SBD}/val.txt")
+                or member.name.startswith(f"{_SBD}/cls/")
+            ):
+                yield member.name, tar.extractfile(member).read()

@@ -1,0 +1,17 @@
+"""The errors that a user can cause; the command line prints them as one line."""
+
+
+class DilatedAffinityError(Exception):
+    """Base class of every error that this package raises for bad data, files or runs."""
+
+
+class DataError(DilatedAffinityError):
+    """A data set, image, label or statistics file is missing, damaged or not what it should be."""
+
+
+class ConfigError(DilatedAffinityError, ValueError):
+    """A setting, or a combination of settings, makes no sense."""
+
+
+class RunError(DilatedAffinityError):
+    """A `model_dir` or checkpoint cannot be used as asked."""

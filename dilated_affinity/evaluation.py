@@ -1,0 +1,235 @@
+"""Evaluation of a split, before and after propagation, every image once at its original size."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from dilated_affinity.affinity.propagation import (
+    SELF_WEIGHT,
+    STEEPNESS,
+    affinities_from_targets,
+    propagate,
+    steep_sigmoid,
+)
+from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.datasets.loading import Source
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.inference import Canvases, network, pad_to
+from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU
+from dilated_affinity.models.deeplab import affinity_rates
+from dilated_affinity.progress import progress
+
+ITERATIONS = (0, 1, 3, 6, 10)
+"""Iterations of Tables 3 and 4."""
+
+REFINE_WITH = ("prediction", "ground_truth")
+
+
+def mean_iou(predict, source: Source) -> float:
+    """mIoU of a model's semantic head over all examples, without propagation.
+
+    Args:
+        predict: The model, as `inference.network` wraps it.
+        source: The examples.
+    """
+    metric = MeanIoU(source.classes.num_classes)
+    for example in _examples(source, "validation"):
+        logits = predict(example["image"][np.newaxis])
+        metric.update_state(example["label"][np.newaxis], logits["semantic"])
+    return float(np.nanmean(metric.class_iou()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured; `to_json` and `table` present it.
+
+    Attributes:
+        split_size: Number of images.
+        class_names: Name of each class.
+        iterations: Iterations of propagation at which the rest was measured.
+        refine_with: `"prediction"` or `"ground_truth"`, the affinity used.
+        class_iou: float64 (len(iterations), C); NaN for classes not seen.
+        pixel_accuracy: One for each number of iterations.
+        boundary_iou: Mean boundary IoU, likewise.
+        rates: The rates as text, or None for a model without affinity.
+        affinity_accuracy: float64 (|R|, 9), of the affinity head per rate and neighbour count.
+        affinity_accuracy_by_rate: float64 (|R|,).
+    """
+
+    split_size: int
+    class_names: tuple[str, ...]
+    iterations: tuple[int, ...]
+    refine_with: str
+    class_iou: np.ndarray
+    pixel_accuracy: tuple[float, ...]
+    boundary_iou: tuple[float, ...]
+    rates: tuple[tuple[int, int], ...] | None = None
+    affinity_accuracy: np.ndarray | None = None
+    affinity_accuracy_by_rate: np.ndarray | None = None
+
+    @property
+    def mean_iou(self) -> tuple[float, ...]:
+        """Mean over the classes seen, one for each number of iterations."""
+        return tuple(float(np.nanmean(row)) for row in self.class_iou)
+
+    @property
+    def absent_classes(self) -> tuple[str, ...]:
+        """Classes in neither labels nor predictions, left out of the mean."""
+        return tuple(
+            name
+            for name, ious in zip(self.class_names, self.class_iou.T, strict=True)
+            if np.isnan(ious).all()
+        )
+
+    def to_json(self) -> dict:
+        """Plain JSON types; fractions between 0 and 1, null for what was not seen."""
+        result = {
+            "images": self.split_size,
+            "refine_with": self.refine_with,
+            "iterations": list(self.iterations),
+            "mean_iou": list(self.mean_iou),
+            "pixel_accuracy": list(self.pixel_accuracy),
+            "boundary_iou": list(self.boundary_iou),
+            "class_iou": {
+                name: _json_numbers(ious)
+                for name, ious in zip(self.class_names, self.class_iou.T, strict=True)
+            },
+            "absent_classes": list(self.absent_classes),
+        }
+        if self.rates is not None:
+            result["affinity_accuracy"] = {
+                "rates": [list(rate) for rate in self.rates],
+                "by_rate": _json_numbers(self.affinity_accuracy_by_rate),
+                "by_rate_and_count": [_json_numbers(row) for row in self.affinity_accuracy],
+            }
+        return result
+
+    def table(self) -> str:
+        """A table for people: percentages, a column for each number of iterations."""
+        affinity = "" if self.rates is None else f", {self.refine_with.replace('_', ' ')} affinity"
+        lines = [f"{self.split_size} images; columns: iterations of propagation{affinity}"]
+        width = max(map(len, (*self.class_names, "pixel accuracy")))
+        lines.append(" " * width + "".join(f"{count:>9}" for count in self.iterations))
+
+        def row(name, values):
+            cells = ("        -" if np.isnan(value) else f"{100 * value:9.2f}" for value in values)
+            lines.append(f"{name:<{width}}" + "".join(cells))
+
+        for name, ious in zip(self.class_names, self.class_iou.T, strict=True):
+            row(name, ious)
+        lines.append("-" * (width + 9 * len(self.iterations)))
+        row("mIoU", self.mean_iou)
+        row("pixel accuracy", self.pixel_accuracy)
+        row("boundary IoU", self.boundary_iou)
+        if self.absent_classes:
+            lines.append(f"not seen, left out of the mean: {', '.join(self.absent_classes)}")
+        if self.rates is not None:
+            lines += ["", "affinity accuracy by rate and by number of neighbours of the same class"]
+            names = [f"({vertical},{horizontal})" for vertical, horizontal in self.rates]
+            width = max(map(len, names))
+            lines.append(
+                " " * width + f"{'all':>9}" + "".join(f"{f'n{count}':>9}" for count in range(9))
+            )
+            for name, overall, counts in zip(
+                names, self.affinity_accuracy_by_rate, self.affinity_accuracy, strict=True
+            ):
+                row(name, [overall, *counts])
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: keras.Model,
+    source: Source,
+    iterations=ITERATIONS,
+    refine_with="prediction",
+    self_weight=SELF_WEIGHT,
+    mu=STEEPNESS,
+) -> Evaluation:
+    """Measures a model on every example of a split, before and after propagation.
+
+    Args:
+        model: As `DeepLabV3Plus` builds it; without affinity only 0 iterations are possible.
+        source: The examples.
+        iterations: Numbers of iterations to measure at, ascending.
+        refine_with: `"prediction"`, or `"ground_truth"` for the oracle of Tables 3 and 4.
+        self_weight: lambda of Eq. 6.
+        mu: Steepness of Eq. 7, for predicted affinity.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        ConfigError: If the iterations are not ascending, or need affinity that is not there.
+    """
+    iterations = tuple(iterations)
+    if not iterations or list(iterations) != sorted(set(iterations)) or iterations[0] < 0:
+        raise ConfigError(
+            f"iterations must be ascending and at least 0. Received: iterations={iterations}"
+        )
+    if refine_with not in REFINE_WITH:
+        raise ConfigError(
+            f"refine_with must be one of {', '.join(REFINE_WITH)}. "
+            f"Received: refine_with={refine_with!r}"
+        )
+    rates = affinity_rates(model)
+    if rates is None and iterations != (0,):
+        raise ConfigError(
+            "A model without affinity has nothing to propagate with: only 0 iterations. "
+            f"Received: iterations={iterations}"
+        )
+    classes = source.classes
+    ious = [MeanIoU(classes.num_classes) for _ in iterations]
+    boundaries = [BoundaryIoU(classes.num_classes) for _ in iterations]
+    accuracy = None if rates is None else AffinityAccuracy(rates)
+    predict, canvases = network(model), Canvases()
+    for example in _examples(source, "evaluation"):
+        size = example["label"].shape
+        canvas = canvases.fit(size)
+        labels = pad_to(example["label"], canvas, classes.ignore_label)
+        logits = {
+            head: pad_to(ops.convert_to_numpy(values)[0], canvas)
+            for head, values in predict(example["image"][np.newaxis]).items()
+        }
+        inside = pad_to(np.ones(size, bool), canvas)
+        probabilities = ops.softmax(logits["semantic"])
+        affinities = None
+        if rates is not None:
+            targets = affinity_targets(labels, rates)
+            accuracy.update_state(targets, logits["affinity"])
+            affinities = (
+                affinities_from_targets(targets)
+                if refine_with == "ground_truth"
+                else steep_sigmoid(logits["affinity"], mu)
+            )
+        done = 0
+        for count, iou, boundary in zip(iterations, ious, boundaries, strict=True):
+            if count > done:
+                probabilities = propagate(
+                    probabilities, affinities, rates, count - done, self_weight, inside
+                )
+                done = count
+            predicted = ops.argmax(probabilities, axis=-1)[:, : size[0], : size[1]]
+            iou.update_state(example["label"][np.newaxis], predicted)
+            boundary.update_state(example["label"][np.newaxis], predicted)
+    return Evaluation(
+        split_size=len(source),
+        class_names=classes.names,
+        iterations=iterations,
+        refine_with=refine_with,
+        class_iou=np.stack([iou.class_iou() for iou in ious]),
+        pixel_accuracy=tuple(iou.pixel_accuracy() for iou in ious),
+        boundary_iou=tuple(float(boundary.result()) for boundary in boundaries),
+        rates=rates,
+        affinity_accuracy=None if rates is None else accuracy.by_rate_and_count(),
+        affinity_accuracy_by_rate=None if rates is None else accuracy.by_rate(),
+    )
+
+
+def _examples(source, description):
+    return (source[index] for index in progress(range(len(source)), description))
+
+
+def _json_numbers(values):
+    return [None if np.isnan(value) else float(value) for value in values]

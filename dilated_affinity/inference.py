@@ -1,0 +1,345 @@
+"""Using a trained model: in one call on images, or on the files of a folder."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers, ops
+from PIL import Image
+
+from dilated_affinity.affinity.propagation import (
+    ITERATIONS,
+    SELF_WEIGHT,
+    STEEPNESS,
+    AffinityPropagation,
+    propagate,
+    steep_sigmoid,
+)
+from dilated_affinity.compilation import any_image_size
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.image_files import IMAGE_SUFFIXES, decode_image, read_bytes
+from dilated_affinity.datasets.loading import Source
+from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.files import write_atomically
+from dilated_affinity.models.deeplab import affinity_rates
+from dilated_affinity.progress import progress
+from dilated_affinity.visualization import affinity_picture, comparison, overlay
+
+
+def inference_model(
+    model: keras.Model, iterations=ITERATIONS, self_weight=SELF_WEIGHT, mu=STEEPNESS
+) -> keras.Model:
+    """Wraps a trained model into one that maps images to refined labels (section 3.3).
+
+    Args:
+        model: As `DeepLabV3Plus` builds it; one without affinity head is not refined.
+        iterations: Iterations of propagation. Defaults to 10.
+        self_weight: lambda of Eq. 6. Defaults to 6.
+        mu: Steepness of Eq. 7. Defaults to 7.
+
+    Returns:
+        `keras.Model` from uint8 RGB images (B, H, W, 3) to a dict of `"labels"` uint8 (B, H, W),
+        `"probabilities"` float32 (B, H, W, C), and, for a model with an affinity head,
+        `"affinity"` float32 (B, H, W, 8|R|), the probability that a neighbour shares the class.
+
+    Example:
+
+    >>> from dilated_affinity.models.deeplab import DeepLabV3Plus
+    >>> model = DeepLabV3Plus(num_classes=5, rates=((2, 2),), weights=None)
+    >>> outputs = inference_model(model)(np.zeros((1, 33, 41, 3), "uint8"))
+    >>> outputs["labels"].shape
+    TensorShape([1, 33, 41])
+    """
+    images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    logits = model(ops.cast(images, "float32"))
+    probabilities = layers.Softmax(dtype="float32")(logits["semantic"])
+    outputs = {}
+    rates = affinity_rates(model)
+    if rates is not None:
+        probabilities = AffinityPropagation(rates, iterations, self_weight, mu)(
+            [probabilities, logits["affinity"]]
+        )
+        outputs["affinity"] = ops.sigmoid(logits["affinity"])
+    outputs["labels"] = ops.cast(ops.argmax(probabilities, axis=-1), "uint8")
+    outputs["probabilities"] = probabilities
+    return keras.Model(images, outputs, name=f"{model.name}_inference")
+
+
+def network(model: keras.Model):
+    """The model as a function of uint8 images of any size, without a trace for each size.
+
+    Returns:
+        Function from uint8 (1, H, W, 3) to the model's dict of logits.
+    """
+    return any_image_size(lambda images: model(ops.cast(images, "float32"), training=False))
+
+
+class Canvases:
+    """Sizes to pad to, so that code compiled for each shape is compiled for few.
+
+    The first size is used as it is: most data sets have one. A later size takes the smallest
+    earlier one that holds it and has at most twice its pixels; failing that, its sides are
+    rounded up to multiples of 256.
+    """
+
+    _STEP = 256
+
+    def __init__(self):
+        self._known = []
+
+    def fit(self, size) -> tuple[int, int]:
+        """The (height, width) to pad an image of the given (height, width) to."""
+        height, width = size
+        holding = [
+            (h, w)
+            for h, w in self._known
+            if h >= height and w >= width and h * w <= 2 * height * width
+        ]
+        if holding:
+            return min(holding, key=lambda canvas: canvas[0] * canvas[1])
+        canvas = (height, width)
+        if self._known:
+            canvas = tuple(-(-side // self._STEP) * self._STEP for side in size)
+        self._known.append(canvas)
+        return canvas
+
+
+def pad_to(array, canvas, value=0) -> np.ndarray:
+    """Pads (H, W, ...) at the bottom and right to the canvas, as a batch of one (1, h, w, ...)."""
+    array = np.asarray(array)
+    rows, columns = (whole - side for whole, side in zip(canvas, array.shape[:2], strict=True))
+    widths = [(0, rows), (0, columns)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, widths, constant_values=value)[np.newaxis]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Labels of one image, and what they came from.
+
+    Attributes:
+        labels: uint8 (H, W), after propagation.
+        unrefined: uint8 (H, W), before it.
+        affinity: float32 (H, W, 8|R|), probability that a neighbour shares the class; None for a
+            model without affinity head.
+    """
+
+    labels: np.ndarray
+    unrefined: np.ndarray
+    affinity: np.ndarray | None
+
+
+class Predictor:
+    """Predicts images of any sizes, one at a time, compiling propagation for few of them.
+
+    Args:
+        model: As `DeepLabV3Plus` builds it.
+        iterations: Iterations of propagation.
+        self_weight: lambda of Eq. 6.
+        mu: Steepness of Eq. 7.
+    """
+
+    def __init__(self, model, iterations=ITERATIONS, self_weight=SELF_WEIGHT, mu=STEEPNESS):
+        self.rates = affinity_rates(model)
+        self._network = network(model)
+        self._iterations = iterations
+        self._self_weight = self_weight
+        self._mu = mu
+        self._canvases = Canvases()
+
+    def __call__(self, image) -> Prediction:
+        """Predicts one image, uint8 (H, W, 3) RGB."""
+        logits = self._network(image[np.newaxis])
+        probabilities = ops.convert_to_numpy(ops.softmax(logits["semantic"]))[0]
+        unrefined = probabilities.argmax(axis=-1).astype(np.uint8)
+        if self.rates is None:
+            return Prediction(unrefined, unrefined, None)
+        affinity = ops.convert_to_numpy(logits["affinity"])[0]
+        height, width = unrefined.shape
+        canvas = self._canvases.fit(unrefined.shape)
+        refined = propagate(
+            pad_to(probabilities, canvas),
+            steep_sigmoid(pad_to(affinity, canvas), self._mu),
+            self.rates,
+            self._iterations,
+            self._self_weight,
+            pad_to(np.ones(unrefined.shape, bool), canvas),
+        )
+        labels = ops.convert_to_numpy(ops.argmax(refined, axis=-1))[0, :height, :width]
+        same = ops.convert_to_numpy(ops.sigmoid(affinity))
+        return Prediction(labels.astype(np.uint8), unrefined, same)
+
+
+def predict_files(
+    predictor: Predictor,
+    classes: ClassTable,
+    source: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    overwrite=False,
+    label_ids: Sequence[int] | None = None,
+) -> list[Path]:
+    """Predicts an image file, or every image in a folder and its sub-folders.
+
+    For `a/b.jpg` it writes `a/b_labels.png` (palette PNG, the class is the index),
+    `a/b_overlay.png` and, for a model with affinity, `a/b_affinity.png` below `output_dir`.
+
+    Args:
+        predictor: What predicts.
+        classes: Names and colours of the classes.
+        source: An image file or a folder.
+        output_dir: Where to write; made if missing.
+        overwrite: Replace files that exist. Defaults to False.
+        label_ids: What to write for each class in the label PNGs, which are grey then, such as
+            `CITYSCAPES_LABEL_IDS` for its test server. None writes the classes themselves.
+
+    Returns:
+        The paths of the label PNGs.
+
+    Raises:
+        DataError: If there is nothing to predict, an image cannot be read, two images would
+            write the same file, or a file exists and `overwrite` is False. The last three but
+            the reading are found before anything is written.
+    """
+    items = [
+        (stem, str(path), functools.partial(_read_image, path))
+        for path, stem in _images(Path(source), Path(output_dir))
+    ]
+    return _write_predictions(predictor, classes, items, overwrite, label_ids)
+
+
+def predict_examples(
+    predictor: Predictor,
+    source: Source,
+    output_dir: str | os.PathLike,
+    limit: int | None = None,
+    overwrite=False,
+    label_ids: Sequence[int] | None = None,
+) -> list[Path]:
+    """Predicts examples of a data set, whose labels are known.
+
+    Writes what `predict_files` writes, and, for each, `<id>_comparison.png`: image, prediction,
+    affinity, refined prediction and ground truth side by side.
+
+    Args:
+        predictor: What predicts.
+        source: The examples.
+        output_dir: Where to write; made if missing.
+        limit: How many examples, from the first on; None for all.
+        overwrite: As for `predict_files`.
+        label_ids: As for `predict_files`.
+
+    Returns:
+        The paths of the label PNGs.
+
+    Raises:
+        DataError: As `predict_files`.
+    """
+    output_dir = Path(output_dir)
+    items = []
+    for index, name in enumerate(source.ids[:limit]):
+        stem = output_dir / name
+        if not stem.resolve().is_relative_to(output_dir.resolve()):
+            raise DataError(
+                f"{name!r}: an example of this id would be written outside {output_dir}."
+            )
+        items.append((stem, name, functools.partial(source.__getitem__, index)))
+    return _write_predictions(predictor, source.classes, items, overwrite, label_ids)
+
+
+def _read_image(path):
+    return {"image": decode_image(read_bytes(path), str(path))}
+
+
+def _write_predictions(predictor, classes, items, overwrite, label_ids):
+    """Predicts items, each the beginning of its outputs' paths, a name, and how to read it."""
+    taken = {}
+    for stem, name, _ in items:
+        if stem in taken:
+            raise DataError(f"{name} and {taken[stem]} would be written to the same files.")
+        taken[stem] = name
+        for kind in ("labels", "overlay", "affinity", "comparison"):
+            target = _target(stem, kind)
+            if target.exists() and not overwrite:
+                raise DataError(f"{target}: exists already; overwriting was not asked for.")
+    written = []
+    for stem, _, read in progress(items, "prediction"):
+        example = read()
+        pictures = _pictures(predictor, classes, example, label_ids)
+        for kind, picture in pictures.items():
+            write_atomically(_target(stem, kind), picture.save)
+        written.append(_target(stem, "labels"))
+    return written
+
+
+def _pictures(predictor, classes, example, label_ids):
+    image = example["image"]
+    prediction = predictor(image)
+    labels = (
+        palette_image(prediction.labels, classes)
+        if label_ids is None
+        else label_id_image(prediction.labels, label_ids)
+    )
+    pictures = {
+        "labels": labels,
+        "overlay": Image.fromarray(overlay(image, prediction.labels, classes)),
+    }
+    if prediction.affinity is not None:
+        picture = affinity_picture(prediction.affinity, predictor.rates)
+        pictures["affinity"] = Image.fromarray(picture)
+    if "label" in example:
+        picture = comparison(example, prediction, predictor.rates, classes)
+        pictures["comparison"] = Image.fromarray(picture)
+    return pictures
+
+
+def palette_image(labels, classes: ClassTable) -> Image.Image:
+    """A palette image whose indices are the labels, uint8 (H, W), in the data set's colours."""
+    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
+    image.putpalette(classes.color_map().ravel().tolist())
+    return image
+
+
+def label_id_image(labels, label_ids: Sequence[int]) -> Image.Image:
+    """A grey image of the ids that a data set's own label files have.
+
+    Args:
+        labels: Classes, uint8 (H, W).
+        label_ids: The id of each class, 0 to 255.
+
+    Example:
+
+    >>> from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
+    >>> image = label_id_image(np.array([[0, 18]], np.uint8), CITYSCAPES_LABEL_IDS)
+    >>> image.mode, np.asarray(image).tolist()
+    ('L', [[7, 33]])
+    """
+    return Image.fromarray(np.array(label_ids, np.uint8)[labels])
+
+
+def _target(stem: Path, kind) -> Path:
+    return stem.with_name(f"{stem.name}_{kind}.png")
+
+
+def _images(source, output_dir) -> list[tuple[Path, Path]]:
+    """Pairs of image file and the path its outputs' names begin with."""
+    if source.is_file():
+        return [(source, output_dir / source.stem)]
+    if not source.is_dir():
+        raise DataError(f"{source}: no such file or folder.")
+    resolved = output_dir.resolve()
+    if resolved.is_relative_to(source.resolve()):
+        raise ConfigError(
+            "output_dir must not lie inside the input folder, whose images are predicted. "
+            f"Received: output_dir={str(output_dir)!r}, input={str(source)!r}"
+        )
+    paths = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not paths:
+        raise DataError(f"{source}: no image in this folder ({', '.join(IMAGE_SUFFIXES)}).")
+    return [(path, output_dir / path.relative_to(source).with_suffix("")) for path in paths]

@@ -1,0 +1,341 @@
+"""Keras metrics: mean IoU, pixel accuracy, boundary IoU and affinity accuracy.
+
+Every metric counts in int64: a float32 count stops growing at 2^24, about 64 crops of 513x513.
+(JAX without 64-bit mode counts in int32, up to 2^31.)
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
+from dilated_affinity.affinity.statistics import COUNTS
+from dilated_affinity.compilation import compiled
+from dilated_affinity.errors import ConfigError
+
+
+class _Counts(keras.metrics.Metric):
+    """A metric that adds up whole numbers in variables."""
+
+    def add_counts(self, name, shape):
+        return self.add_weight(shape=shape, initializer="zeros", dtype="int64", name=name)
+
+    def add_to(self, variable, counts):
+        variable.assign_add(ops.cast(counts, variable.dtype))
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class MeanIoU(_Counts):
+    """Mean intersection over union from one int64 confusion matrix over all pixels seen.
+
+    Void pixels are left out, as are labels and predictions that are no class at all; so is, from
+    the mean, a class that occurs neither in the labels nor in the predictions.
+
+    Args:
+        num_classes: C, at least 2.
+        ignore_label: The void label. Defaults to 255.
+        name: Name of the metric. Defaults to `"mean_iou"`.
+
+    Call arguments:
+        y_true: Labels, shape (B, H, W).
+        y_pred: Predicted classes of the same shape, integers; or scores (logits or probabilities)
+            of shape (B, H, W, C), of which the largest counts.
+
+    Example:
+
+    >>> metric = MeanIoU(num_classes=3)
+    >>> metric.update_state([[[0, 0, 1, 255]]], [[[0, 1, 1, 2]]])
+    >>> float(metric.result())
+    0.5
+    >>> metric.class_iou().tolist()
+    [0.5, 0.5, nan]
+    """
+
+    def __init__(self, num_classes, ignore_label=255, name="mean_iou", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        if num_classes < 2:
+            raise ConfigError(f"num_classes must be at least 2. Received: {num_classes}")
+        self.num_classes = int(num_classes)
+        self.ignore_label = int(ignore_label)
+        self.confusion = self.add_counts("confusion", (self.num_classes, self.num_classes))
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        _refuse_sample_weight(self, sample_weight)
+        labels, predictions = _label_maps(y_true, y_pred, self.num_classes)
+        # What is left out falls into a bin of its own behind the matrix.
+        bins = self.num_classes**2
+        counted = labels != self.ignore_label
+        for classes in (labels, predictions):
+            counted = counted & (classes >= 0) & (classes < self.num_classes)
+        cells = ops.where(counted, labels * self.num_classes + predictions, bins)
+        counts = ops.bincount(ops.reshape(cells, (-1,)), minlength=bins + 1)[:bins]
+        self.add_to(self.confusion, ops.reshape(counts, self.confusion.shape))
+
+    def result(self):
+        intersection, union = self._sets()
+        present = ops.cast(union > 0, "float32")
+        iou = intersection / ops.maximum(union, 1.0)
+        return ops.sum(iou * present) / ops.maximum(ops.sum(present), 1.0)
+
+    def class_iou(self) -> np.ndarray:
+        """IoU of each class, float64 (C,); NaN for a class in neither labels nor predictions."""
+        matrix = self.confusion_matrix().astype(float)
+        intersection = np.diag(matrix)
+        union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
+        return np.divide(
+            intersection, union, out=np.full(self.num_classes, np.nan), where=union > 0
+        )
+
+    def pixel_accuracy(self) -> float:
+        """Share of the non-void pixels that are predicted right; NaN before the first pixel."""
+        matrix = self.confusion_matrix()
+        return float(np.trace(matrix) / matrix.sum()) if matrix.any() else float("nan")
+
+    def confusion_matrix(self) -> np.ndarray:
+        """int64 (C, C): rows are labels, columns predictions."""
+        return np.asarray(ops.convert_to_numpy(self.confusion))
+
+    def _sets(self):
+        matrix = ops.cast(self.confusion, "float32")
+        intersection = ops.diagonal(matrix)
+        return intersection, ops.sum(matrix, axis=0) + ops.sum(matrix, axis=1) - intersection
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "ignore_label": self.ignore_label,
+        }
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class PixelAccuracy(_Counts):
+    """Share of the non-void pixels whose largest score is that of their class.
+
+    Cheaper than `MeanIoU`, for the progress bar. 0 before the first pixel.
+
+    Args:
+        ignore_label: The void label. Defaults to 255.
+        name: Name of the metric. Defaults to `"accuracy"`.
+
+    Call arguments:
+        y_true: Labels, shape (B, H, W).
+        y_pred: Scores, shape (B, H, W, C), or predicted classes (B, H, W).
+    """
+
+    def __init__(self, ignore_label=255, name="accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.ignore_label = int(ignore_label)
+        self.counts = self.add_counts("counts", (2,))
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        _refuse_sample_weight(self, sample_weight)
+        labels, predictions = _label_maps(y_true, y_pred)
+        not_void = labels != self.ignore_label
+        right = not_void & (labels == predictions)
+        self.add_to(
+            self.counts,
+            ops.stack([ops.sum(ops.cast(each, "int32")) for each in (right, not_void)]),
+        )
+
+    def result(self):
+        counts = ops.cast(self.counts, "float32")
+        return counts[0] / ops.maximum(counts[1], 1.0)
+
+    def get_config(self):
+        return {**super().get_config(), "ignore_label": self.ignore_label}
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class BoundaryIoU(_Counts):
+    """Mean boundary IoU (Cheng et al., CVPR 2021): IoU of the classes' boundary regions.
+
+    The boundary region of a class are its pixels within distance d of a pixel of another class,
+    d = `dilation_ratio` times the image diagonal (at least 1 pixel), distance counted in steps to
+    any of eight neighbours, as the authors' erosion does. Void pixels are left out and make no
+    boundary; neither does the image border (the authors' code lets it, for single objects).
+
+    Args:
+        num_classes: C, at least 2.
+        ignore_label: The void label. Defaults to 255.
+        dilation_ratio: d as a share of the image diagonal. Defaults to 0.02, the authors' value.
+        name: Name of the metric. Defaults to `"boundary_iou"`.
+
+    Call arguments: as `MeanIoU`.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        ignore_label=255,
+        dilation_ratio=0.02,
+        name="boundary_iou",
+        dtype=None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        if num_classes < 2:
+            raise ConfigError(f"num_classes must be at least 2. Received: {num_classes}")
+        if not 0 < dilation_ratio < 1:
+            raise ConfigError(
+                f"dilation_ratio must lie between 0 and 1. Received: {dilation_ratio}"
+            )
+        self.num_classes = int(num_classes)
+        self.ignore_label = int(ignore_label)
+        self.dilation_ratio = float(dilation_ratio)
+        self.sets = self.add_counts("sets", (2, self.num_classes))
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        _refuse_sample_weight(self, sample_weight)
+        labels, predictions = _label_maps(y_true, y_pred, self.num_classes)
+        height, width = (ops.cast(size, "float32") for size in ops.shape(labels)[1:3])
+        diagonal = ops.sqrt(height**2 + width**2)
+        distance = ops.maximum(ops.cast(ops.round(self.dilation_ratio * diagonal), "int32"), 1)
+        void = labels == self.ignore_label
+        # Class C of C + 1: the pixels that belong to no boundary region.
+        regions = [
+            ops.where(_near_boundary(classes, void, distance), classes, self.num_classes)
+            for classes in (labels, predictions)
+        ]
+
+        def histogram(classes):
+            flat = ops.reshape(classes, (-1,))
+            return ops.bincount(flat, minlength=self.num_classes + 1)[: self.num_classes]
+
+        agreed = ops.where(regions[0] == regions[1], regions[0], self.num_classes)
+        intersection = histogram(agreed)
+        union = histogram(regions[0]) + histogram(regions[1]) - intersection
+        self.add_to(self.sets, ops.stack([intersection, union]))
+
+    def result(self):
+        intersection, union = ops.unstack(ops.cast(self.sets, "float32"), axis=0)
+        present = ops.cast(union > 0, "float32")
+        iou = intersection / ops.maximum(union, 1.0)
+        return ops.sum(iou * present) / ops.maximum(ops.sum(present), 1.0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "ignore_label": self.ignore_label,
+            "dilation_ratio": self.dilation_ratio,
+        }
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class AffinityAccuracy(_Counts):
+    """Share of the existing pairs whose affinity is predicted right (sigmoid above 0.5 is "same").
+
+    Counted apart for every rate and for every category n0 to n8 of the pixel (Fig. 4).
+
+    Args:
+        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        name: Name of the metric. Defaults to `"accuracy"`.
+
+    Call arguments:
+        y_true: Targets as `affinity_targets` returns them, shape (B, H, W, 8|R|).
+        y_pred: Logits of the same shape.
+    """
+
+    def __init__(self, rates, name="accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.rates = check_rates(rates)
+        self.pairs = self.add_counts("pairs", (2, len(self.rates), COUNTS))
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        _refuse_sample_weight(self, sample_weight)
+        targets, logits = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        channels = NEIGHBORS * len(self.rates)
+        if targets.shape[-1] != channels or logits.shape[-1] != channels:
+            raise ValueError(
+                f"y_true and y_pred must have {channels} channels, 8 for each rate. "
+                f"Received: shapes {tuple(targets.shape)} and {tuple(logits.shape)}"
+            )
+        self.add_to(self.pairs, _count_pairs(targets, logits))
+
+    def result(self):
+        right, existing = ops.unstack(ops.sum(ops.cast(self.pairs, "float32"), axis=(1, 2)), axis=0)
+        return right / ops.maximum(existing, 1.0)
+
+    def by_rate(self) -> np.ndarray:
+        """Accuracy per rate, float64 (|R|,); NaN where no pair was seen."""
+        return self._ratio(axis=1)
+
+    def by_count(self) -> np.ndarray:
+        """Accuracy per category n0 to n8, over all rates, float64 (9,); NaN where none was seen."""
+        return self._ratio(axis=0)
+
+    def by_rate_and_count(self) -> np.ndarray:
+        """Accuracy per rate and category, float64 (|R|, 9); NaN where no pair was seen."""
+        return self._ratio(axis=())
+
+    def _ratio(self, axis):
+        right, existing = np.asarray(ops.convert_to_numpy(self.pairs)).astype(float)
+        right, existing = right.sum(axis=axis), existing.sum(axis=axis)
+        return np.divide(right, existing, out=np.full(right.shape, np.nan), where=existing > 0)
+
+    def get_config(self):
+        return {**super().get_config(), "rates": [list(rate) for rate in self.rates]}
+
+
+@compiled
+def _count_pairs(targets, logits):
+    """Right and existing pairs by rate and category, int32 (2, |R|, 9)."""
+    channels = targets.shape[-1]
+    grouping = np.repeat(np.eye(channels // NEIGHBORS, dtype="float32"), NEIGHBORS, axis=0)
+
+    def per_rate(flags):
+        return ops.reshape(
+            ops.matmul(ops.cast(flags, "float32"), grouping), (-1, channels // NEIGHBORS)
+        )
+
+    exists = targets <= 1
+    existing = per_rate(exists)
+    right = per_rate(exists & ((logits > 0) == (targets == 1)))
+    negatives = per_rate(targets == 0)
+    counts = [
+        [
+            ops.sum(ops.cast(ops.where(negatives == NEIGHBORS - count, pairs, 0), "int32"), axis=0)
+            for count in range(COUNTS)
+        ]
+        for pairs in (right, existing)
+    ]
+    return ops.transpose(ops.stack([ops.stack(each) for each in counts]), (0, 2, 1))
+
+
+def _label_maps(y_true, y_pred, num_classes=None):
+    """Labels and predicted classes, int32 (B, H, W)."""
+    labels, predictions = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    if len(labels.shape) != 3 or len(predictions.shape) not in (3, 4):
+        raise ValueError(
+            "y_true must be (batch, height, width), y_pred the same or with a class axis. "
+            f"Received: shapes {tuple(labels.shape)} and {tuple(predictions.shape)}"
+        )
+    if len(predictions.shape) == 4:
+        if num_classes is not None and predictions.shape[-1] != num_classes:
+            raise ValueError(
+                f"y_pred must have {num_classes} classes. "
+                f"Received: shape {tuple(predictions.shape)}"
+            )
+        predictions = ops.argmax(predictions, axis=-1)
+    return ops.cast(labels, "int32"), ops.cast(predictions, "int32")
+
+
+def _near_boundary(classes, void, distance):
+    """Whether another class lies within `distance` steps of a pixel; False for void pixels."""
+    classes = ops.cast(classes, "float32")
+
+    def dilate(_, values):
+        return ops.max_pool(values, 3, strides=1, padding="same")
+
+    def largest_nearby(values):
+        lowest = ops.full_like(values, -1e6)
+        return ops.fori_loop(0, distance, dilate, ops.where(void, lowest, values)[..., None])
+
+    highest = ops.squeeze(largest_nearby(classes), -1)
+    smallest = -ops.squeeze(largest_nearby(-classes), -1)
+    return ~void & ((highest != classes) | (smallest != classes))
+
+
+def _refuse_sample_weight(metric, sample_weight):
+    if sample_weight is not None:
+        raise ValueError(f"{type(metric).__name__} counts whole pixels: no sample_weight.")

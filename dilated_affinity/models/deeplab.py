@@ -1,0 +1,261 @@
+"""DeepLabv3+ (Chen et al., ECCV 2018) with the paper's affinity head (section 3.2, Fig. 2)."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.models import mobilenet_v2
+from dilated_affinity.models.backbone import atrous, check_choice, kernel_regularizer
+from dilated_affinity.models.resize import AlignedResize
+from dilated_affinity.models.weights import load_backbone_weights
+
+BACKBONES = {**mobilenet_v2.BACKBONES}
+"""Every backbone by name. A new family is one file and one line here."""
+
+ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+"""The atrous rates follow the output stride: the same distances in the image."""
+
+LOW_LEVEL_STRIDE = 4
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class AffinityHead(layers.Conv2D):
+    """The 1x1 convolution that predicts dilated affinity: 8|R| logits per position, in float32.
+
+    Channel 8*i + c belongs to neighbour c of rate i, in the order of `neighbor_offsets`.
+
+    Args:
+        rates: (vertical, horizontal) pairs, as `parse_rates` returns them; kept in the layer's
+            config, so that a saved model knows what its channels mean.
+    """
+
+    def __init__(self, rates, **kwargs):
+        self.rates = check_rates(rates)
+        # A saved config carries what Conv2D adds; these two follow from the rates.
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("filters", "kernel_size")}
+        super().__init__(NEIGHBORS * len(self.rates), 1, **kwargs)
+
+    def get_config(self):
+        return {**super().get_config(), "rates": [list(rate) for rate in self.rates]}
+
+
+def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
+    num_classes,
+    rates=((8, 8), (12, 24), (24, 12), (16, 16)),
+    backbone="mobilenet_v2",
+    output_stride=16,
+    weights="imagenet",
+    affinity_bias=None,
+    batch_norm="sync",
+    batch_norm_momentum=0.95,
+    weight_decay=1e-4,
+    separable=True,
+    filters=256,
+    dropout=0.1,
+    name="deeplab_v3_plus",
+):
+    """Builds DeepLabv3+ with a parallel affinity head as a functional `keras.Model`.
+
+    The input is RGB in [0, 255], uint8 or float, of any size; each backbone's own preprocessing
+    is part of the model. Sides of the form k * output_stride + 1 sample the image most evenly.
+
+    Args:
+        num_classes: Number of classes, void not counted; at least 2.
+        rates: (vertical, horizontal) pairs, as `parse_rates` returns them; None for plain
+            DeepLabv3+ without an affinity head.
+        backbone: A name in `BACKBONES`. Defaults to `"mobilenet_v2"`.
+        output_stride: 8, 16 or 32; the ASPP rates follow. Weights fit every output stride.
+        weights: Of the backbone: `"imagenet"` (downloaded by Keras), the path of a `.weights.h5`
+            file of the `keras.applications` model without classifier, or None.
+        affinity_bias: 8|R| initial biases of the affinity head, `AffinityStatistics.bias()`;
+            None for 0.
+        batch_norm: `"sync"`, `"local"`, or `"frozen"`: the backbone keeps its stored statistics
+            and parameters (its layers have `trainable=False`), the new layers normalise by the
+            (cross-replica) batch.
+        batch_norm_momentum: Momentum of the moving statistics. Defaults to 0.95.
+        weight_decay: On kernels of ordinary convolutions, as half the sum of squares; not on
+            biases, batch norm or depthwise kernels. Defaults to 1e-4.
+        separable: Depthwise separable 3x3 convolutions in ASPP and decoder. Defaults to True.
+        filters: Channels of ASPP and decoder. Defaults to 256.
+        dropout: Rate after the ASPP's projection. Defaults to 0.1.
+        name: Name of the model.
+
+    Returns:
+        `keras.Model` from images (B, H, W, 3) to a dict of float32 logits: `"semantic"`
+        (B, H, W, num_classes) and, unless `rates` is None, `"affinity"` (B, H, W, 8|R|).
+
+    Raises:
+        ConfigError: For an argument out of its range.
+        DataError: If the weights cannot be read or downloaded.
+
+    Example:
+
+    >>> model = DeepLabV3Plus(num_classes=5, rates=((2, 2),), weights=None)
+    >>> {name: tuple(logits.shape) for name, logits in model(np.zeros((1, 33, 41, 3))).items()}
+    {'semantic': (1, 33, 41, 5), 'affinity': (1, 33, 41, 8)}
+    """
+    check_choice("backbone", backbone, BACKBONES)
+    if num_classes < 2:
+        raise ConfigError(f"num_classes must be at least 2. Received: num_classes={num_classes}")
+    if rates is not None:
+        rates = check_rates(rates)
+    if affinity_bias is not None:
+        affinity_bias = _checked_bias(affinity_bias, rates)
+    entry = BACKBONES[backbone]
+    options = {
+        "batch_norm": batch_norm,
+        "batch_norm_momentum": batch_norm_momentum,
+        "weight_decay": weight_decay,
+    }
+    network = atrous(
+        entry.application(weights=None, input_shape=(None, None, 3)),
+        entry.strided,
+        output_stride,
+        **options,
+    )
+    ends = [network.get_layer(end).output for end in (entry.low_level, entry.high_level)]
+    extractor = keras.Model(network.input, ends, name=backbone)
+    load_backbone_weights(extractor, entry, weights)
+
+    block = _Blocks(filters, separable, batch_norm, batch_norm_momentum, weight_decay)
+    images = keras.Input((None, None, 3), name="images")
+    low_level, features = extractor(entry.preprocess()(images))
+
+    features = _aspp(block, features, output_stride, dropout)
+    features = AlignedResize(output_stride, LOW_LEVEL_STRIDE, entry.padding, name="decoder_resize")(
+        [features, images]
+    )
+    low_level = block.point(low_level, "decoder_low_level", filters=48)
+    features = layers.Concatenate(name="decoder_concat")([features, low_level])
+    for index in range(2):
+        features = block.conv3x3(features, f"decoder_conv{index}")
+
+    heads = {
+        "semantic": layers.Conv2D(
+            num_classes, 1, **_head_arguments("semantic_logits", weight_decay)
+        )
+    }
+    if rates is not None:
+        heads["affinity"] = AffinityHead(rates, **_head_arguments("affinity_logits", weight_decay))
+    outputs = {
+        key: AlignedResize(LOW_LEVEL_STRIDE, 1, entry.padding, dtype="float32", name=key)(
+            [head(features), images]
+        )
+        for key, head in heads.items()
+    }
+    if affinity_bias is not None:
+        heads["affinity"].bias.assign(affinity_bias)
+    return keras.Model(images, outputs, name=name)
+
+
+def affinity_rates(model):
+    """Rates of a model made by `DeepLabV3Plus`, saved and reloaded or not; None without affinity.
+
+    Raises:
+        ConfigError: If the model has an affinity output but no `AffinityHead`.
+    """
+    for layer in model.layers:
+        if isinstance(layer, AffinityHead):
+            return layer.rates
+    if "affinity" in getattr(model, "output_names", ()):
+        raise ConfigError(f"The model {model.name!r} has no AffinityHead to tell its rates.")
+    return None
+
+
+def _head_arguments(name, weight_decay):
+    return {
+        "kernel_initializer": keras.initializers.RandomNormal(stddev=0.01),
+        "kernel_regularizer": kernel_regularizer(weight_decay),
+        "dtype": "float32",
+        "name": name,
+    }
+
+
+def _checked_bias(bias, rates):
+    if rates is None:
+        raise ConfigError("affinity_bias needs rates; a model without them has no affinity head.")
+    bias, channels = np.asarray(bias, "float32"), NEIGHBORS * len(rates)
+    if bias.shape != (channels,) or not np.isfinite(bias).all():
+        raise ConfigError(
+            f"affinity_bias must be {channels} finite numbers. "
+            f"Received: shape {bias.shape}, values {bias.tolist()}"
+        )
+    return bias
+
+
+def _aspp(block, features, output_stride, dropout):
+    """Atrous spatial pyramid pooling with image-level features."""
+    branches = [block.point(features, "aspp_conv1x1")]
+    for index, rate in enumerate(ASPP_RATES[output_stride]):
+        branches.append(block.conv3x3(features, f"aspp_atrous{index}", dilation_rate=rate))
+    pooled = layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
+    pooled = block.point(pooled, "aspp_pool_conv")
+    branches.append(BroadcastLike(name="aspp_pool_broadcast")([pooled, features]))
+    features = layers.Concatenate(name="aspp_concat")(branches)
+    features = block.point(features, "aspp_projection")
+    return layers.Dropout(dropout, name="aspp_dropout")(features)
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class BroadcastLike(layers.Layer):
+    """Spreads image-level features (B, 1, 1, C) over the positions of other features."""
+
+    def call(self, inputs):
+        pooled, like = inputs
+        batch, height, width = ops.shape(like)[:3]
+        return ops.broadcast_to(pooled, (batch, height, width, pooled.shape[-1]))
+
+    def compute_output_shape(self, input_shape):
+        pooled, like = input_shape
+        return (*like[:3], pooled[-1])
+
+
+class _Blocks:
+    """Convolution, batch norm and ReLU as ASPP and decoder use them."""
+
+    def __init__(self, filters, separable, batch_norm, momentum, weight_decay):
+        self.filters = filters
+        self.separable = separable
+        self.synchronized = batch_norm != "local"
+        self.momentum = momentum
+        self.regularizer = kernel_regularizer(weight_decay)
+
+    def point(self, features, name, filters=None):
+        return self._conv(features, name, filters or self.filters, 1, 1)
+
+    def conv3x3(self, features, name, dilation_rate=1):
+        if not self.separable:
+            return self._conv(features, name, self.filters, 3, dilation_rate)
+        features = layers.DepthwiseConv2D(
+            3,
+            padding="same",
+            dilation_rate=dilation_rate,
+            use_bias=False,
+            name=f"{name}_depthwise",
+        )(features)
+        features = self._normalize(features, f"{name}_depthwise")
+        return self._conv(features, name, self.filters, 1, 1)
+
+    def _conv(self, features, name, filters, kernel_size, dilation_rate):
+        features = layers.Conv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            dilation_rate=dilation_rate,
+            use_bias=False,
+            kernel_initializer="he_normal",
+            kernel_regularizer=self.regularizer,
+            name=name,
+        )(features)
+        return self._normalize(features, name)
+
+    def _normalize(self, features, name):
+        features = layers.BatchNormalization(
+            momentum=self.momentum,
+            epsilon=1e-5,
+            synchronized=self.synchronized,
+            name=f"{name}_bn",
+        )(features)
+        return layers.ReLU(name=f"{name}_relu")(features)

@@ -1,0 +1,34 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018) from `keras.applications`, made atrous."""
+
+import functools
+
+import keras
+
+from dilated_affinity.models.backbone import Backbone
+
+
+def _entry(alpha):
+    return Backbone(
+        application=functools.partial(
+            keras.applications.MobileNetV2, include_top=False, alpha=alpha
+        ),
+        preprocess=lambda: keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocess"),
+        strided=(
+            "Conv1",
+            "block_1_depthwise",
+            "block_3_depthwise",
+            "block_6_depthwise",
+            "block_13_depthwise",
+        ),
+        # The end points of the DeepLab authors: the last expansion at stride 4, and the last
+        # projection, not the 1280 channels in front of the classifier.
+        low_level="block_2_depthwise_relu",
+        high_level="block_16_project_BN",
+        padding="same",
+    )
+
+
+BACKBONES = {
+    "mobilenet_v2": _entry(alpha=1.0),
+    "mobilenet_v2_0.35": _entry(alpha=0.35),
+}

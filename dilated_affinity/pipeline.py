@@ -1,0 +1,152 @@
+"""From a data set to the batches of `model.fit`: read, scale, crop, flip, targets, batch.
+
+Everything random about example k of a run is drawn from (seed, k) alone: which image it is, its
+scale, crop and flip. A run therefore starts at any step without replaying the ones before, and
+the parallelism of the machine changes nothing. Only indices are shuffled, never images.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import IGNORE_LABEL
+from dilated_affinity.datasets.loading import Source, load_source, read_examples
+
+MEAN_PIXEL = 127.5
+"""Padding of images: 0 after every backbone's scaling to [-1, 1] (DeepLab's own choice)."""
+
+
+def training_dataset(config: Config, source: Source | None = None, first_step=0, steps=None):
+    """Batches for `model.fit`, from any step of a run on.
+
+    Args:
+        config: The run's settings.
+        source: The training examples; loaded from the config's data set when None.
+        first_step: Step at which to begin, 0 for the start of the run.
+        steps: Number of batches; all that are left of `config.iterations` when None.
+
+    Returns:
+        A finite `tf.data.Dataset` of `(images, targets)`: images float32 (B, S, S, 3) in
+        [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and, unless the config's
+        rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). B is `batch_size`, S `crop_size`.
+    """
+    if source is None:
+        source = load_source(config.dataset, config.train_split, config.data_dir)
+    if steps is None:
+        steps = config.iterations - first_step
+    numbers = tf.data.Dataset.range(
+        first_step * config.batch_size, (first_step + steps) * config.batch_size
+    )
+    indices = numbers.map(lambda number: _example_index(number, len(source), config.seed))
+    examples = tf.data.Dataset.zip(numbers, read_examples(source, indices))
+
+    def crop(number, example):
+        return augment(example["image"], example["label"], config, number)
+
+    rates = config.affinity_rates
+
+    def with_targets(images, labels):
+        targets = {"semantic": labels}
+        if rates is not None:
+            targets["affinity"] = affinity_targets(labels, rates, IGNORE_LABEL)
+        return images, targets
+
+    batches = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = batches.batch(config.batch_size, drop_remainder=True)
+    batches = batches.map(with_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(2)
+
+
+def evaluation_dataset(config: Config, split=None):
+    """Every example of a split once, in order, at its original size.
+
+    Args:
+        config: The run's settings.
+        split: Name of the split; the config's `val_split` when None.
+
+    Returns:
+        A `tf.data.Dataset` of {"image" uint8 (H, W, 3), "label" uint8 (H, W), "id" string}.
+    """
+    source = load_source(config.dataset, split or config.val_split, config.data_dir)
+    return read_examples(source, tf.data.Dataset.range(len(source))).prefetch(2)
+
+
+def augment(image, label, config: Config, number):
+    """Random scale, crop and flip of one example (section 4.1; DeepLab's augmentation).
+
+    Outside the scaled image the crop shows `MEAN_PIXEL`, labelled void. Images are interpolated
+    bilinearly, labels take the nearest pixel; only the pixels of the crop are computed.
+
+    Args:
+        image: uint8 (H, W, 3).
+        label: uint8 (H, W).
+        config: `crop_size`, `min_scale`, `max_scale`, `scale_step`, `flip` and `seed` are read.
+        number: int64 scalar, the example's number k in the run.
+
+    Returns:
+        float32 (S, S, 3) in [0, 255] and uint8 (S, S), S the crop size.
+    """
+    side = config.crop_size
+    seed = tf.stack([tf.cast(config.seed, tf.int64), number])
+    draws = tf.random.stateless_uniform([4], seed)
+    scale = _random_scale(draws[0], config)
+    size = tf.shape(label)
+    scaled = tf.maximum(tf.cast(tf.round(tf.cast(size, tf.float32) * scale), tf.int32), 1)
+    # The crop lies inside the scaled image, or, where that is smaller, the image inside the crop.
+    shown = tf.minimum(scaled, side)
+    slack = scaled - shown + 1
+    origin = tf.cast(draws[1:3] * tf.cast(slack, tf.float32), tf.int32)
+    origin = tf.minimum(origin, slack - 1)
+    mirrored = tf.constant(config.flip) & (draws[3] < 0.5)
+    right = scaled[1] - origin[1] - shown[1]
+    # Mirrored before it is scaled, as bytes: several times less work than mirroring the crop.
+    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
+    left = tf.where(mirrored, right, origin[1])
+    image = tf.raw_ops.ScaleAndTranslate(
+        images=image[tf.newaxis],
+        size=shown,
+        scale=tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32),
+        translation=-tf.cast(tf.stack([origin[0], left]), tf.float32),
+        kernel_type="triangle",
+        antialias=False,
+    )[0]
+    rows = _nearest(origin[0], shown[0], scaled[0], size[0])
+    columns = _nearest(origin[1], shown[1], scaled[1], size[1])
+    columns = tf.where(mirrored, columns[::-1], columns)
+    label = tf.gather(tf.gather(label, rows, axis=0), columns, axis=1)
+    missing = side - shown
+    before = tf.where(mirrored, missing[1], 0)
+    paddings = tf.stack([[0, missing[0]], tf.stack([before, missing[1] - before])])
+    label = tf.pad(label, paddings, constant_values=tf.constant(IGNORE_LABEL, tf.uint8))
+    image = tf.pad(image, tf.concat([paddings, [[0, 0]]], axis=0), constant_values=MEAN_PIXEL)
+    return tf.ensure_shape(image, (side, side, 3)), tf.ensure_shape(label, (side, side))
+
+
+def _nearest(origin, count, scaled, size):
+    """The source pixels nearest to `count` positions of the scaled image from `origin` on."""
+    positions = origin + tf.range(count)
+    centers = (tf.cast(positions, tf.float32) + 0.5) * (
+        tf.cast(size, tf.float32) / tf.cast(scaled, tf.float32)
+    )
+    return tf.minimum(tf.cast(centers, tf.int32), size - 1)
+
+
+def _random_scale(draw, config):
+    low, high, step = config.min_scale, config.max_scale, config.scale_step
+    if step == 0 or low == high:
+        return low + draw * (high - low)
+    scales = np.arange(low, high + step / 2, step, dtype=np.float32)
+    return tf.gather(scales, tf.cast(draw * len(scales), tf.int32))
+
+
+def _example_index(number, size, seed):
+    """Index of the run's example `number`: a new permutation of the data set every epoch."""
+    epoch, position = number // size, number % size
+    if size == 1:
+        return tf.zeros_like(number)
+    return tf.random.experimental.index_shuffle(
+        position,
+        seed=tf.cast(tf.stack([tf.cast(seed, tf.int64), epoch]), tf.uint32),
+        max_index=size - 1,
+    )

@@ -1,0 +1,144 @@
+"""The commands, each in a process of its own, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import write_camvid
+
+SETTINGS = (
+    "--dataset=camvid",
+    "--backbone=mobilenet_v2_0.35",
+    "--backbone_weights=none",
+    "--rates=2,(2,4)",
+    "--filters=16",
+    "--crop_size=33",
+    "--batch_size=2",
+    "--iterations=2",
+    "--validate_every=1",
+)
+
+
+def command(name, *arguments):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"dilated_affinity.cli.{name}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+def refused(result, status, *words):
+    """One line on stderr with these words, beside what TensorFlow logs, and nothing on stdout."""
+    assert result.returncode == status, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.split(":")[0].endswith("_main")]
+    assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
+    for word in words:
+        assert word in lines[0]
+    assert result.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+@pytest.fixture(scope="module")
+def run(camvid, tmp_path_factory):
+    model_dir = tmp_path_factory.mktemp("run") / "model"
+    result = command("train_main", *SETTINGS, f"--data_dir={camvid}", f"--model_dir={model_dir}")
+    assert result.returncode == 0, result.stderr
+    assert "2 steps done; best validation mIoU" in result.stdout
+    return model_dir
+
+
+def test_train_evaluate_and_predict(run, camvid, tmp_path):
+    evaluated = command("eval_main", f"--model_dir={run}", "--iterations=0,2")
+    assert evaluated.returncode == 0, evaluated.stderr
+    for word in ("camvid val: 3 images", "mIoU", "boundary IoU", "pixel accuracy", "(2,4)", "n8"):
+        assert word in evaluated.stdout
+    content = json.loads((run / "evaluation_prediction.json").read_text())
+    assert content["iterations"] == [0, 2] and len(content["mean_iou"]) == 2
+
+    predicted = command(
+        "predict_main",
+        f"--model_dir={run}",
+        f"--input={camvid / 'val'}",
+        f"--output_dir={tmp_path}",
+    )
+    assert predicted.returncode == 0, predicted.stderr
+    assert "predicted 3 images" in predicted.stdout
+    with Image.open(tmp_path / "val_0_labels.png") as labels:
+        assert labels.mode == "P" and np.asarray(labels).max() < 11
+
+
+def test_statistics(camvid, tmp_path):
+    output = tmp_path / "statistics.json"
+    result = command(
+        "statistics_main",
+        "--dataset=camvid",
+        f"--data_dir={camvid}",
+        "--rates=2,4",
+        f"--output={output}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "camvid: 5 label maps" in result.stdout and "(4,4)" in result.stdout
+    assert json.loads(output.read_text())["rates"] == [[2, 2], [4, 4]]
+
+
+def test_a_run_of_other_settings_is_refused(run, camvid):
+    result = command(
+        "train_main", *SETTINGS, "--beta=3", f"--data_dir={camvid}", f"--model_dir={run}"
+    )
+    refused(result, 1, "another configuration", "beta=6.0 (now 3.0)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("--dataset=camvit",), 2, ("camvit", "'camvid'")),
+        (("--batch_size=many",), 2, ("batch_size", "many")),
+        (("--bach_size=3",), 2, ("bach_size",)),
+        (("--batch_size=1",), 2, ("batch_size", "Received")),
+        (("--rates=8,,9",), 2, ("rates", "8,,9")),
+        (("shapes",), 2, ("shapes",)),
+        (("--dataset=camvid", "--data_dir=/nowhere/at/all"), 1, ("/nowhere/at/all",)),
+    ],
+)
+def test_a_bad_command_line_is_one_line(tmp_path, arguments, status, words):
+    result = command("train_main", f"--model_dir={tmp_path / 'model'}", *arguments)
+    refused(result, status, *words)
+
+
+def test_a_missing_model_dir_is_one_line(tmp_path):
+    refused(command("train_main"), 2, "--model_dir must be given")
+    refused(command("eval_main", f"--model_dir={tmp_path}"), 1, "no run here")
+
+
+def broken(camvid_dir, kind):
+    image, label = camvid_dir / "train" / "train_1.png", camvid_dir / "trainannot" / "train_1.png"
+    if kind == "no label":
+        label.unlink()
+    elif kind == "other size":
+        Image.fromarray(np.zeros((5, 6), np.uint8)).save(label)
+    elif kind == "unknown value":
+        Image.fromarray(np.full((40, 48), 77, np.uint8)).save(label)
+    elif kind == "truncated":
+        image.write_bytes(image.read_bytes()[:200])
+    return {"no label": "train_1", "truncated": image.name}.get(kind, label.name)
+
+
+@pytest.mark.parametrize("kind", ["no label", "other size", "unknown value", "truncated"])
+def test_broken_data_is_one_line_that_names_the_file(tmp_path, kind):
+    camvid_dir = write_camvid(tmp_path / "camvid")
+    named = broken(camvid_dir, kind)
+    result = command(
+        "train_main", *SETTINGS, f"--data_dir={camvid_dir}", f"--model_dir={tmp_path / 'model'}"
+    )
+    refused(result, 1, named)

@@ -1,0 +1,30 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """Every test starts from the same seed, whichever tests run before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_file():
+    """Path of a file in `shared/` beside the repository; skips the test where there is none."""
+
+    def find(relative):
+        path = SHARED / relative
+        if not path.exists():
+            pytest.skip(f"{path} is not on this machine")
+        return path
+
+    return find

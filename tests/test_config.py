@@ -1,0 +1,89 @@
+import dataclasses
+import json
+
+import pytest
+
+from dilated_affinity.config import RECIPES, Config
+from dilated_affinity.datasets.loading import dataset_names
+from dilated_affinity.errors import ConfigError, DataError
+
+
+def test_defaults_are_the_papers_voc_recipe():
+    config = Config()
+    assert (config.iterations, config.batch_size, config.crop_size) == (30000, 16, 513)
+    assert (config.rates, config.beta, config.weighting) == ("8,(12,24),16", 1.2, "sqrt_neighbor")
+    assert (config.output_stride, config.eval_output_stride) == (16, 8)
+    assert (config.learning_rate, config.power, config.weight_decay) == (0.007, 0.9, 1e-4)
+
+
+def test_every_setting_names_its_source_and_group():
+    for field in dataclasses.fields(Config):
+        assert field.metadata["help"].endswith(".") and field.metadata["source"]
+        assert field.metadata["group"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid_and_belong_to_a_data_set(name):
+    assert name in dataset_names()
+    assert Config.for_dataset(name).dataset == name
+
+
+def test_overrides_win_over_the_recipe():
+    assert Config.for_dataset("camvid", batch_size=3).batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("output_stride", 4),
+        ("batch_size", 1),
+        ("batch_size", 8.5),
+        ("batch_size", True),
+        ("learning_rate", float("nan")),
+        ("dropout", 1.0),
+        ("rates", "8,,16"),
+        ("rates", ""),
+        ("weighting", "sqrt"),
+        ("mu", 1),
+        ("min_scale", 3.0),
+        ("flip", 1),
+        ("dataset", None),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"{name}.*Received"):
+        Config(**{name: value})
+
+
+def test_whole_numbers_are_taken_for_fractions():
+    assert Config(beta=2).beta == 2.0
+
+
+def test_saves_and_loads(tmp_path):
+    config = Config.for_dataset("shapes", seed=7)
+    config.save(tmp_path / "config.json", "1.2.3")
+    assert Config.load(tmp_path / "config.json") == config
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["package_version"] == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"betta": 1}}', '{"config": {"seed": -1}}'],
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="config.json"):
+        Config.load(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match="config.json"):
+        Config.load(tmp_path / "config.json")
+
+
+def test_differences_leave_out_what_may_move():
+    config = Config()
+    other = config.replace(data_dir="elsewhere", backbone_weights="none", learning_rate=0.1)
+    assert config.differences(other) == ["learning_rate"]

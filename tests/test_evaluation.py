@@ -1,0 +1,139 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from tiny import ListSource
+
+from dilated_affinity.affinity.geometry import neighbor_offsets
+from dilated_affinity.affinity.propagation import propagate, steep_sigmoid
+from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.evaluation import evaluate, mean_iou
+from dilated_affinity.inference import network
+from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
+
+RATES = ((1, 2), (2, 1))
+CLASSES = ClassTable(("sky", "road", "car", "never"), ((0, 0, 0),) * 4)
+SIZES = [(13, 17), (13, 17), (20, 9), (31, 31), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def source():
+    rng = np.random.default_rng(3)
+    examples = []
+    for number, (height, width) in enumerate(SIZES):
+        label = np.repeat(rng.integers(0, 3, (height, 1)), width, axis=1).astype(np.uint8)
+        label[:, width // 2 :] = (label[:, width // 2 :] + 1) % 3
+        label[rng.random((height, width)) < 0.1] = 255
+        image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        examples.append({"image": image, "label": label, "id": str(number)})
+    return ListSource(examples, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two 1x1 convolutions on the pixels: noisy labels and affinities, never class 3."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((None, None, 3))
+    features = keras.layers.Rescaling(1 / 60, offset=-2)(images)
+    semantic = keras.layers.Conv2D(
+        4, 1, bias_initializer=keras.initializers.Constant([0, 0, 0, -100])
+    )(features)
+    affinity = AffinityHead(RATES, name="affinity_logits")(features)
+    model = keras.Model(images, {"semantic": semantic, "affinity": affinity})
+    semantic_layer = model.layers[2]
+    semantic_layer.bias.assign([0, 0, 0, -100])
+    return model
+
+
+def expected_confusions(model, source, iterations, ground_truth):
+    """The same measurement, image by image without padding or accumulation tricks."""
+    confusions = {count: np.zeros((4, 4), int) for count in iterations}
+    for index in range(len(source)):
+        label = source[index]["label"]
+        logits = model(source[index]["image"][np.newaxis].astype("float32"))
+        targets = affinity_targets(label[np.newaxis], RATES).numpy()
+        affinities = (
+            (targets == 1).astype("float32") if ground_truth else steep_sigmoid(logits["affinity"])
+        )
+        start = keras.ops.softmax(logits["semantic"])
+        for count in iterations:
+            refined = propagate(start, affinities, RATES, count)
+            predicted = np.argmax(refined, axis=-1)[0]
+            for truth, guess in zip(label.ravel(), predicted.ravel(), strict=True):
+                if truth != 255:
+                    confusions[count][truth, guess] += 1
+    return confusions
+
+
+def iou(confusion):
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    return np.array(
+        [i / u if u else np.nan for i, u in zip(np.diag(confusion), union, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("refine_with", ["prediction", "ground_truth"])
+def test_equals_image_by_image_measurement(model, source, refine_with):
+    iterations = (0, 1, 3)
+    result = evaluate(model, source, iterations, refine_with)
+    expected = expected_confusions(model, source, iterations, refine_with == "ground_truth")
+    for row, count in enumerate(iterations):
+        np.testing.assert_allclose(result.class_iou[row], iou(expected[count]), atol=1e-12)
+        accuracy = np.trace(expected[count]) / expected[count].sum()
+        assert result.pixel_accuracy[row] == pytest.approx(accuracy)
+
+
+def test_ground_truth_affinity_improves_noisy_labels(model, source):
+    result = evaluate(model, source, (0, 1, 3, 6, 10), "ground_truth")
+    assert result.mean_iou[1] > result.mean_iou[0] and result.mean_iou[4] > result.mean_iou[1]
+
+
+def test_a_class_never_seen_is_left_out_and_named(model, source):
+    result = evaluate(model, source, (0,))
+    assert result.absent_classes == ("never",)
+    assert result.mean_iou[0] == pytest.approx(np.nanmean(result.class_iou[0][:3]))
+    assert "not seen, left out of the mean: never" in result.table()
+
+
+def test_affinity_accuracy_is_counted_over_existing_pairs(model, source):
+    right = existing = 0
+    for index in range(len(source)):
+        label = source[index]["label"].astype(int)
+        logits = np.asarray(model(source[index]["image"][np.newaxis].astype("float32"))["affinity"])
+        for channel, (dy, dx) in enumerate(neighbor_offsets(RATES)[:8]):
+            for y, x in np.ndindex(label.shape):
+                if 0 <= y + dy < label.shape[0] and 0 <= x + dx < label.shape[1]:
+                    pair = label[y, x], label[y + dy, x + dx]
+                    if 255 not in pair:
+                        existing += 1
+                        right += (logits[0, y, x, channel] > 0) == (pair[0] == pair[1])
+    result = evaluate(model, source, (0,))
+    assert result.affinity_accuracy_by_rate[0] == pytest.approx(right / existing)
+
+
+def test_mean_iou_agrees_with_zero_iterations(model, source):
+    assert mean_iou(network(model), source) == pytest.approx(
+        evaluate(model, source, (0,)).mean_iou[0]
+    )
+
+
+def test_json_holds_plain_numbers(model, source):
+    content = json.loads(json.dumps(evaluate(model, source, (0, 1)).to_json(), allow_nan=False))
+    assert content["images"] == len(SIZES) and content["class_iou"]["never"] == [None, None]
+    assert len(content["affinity_accuracy"]["by_rate_and_count"]) == len(RATES)
+
+
+@pytest.mark.parametrize("iterations", [(), (1, 0), (1, 1), (-1, 0)])
+def test_iterations_that_make_no_sense_are_refused(model, source, iterations):
+    with pytest.raises(ConfigError, match="iterations"):
+        evaluate(model, source, iterations)
+
+
+def test_a_model_without_affinity_is_measured_unrefined_only(source):
+    plain = DeepLabV3Plus(4, None, "mobilenet_v2_0.35", weights=None, filters=8)
+    assert evaluate(plain, source, (0,)).to_json().get("affinity_accuracy") is None
+    with pytest.raises(ConfigError, match="without affinity"):
+        evaluate(plain, source, (0, 1))

@@ -1,0 +1,134 @@
+"""Rates and the one channel order."""
+
+import numpy as np
+import pytest
+import reference
+
+from dilated_affinity.affinity.geometry import (
+    check_rates,
+    format_rates,
+    neighbor_offsets,
+    parse_rates,
+    reach,
+)
+from dilated_affinity.errors import ConfigError
+
+RATES = ((8, 8), (12, 24), (24, 12), (16, 16))
+
+
+def test_paper_notation_is_read_with_the_transpose_of_a_pair():
+    assert parse_rates("8,(12,24),16") == RATES
+
+
+@pytest.mark.parametrize(
+    "text, rates",
+    [
+        ("8", ((8, 8),)),
+        (" 8 , ( 12 , 24 ) ", ((8, 8), (12, 24), (24, 12))),
+        ("(5,5)", ((5, 5),)),
+        ("16,8", ((16, 16), (8, 8))),
+        ("(24,12)", ((24, 12), (12, 24))),
+    ],
+)
+def test_rates_keep_the_order_written(text, rates):
+    assert parse_rates(text) == rates
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        ",",
+        "8,",
+        ",8",
+        "8,,16",
+        "0",
+        "-8",
+        "8.5",
+        "(0,4)",
+        "(8)",
+        "(1,2,3)",
+        "(8,16",
+        "a",
+        "8 16",
+        "8,8",
+        "(1,2),(2,1)",
+        "8;16",
+        "((1,2))",
+        "8,(8,8)",
+    ],
+)
+def test_text_that_is_not_rates_is_refused(text):
+    with pytest.raises(ConfigError, match="Received"):
+        parse_rates(text)
+
+
+@pytest.mark.parametrize("value", [None, 8, ["8"], b"8"])
+def test_rates_that_are_not_text_are_refused(value):
+    with pytest.raises(ConfigError):
+        parse_rates(value)
+
+
+@pytest.mark.parametrize("text", ["8", "8,(12,24),16", "(12,24)", "(24,12),3"])
+def test_format_reads_back(text):
+    assert format_rates(parse_rates(text)) == text
+
+
+@pytest.mark.parametrize("rates", [((1, 2),), ((1, 2), (3, 3), (2, 1))])
+def test_a_pair_without_its_transpose_behind_it_has_no_text(rates):
+    with pytest.raises(ConfigError):
+        format_rates(rates)
+
+
+def test_check_makes_tuples_of_ints():
+    checked = check_rates(np.array([[1, 2], [2, 1]]))
+    assert checked == ((1, 2), (2, 1))
+    assert all(type(distance) is int for rate in checked for distance in rate)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        (),
+        8,
+        None,
+        ((1,),),
+        ((1, 2, 3),),
+        ((0, 1),),
+        ((-1, 1),),
+        ((1.5, 1),),
+        ("ab",),
+        (1, 2),
+        ((1, 1), (1, 1)),
+    ],
+)
+def test_rates_that_make_no_sense_are_refused(rates):
+    with pytest.raises(ConfigError, match="Received"):
+        check_rates(rates)
+
+
+@pytest.mark.parametrize("rates", [((1, 1),), ((3, 5), (5, 3)), RATES])
+def test_offsets_are_equation_3_row_by_row(rates):
+    found = neighbor_offsets(rates)
+    assert found.dtype.kind == "i"
+    assert [tuple(offset) for offset in found.tolist()] == reference.offsets(rates)
+
+
+def test_first_offset_of_a_pair_is_vertical_by_the_first_number():
+    assert neighbor_offsets(((2, 7),))[0].tolist() == [-2, -7]
+    assert neighbor_offsets(((2, 7),))[1].tolist() == [-2, 0]
+
+
+def test_offsets_of_a_rate_do_not_depend_on_the_others():
+    both = neighbor_offsets(((3, 5), (2, 2)))
+    np.testing.assert_array_equal(both[8:], neighbor_offsets(((2, 2),)))
+
+
+def test_offsets_refuse_no_rates():
+    with pytest.raises(ConfigError):
+        neighbor_offsets(())
+
+
+def test_reach_is_the_largest_distance_each_way():
+    assert reach(((8, 8), (2, 24), (12, 3))) == (12, 24)

@@ -1,0 +1,243 @@
+"""Frequencies, weights and bias priors against loops over pixels."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import reference
+
+from dilated_affinity.affinity.statistics import WEIGHTINGS, AffinityStatistics
+from dilated_affinity.errors import ConfigError, DataError
+
+RATES = ((1, 1), (2, 3), (3, 2), (9, 4))
+
+
+@pytest.fixture(scope="module")
+def label_maps():
+    """Sizes differ; void in places, all void, one pixel, a side shorter than a rate."""
+    maps = [reference.random_labels(i, shape) for i, shape in enumerate([(13, 17), (7, 20)])]
+    return [*maps, np.full((5, 4), 255, np.uint8), np.zeros((1, 1), np.uint8), maps[0][:2]]
+
+
+@pytest.fixture(scope="module")
+def statistics(label_maps):
+    return AffinityStatistics.from_labels(label_maps, RATES)
+
+
+@pytest.fixture(scope="module")
+def counted(label_maps):
+    return reference.count_statistics(label_maps, RATES)
+
+
+def test_counts_equal_loops(statistics, counted):
+    np.testing.assert_array_equal(statistics.pixels, counted[0])
+    np.testing.assert_array_equal(statistics.pairs, counted[1])
+
+
+def test_counts_equal_loops_at_an_odd_size():
+    labels = reference.random_labels(5, (97, 131))
+    statistics = AffinityStatistics.from_labels([labels], ((8, 8), (12, 24)))
+    pixels, pairs = reference.count_statistics([labels], ((8, 8), (12, 24)))
+    np.testing.assert_array_equal(statistics.pixels, pixels)
+    np.testing.assert_array_equal(statistics.pairs, pairs)
+
+
+def test_another_void_label():
+    labels = reference.random_labels(5, (9, 8)).astype(np.int32)
+    labels[labels == 255] = -1
+    statistics = AffinityStatistics.from_labels([labels], RATES, ignore_label=-1)
+    pixels, pairs = reference.count_statistics([labels], RATES, void=-1)
+    np.testing.assert_array_equal(statistics.pixels, pixels)
+    np.testing.assert_array_equal(statistics.pairs, pairs)
+
+
+def test_frequencies_are_shares(statistics, counted):
+    pixels, pairs = counted
+    for rate in range(len(RATES)):
+        shares = [number / sum(pixels[rate]) for number in pixels[rate]]
+        np.testing.assert_allclose(statistics.count_frequencies[rate], shares, rtol=1e-12)
+        positive = pairs[rate, 1] / (pairs[rate, 0] + pairs[rate, 1])
+        np.testing.assert_allclose(statistics.positive_frequencies[rate], positive, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", ["none", "neighbor", "sqrt_neighbor"])
+def test_pixel_weights_equal_table_1(statistics, counted, weighting):
+    weights = statistics.weights(weighting)
+    assert weights.shape == (len(RATES), 9)
+    for rate in range(len(RATES)):
+        for count in range(9):
+            expected = reference.pair_weight(*counted, weighting, rate, count, 1)
+            np.testing.assert_allclose(weights[rate, count], expected, rtol=1e-12)
+
+
+def test_signal_weights_are_of_negative_and_positive_pairs(statistics, counted):
+    weights = statistics.weights("signal")
+    assert weights.shape == (len(RATES), 2)
+    for rate in range(len(RATES)):
+        expected = [reference.pair_weight(*counted, "signal", rate, 0, t) for t in (0, 1)]
+        np.testing.assert_allclose(weights[rate], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", ["none", "neighbor", "sqrt_neighbor"])
+def test_weight_of_n8_is_always_1(statistics, weighting):
+    np.testing.assert_array_equal(statistics.weights(weighting)[:, 8], 1)
+
+
+def test_unknown_weighting_is_refused(statistics):
+    with pytest.raises(ConfigError, match="Received: weighting='sqrt'"):
+        statistics.weights("sqrt")
+
+
+def test_an_empty_class_takes_the_frequency_of_one_pixel():
+    statistics = AffinityStatistics.from_labels([np.zeros((4, 5), np.uint8)], ((1, 1),))
+    assert statistics.pixels.tolist() == [[0] * 8 + [20]]
+    assert statistics.weights("neighbor").tolist() == [[20.0] * 8 + [1.0]]
+    np.testing.assert_allclose(statistics.weights(), [[20**0.5] * 8 + [1.0]])
+    assert statistics.weights("signal").tolist() == [[statistics.pairs[0, 1], 1.0]]
+
+
+def test_an_empty_n8_takes_the_frequency_of_one_pixel():
+    checkers = (np.indices((4, 4)).sum(0) % 2).astype(np.uint8)
+    statistics = AffinityStatistics.from_labels([checkers], ((1, 1),))
+    pixels = statistics.pixels[0]
+    assert pixels[8] == 0
+    expected = [1 / max(number, 1) for number in pixels]
+    np.testing.assert_allclose(statistics.weights("neighbor")[0], expected)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 5)])
+def test_weights_and_biases_stay_finite(size, weighting):
+    statistics = AffinityStatistics.from_labels([np.zeros(size, np.uint8)], ((1, 1), (7, 7)))
+    assert np.isfinite(statistics.weights(weighting)).all()
+    assert np.isfinite(statistics.bias()).all()
+
+
+def test_bias_starts_the_head_at_the_frequency_of_positive_pairs(statistics):
+    bias = statistics.bias()
+    assert bias.shape == (8 * len(RATES),)
+    for rate, prior in enumerate(statistics.positive_frequencies):
+        np.testing.assert_allclose(1 / (1 + np.exp(-bias[8 * rate : 8 * rate + 8])), prior)
+
+
+def test_frequent_positives_mean_a_positive_bias():
+    statistics = AffinityStatistics(((1, 1),), np.ones((1, 9), int), np.array([[1, 9]]))
+    np.testing.assert_allclose(statistics.bias(), np.full(8, np.log(9)))
+
+
+def test_statistics_of_parts_add_up(label_maps, statistics):
+    parts = [AffinityStatistics.from_labels(part, RATES) for part in (label_maps[:1], label_maps)]
+    rest = AffinityStatistics.from_labels(label_maps[1:], RATES)
+    total = parts[0] + rest
+    np.testing.assert_array_equal(total.pixels, statistics.pixels)
+    np.testing.assert_array_equal(total.pairs, statistics.pairs)
+    with pytest.raises(ConfigError):
+        total + AffinityStatistics.from_labels(label_maps, RATES[:1])
+
+
+@pytest.mark.parametrize("labels", [[], [np.full((3, 3), 255, np.uint8)]])
+def test_nothing_to_count_is_refused(labels):
+    with pytest.raises(DataError):
+        AffinityStatistics.from_labels(labels, RATES)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((3, 3), np.float32), np.zeros((1, 3, 3), np.uint8), np.zeros(3, np.uint8)]
+)
+def test_a_label_map_of_another_kind_is_refused(labels):
+    with pytest.raises(DataError, match="Received"):
+        AffinityStatistics.from_labels([labels], RATES)
+
+
+def test_a_generator_of_label_maps_is_read_once(label_maps, statistics):
+    read = AffinityStatistics.from_labels((each for each in label_maps), RATES)
+    np.testing.assert_array_equal(read.pixels, statistics.pixels)
+
+
+def test_functions_that_read_label_maps(label_maps, statistics):
+    read = AffinityStatistics.from_labels([lambda i=i: label_maps[i] for i in range(5)], RATES)
+    np.testing.assert_array_equal(read.pixels, statistics.pixels)
+    np.testing.assert_array_equal(read.pairs, statistics.pairs)
+
+
+def test_more_label_maps_than_threads(label_maps, counted):
+    statistics = AffinityStatistics.from_labels(label_maps * 30, RATES)
+    np.testing.assert_array_equal(statistics.pixels, 30 * counted[0])
+
+
+def same(one, other):
+    return (
+        one.rates == other.rates
+        and np.array_equal(one.pixels, other.pixels)
+        and np.array_equal(one.pairs, other.pairs)
+        and one.pixels.dtype == other.pixels.dtype == np.int64
+    )
+
+
+def test_save_and_load(statistics, tmp_path):
+    path = tmp_path / "folder" / "statistics.json"
+    statistics.save(path)
+    assert same(AffinityStatistics.load(path), statistics)
+    assert same(AffinityStatistics.load(str(path)), statistics)
+
+
+def test_counts_beyond_float_precision_survive(tmp_path):
+    big = AffinityStatistics(((1, 1),), np.full((1, 9), 2**53 + 1), np.full((1, 2), 2**60 + 1))
+    big.save(tmp_path / "big.json")
+    assert same(AffinityStatistics.load(tmp_path / "big.json"), big)
+
+
+def test_keras_serialisation(statistics):
+    config = keras.saving.serialize_keras_object(statistics)
+    json.dumps(config)
+    assert same(keras.saving.deserialize_keras_object(config), statistics)
+
+
+GOOD = {"rates": [[1, 1]], "pixels": [[1] * 9], "pairs": [[1, 1]]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "3",
+        json.dumps(GOOD)[:-9],
+        json.dumps({**GOOD, "pixels": [[1] * 8]}),
+        json.dumps({**GOOD, "pixels": [[-1] * 9]}),
+        json.dumps({**GOOD, "pixels": [[0.5] * 9]}),
+        json.dumps({**GOOD, "pixels": [["a"] * 9]}),
+        json.dumps({**GOOD, "pixels": [[1] * 9, [1]]}),
+        json.dumps({**GOOD, "pixels": [[10**30] * 9]}),
+        json.dumps({**GOOD, "pixels": None}),
+        json.dumps({**GOOD, "pixels": [[0] * 9]}),
+        json.dumps({**GOOD, "pixels": [[2**63] * 9]}),
+        json.dumps({**GOOD, "pairs": [[1, 1, 1]]}),
+        json.dumps({**GOOD, "pairs": [[True, False]]}),
+        json.dumps({**GOOD, "rates": []}),
+        json.dumps({**GOOD, "rates": [[0, 1]]}),
+        json.dumps({**GOOD, "rates": 8}),
+        json.dumps({"rates": [[1, 1]]}),
+        "[" * 100_000,
+        b"\xff\xfe\x00",
+    ],
+    ids=range(23),
+)
+def test_a_damaged_file_is_refused_by_name(content, tmp_path):
+    path = tmp_path / "statistics.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match="statistics.json"):
+        AffinityStatistics.load(path)
+
+
+def test_the_good_file_of_that_test_is_read(tmp_path):
+    (tmp_path / "good.json").write_text(json.dumps(GOOD))
+    assert AffinityStatistics.load(tmp_path / "good.json").rates == ((1, 1),)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match="none.json"):
+        AffinityStatistics.load(tmp_path / "none.json")
