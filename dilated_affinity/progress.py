@@ -2,9 +2,14 @@
 
 import sys
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
+
+
+def watched() -> bool:
+    """Whether somebody sees a bar move: in a terminal or a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def progress(iterable, description, total=None):
-    """Iterates with a bar of rate and time left on stderr; silently where that is no terminal."""
-    return tqdm(iterable, desc=description, total=total, disable=not sys.stderr.isatty(), unit="")
+    """Iterates with a bar of rate and time left, or silently where nobody watches."""
+    return tqdm(iterable, desc=description, total=total, disable=not watched(), unit="")

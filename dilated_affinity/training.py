@@ -25,7 +25,7 @@ from dilated_affinity.metrics import AffinityAccuracy, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.optimizers import MultiplierSGD
 from dilated_affinity.pipeline import training_dataset
-from dilated_affinity.progress import progress
+from dilated_affinity.progress import progress, watched
 from dilated_affinity.version import __version__
 
 CONFIG_FILE = "config.json"
@@ -190,6 +190,7 @@ class _Run:
                 epochs=epoch + 1,
                 callbacks=callbacks,
                 shuffle=False,
+                verbose="auto" if watched() else 2,
             )
         except tf.errors.OpError as error:
             raise data_error_from(error) or error from None

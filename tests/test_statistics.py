@@ -1,6 +1,8 @@
 """Frequencies, weights and bias priors against loops over pixels."""
 
 import json
+import os
+import weakref
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import reference
 
 from dilated_affinity.affinity.statistics import WEIGHTINGS, AffinityStatistics
+from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.errors import ConfigError, DataError
 
 RATES = ((1, 1), (2, 3), (3, 2), (9, 4))
@@ -241,3 +244,40 @@ def test_the_good_file_of_that_test_is_read(tmp_path):
 def test_a_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match="none.json"):
         AffinityStatistics.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", "uint64"])
+@pytest.mark.parametrize("void", [-1, 255, 2**70])
+def test_a_void_label_outside_the_type_is_none_as_in_the_targets(dtype, void):
+    labels = reference.random_labels(6, (9, 8)).astype(dtype)
+    statistics = AffinityStatistics.from_labels([labels], RATES, ignore_label=void)
+    targets = affinity_targets(labels, RATES, ignore_label=void).numpy()
+    expected = reference.affinity_targets(labels, RATES, void)
+    np.testing.assert_array_equal(targets, expected)
+    pixels, pairs = reference.count_statistics([labels], RATES, void)
+    np.testing.assert_array_equal(statistics.pixels, pixels)
+    np.testing.assert_array_equal(statistics.pairs, pairs)
+
+
+def test_no_more_label_maps_are_held_than_are_being_counted():
+    alive, most = weakref.WeakSet(), 0
+
+    def label_maps():
+        nonlocal most
+        for _ in range(100 * os.cpu_count()):
+            label = np.zeros((3, 3), np.uint8).view(Watched)
+            alive.add(label)
+            most = max(most, len(alive))
+            yield label
+
+    class Watched(np.ndarray):
+        __hash__ = object.__hash__
+
+    AffinityStatistics.from_labels(label_maps(), ((1, 1),))
+    assert most < 10 * os.cpu_count()
+
+
+@pytest.mark.parametrize("pixels", [[[2**62] * 9], [[2**63] + [1] * 8], [[0] * 9]])
+def test_counts_that_cannot_be_are_refused(pixels):
+    with pytest.raises(ConfigError, match="pixels"):
+        AffinityStatistics(((1, 1),), np.array(pixels), np.array([[1, 1]]))

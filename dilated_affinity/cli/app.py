@@ -3,7 +3,6 @@
 import os
 import sys
 
-import keras
 from absl import app, flags, logging
 
 from dilated_affinity.errors import ConfigError, DilatedAffinityError
@@ -69,9 +68,3 @@ class _Plain(logging.PythonFormatter):
 
     def format(self, record):
         return record.getMessage()
-
-
-def quiet_bars():
-    """Keras' progress bars only where somebody watches."""
-    if not sys.stderr.isatty():
-        keras.utils.disable_interactive_logging()

@@ -16,6 +16,7 @@ from absl import flags
 
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.checking import check_dataset
+from dilated_affinity.memory import keep_freed_memory
 from dilated_affinity.training import train
 
 _given = config_flags.define()
@@ -39,7 +40,7 @@ def _train():
         _check(config_flags.recipe_with(_given()))
         return
     model_dir = app.required(_MODEL_DIR.value, "model_dir")
-    app.quiet_bars()
+    keep_freed_memory()
     result = train(config_flags.recipe_with(_given()), model_dir, _STOP_AFTER.value)
     best = "none yet" if result.best_mean_iou is None else f"{100 * result.best_mean_iou:.2f} %"
     print(f"{model_dir}: {result.step} steps done; best validation mIoU {best}")

@@ -167,7 +167,7 @@ def _coverage(name: str, rng) -> np.ndarray:
     radius = rng.uniform(15, 38)
     turn = rng.uniform(0, 2 * math.pi)
     if name == "bar":
-        length, width = rng.uniform(20, 60), rng.uniform(1.2, 2.5)
+        length, width = rng.uniform(20, 60), rng.uniform(2.5, 4.5)
         corners = np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)]) * (length, width)
         return _filled(center + _turned(corners, turn))
     if name == "square":
@@ -184,7 +184,7 @@ def _coverage(name: str, rng) -> np.ndarray:
     oval = _turned(_circle_points(angles) * (1, rng.uniform(0.8, 1)), turn)
     if name == "disc":
         return _filled(center + radius * oval)
-    thickness = rng.uniform(3, 7)
+    thickness = rng.uniform(6, 11)
     return _filled(center + radius * oval) - _filled(center + (radius - thickness) * oval)
 
 
