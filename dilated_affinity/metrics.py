@@ -322,17 +322,29 @@ def _label_maps(y_true, y_pred, num_classes=None):
 
 def _near_boundary(classes, void, distance):
     """Whether another class lies within `distance` steps of a pixel; False for void pixels."""
-    classes = ops.cast(classes, "float32")
-
-    def dilate(_, values):
-        return ops.max_pool(values, 3, strides=1, padding="same")
+    lowest = -(10**6)
+    margin = [[0, 0], [distance, distance], [distance, distance]]
 
     def largest_nearby(values):
-        lowest = ops.full_like(values, -1e6)
-        return ops.fori_loop(0, distance, dilate, ops.where(void, lowest, values)[..., None])
+        """Maximum over the square window of radius `distance`."""
 
-    highest = ops.squeeze(largest_nearby(classes), -1)
-    smallest = -ops.squeeze(largest_nearby(-classes), -1)
+        def widen(values, radius):
+            # The maximum of three windows that touch or overlap is that of one window three
+            # times as wide: the number of steps grows with the logarithm of the distance.
+            step = ops.minimum(2 * radius + 1, distance - radius)
+            for axis in (1, 2):
+                forward, backward = ops.roll(values, step, axis), ops.roll(values, -step, axis)
+                values = ops.maximum(values, ops.maximum(forward, backward))
+            return values, radius + step
+
+        # What rolls around the edge never gets across the margin: the steps add up to its width.
+        padded = ops.pad(ops.where(void, lowest, values), margin, constant_values=lowest)
+        start = (padded, ops.zeros_like(distance))
+        wide, _ = ops.while_loop(lambda _, radius: radius < distance, widen, start)
+        height, width = ops.shape(values)[1:3]
+        return wide[:, distance : distance + height, distance : distance + width]
+
+    highest, smallest = largest_nearby(classes), -largest_nearby(-classes)
     return ~void & ((highest != classes) | (smallest != classes))
 
 
