@@ -42,6 +42,7 @@ class AffinityLoss(keras.losses.Loss):
 
     Example:
 
+    >>> from dilated_affinity import AffinityStatistics
     >>> statistics = AffinityStatistics.from_labels([np.array([[0, 0, 1, 1]])], ((1, 1),))
     >>> loss = AffinityLoss(statistics)
     >>> targets = np.full((1, 1, 4, 8), 255, "uint8")
