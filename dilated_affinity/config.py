@@ -8,11 +8,14 @@ import dataclasses
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.files import write_atomically
+from dilated_affinity.recipes import RECIPES
+from dilated_affinity.scales import parse_scales
 
 
 def _setting(default, text, source, *, group, choices=None, low=None, high=None, moves=False):
@@ -50,11 +53,12 @@ class Config:
     train_split: str = _setting("train", "Split to train on.", "ours", group="data")
     val_split: str = _setting("val", "Split to validate and evaluate on.", "ours", group="data")
 
-    backbone: str = _setting("mobilenet_v2", "Name of the backbone.", "ours", group="model")
+    backbone: str = _setting("resnet101", "Name of the backbone.", "paper 4.1", group="model")
     backbone_weights: str = _setting(
         "imagenet",
-        "Initial weights of the backbone: 'imagenet' (downloaded by Keras), 'none', or a "
-        ".weights.h5 file of the keras.applications model without classifier.",
+        "Initial weights of the backbone: 'imagenet' (downloaded by Keras), 'none', a .weights.h5 "
+        "file of the keras.applications model without classifier, or, for a beta ResNet, the "
+        "prefix of a TensorFlow 1 checkpoint.",
         "paper 4.1",
         group="model",
         moves=True,
@@ -78,6 +82,12 @@ class Config:
     )
     separable: bool = _setting(
         True, "Depthwise separable 3x3 convolutions in ASPP and decoder.", _DEEPLAB, group="model"
+    )
+    multi_grid: str = _setting(
+        "none",
+        "Factors on the dilation of the units of the backbone's last stage, such as 1,2,4.",
+        "inferred; DeepLab gives its beta ResNets 1,2,4",
+        group="model",
     )
     filters: int = _setting(256, "Channels of ASPP and decoder.", "paper 3.2", group="model", low=1)
     dropout: float = _setting(
@@ -118,7 +128,17 @@ class Config:
     iterations: int = _setting(
         30000, "Training steps in all.", "paper 4.1", group="schedule", low=1
     )
-    batch_size: int = _setting(16, "Images per step.", "paper 4.1", group="schedule", low=2)
+    batch_size: int = _setting(
+        16, "Images per step, over all replicas.", "paper 4.1", group="schedule", low=2
+    )
+    accumulation: int = _setting(
+        1,
+        "Parts into which each batch is cut to save memory; their gradients are averaged. Batch "
+        "norm and the losses' means see a part at a time.",
+        "ours",
+        group="schedule",
+        low=1,
+    )
     learning_rate: float = _setting(
         0.007, "Initial learning rate.", _DEEPLAB, group="schedule", low=0
     )
@@ -126,6 +146,20 @@ class Config:
         1.0,
         "Factor on the learning rate of everything but the backbone.",
         _DEEPLAB,
+        group="schedule",
+        low=0,
+    )
+    warmup_steps: int = _setting(
+        0,
+        "Steps over which the learning rate first rises from warmup_learning_rate.",
+        "ZJULearning/RMI, by three of the paper's authors: 1,500 for VOC, 3,000 for Cityscapes",
+        group="schedule",
+        low=0,
+    )
+    warmup_learning_rate: float = _setting(
+        1e-4,
+        "Learning rate at the start of the warm-up.",
+        "ZJULearning/RMI",
         group="schedule",
         low=0,
     )
@@ -170,12 +204,51 @@ class Config:
     seed: int = _setting(
         0, "Seed of initial weights, order, augmentation and dropout.", "ours", group="run", low=0
     )
+    mixed_precision: str = _setting(
+        "none",
+        "Compute type of everything but heads, losses and propagation, which stay in float32.",
+        "ours",
+        group="run",
+        choices=("none", "bfloat16", "float16"),
+    )
+    num_replicas: int = _setting(
+        0,
+        "Devices to train on at once, each with its part of the batch; 0 takes all visible GPUs.",
+        "paper 4.1: 4",
+        group="run",
+        low=0,
+        moves=True,
+    )
     validate_every: int = _setting(
         0,
         "Steps between validations and checkpoints; 0 validates ten times in all.",
         "ours",
         group="run",
         low=0,
+    )
+
+    eval_scales: str = _setting(
+        "1",
+        "Scales of the image over which evaluation and prediction average, such as 0.75,1,1.25.",
+        "inferred; DeepLab offers it",
+        group="evaluation",
+        moves=True,
+    )
+    eval_flip: bool = _setting(
+        False,
+        "Average with the image's mirror image in evaluation and prediction.",
+        "inferred; DeepLab offers it",
+        group="evaluation",
+        moves=True,
+    )
+    eval_window: int = _setting(
+        0,
+        "Side of the windows in which evaluation and prediction take images that are larger; 0 "
+        "takes whole images.",
+        "inferred; mmsegmentation offers it",
+        group="evaluation",
+        low=0,
+        moves=True,
     )
 
     propagation_iterations: int = _setting(
@@ -196,7 +269,18 @@ class Config:
                 "min_scale must not exceed max_scale. "
                 f"Received: min_scale={self.min_scale}, max_scale={self.max_scale}"
             )
-        self.affinity_rates  # noqa: B018 - refuses rates that cannot be read
+        if self.batch_size % self.accumulation or self.batch_size // self.accumulation < 2:
+            raise ConfigError(
+                "accumulation must cut batch_size into equal parts of at least 2 images. "
+                f"Received: accumulation={self.accumulation}, batch_size={self.batch_size}"
+            )
+        if self.warmup_steps >= self.iterations:
+            raise ConfigError(
+                "warmup_steps must be below iterations. "
+                f"Received: warmup_steps={self.warmup_steps}, iterations={self.iterations}"
+            )
+        # Refuses what cannot be read.
+        self.affinity_rates, self.multi_grid_factors, self.scales  # noqa: B018
 
     @classmethod
     def for_dataset(cls, dataset, **overrides):
@@ -207,6 +291,23 @@ class Config:
     def affinity_rates(self):
         """`rates` as pairs, or None for plain DeepLabv3+."""
         return None if self.rates == "none" else parse_rates(self.rates)
+
+    @property
+    def multi_grid_factors(self) -> tuple[int, ...] | None:
+        """`multi_grid` as numbers, or None."""
+        if self.multi_grid == "none":
+            return None
+        if not re.fullmatch(r"[1-9]\d?(,[1-9]\d?)*", self.multi_grid):
+            raise ConfigError(
+                "multi_grid must be positive whole numbers with commas between, or none. "
+                f"Received: multi_grid={self.multi_grid!r}"
+            )
+        return tuple(map(int, self.multi_grid.split(",")))
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """`eval_scales` as numbers."""
+        return parse_scales(self.eval_scales)
 
     @property
     def validation_interval(self) -> int:
@@ -267,46 +368,3 @@ def _checked(field, value):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ConfigError(f"{name} must be {bounds}. Received: {name}={value!r}")
     return value
-
-
-RECIPES = {
-    # A few minutes on two cores, from random initial weights. In so short a run focal loss leaves
-    # the affinity's logits small, hence the large mu; it, self_weight and the iterations were
-    # chosen on drawn examples of neither split.
-    "shapes": {
-        "backbone": "mobilenet_v2_0.35",
-        "backbone_weights": "none",
-        "rates": "4,8",
-        "beta": 6.0,
-        "eval_output_stride": 16,
-        "filters": 64,
-        "dropout": 0.0,
-        "batch_norm_momentum": 0.9,
-        "iterations": 500,
-        "batch_size": 8,
-        "crop_size": 129,
-        "learning_rate": 0.1,
-        "min_scale": 0.75,
-        "max_scale": 1.25,
-        "validate_every": 250,
-        "propagation_iterations": 3,
-        "self_weight": 20.0,
-        "mu": 1000.0,
-    },
-    # About 40 minutes on two cores; experiments/results/camvid_mobilenet_v2.json.
-    "camvid": {
-        "eval_output_stride": 16,
-        "batch_norm": "frozen",
-        "batch_norm_momentum": 0.9,
-        "beta": 6.0,
-        "iterations": 520,
-        "batch_size": 8,
-        "learning_rate": 0.003,
-        "head_multiplier": 10.0,
-        "crop_size": 321,
-        "min_scale": 0.75,
-        "max_scale": 1.5,
-        "validate_every": 130,
-    },
-}
-"""What differs from the defaults, which are the paper's for PASCAL VOC, by data set."""

@@ -146,8 +146,14 @@ def evaluate(
     refine_with="prediction",
     self_weight=SELF_WEIGHT,
     mu=STEEPNESS,
+    scales=(1.0,),
+    flip=False,
+    window=0,
 ) -> Evaluation:
     """Measures a model on every example of a split, before and after propagation.
+
+    The network sees every image as it is. Probabilities are padded behind it, where propagation
+    is compiled for few sizes only; padding lends nothing to its neighbours and is not measured.
 
     Args:
         model: As `DeepLabV3Plus` builds it; without affinity only 0 iterations are possible.
@@ -156,12 +162,17 @@ def evaluate(
         refine_with: `"prediction"`, or `"ground_truth"` for the oracle of Tables 3 and 4.
         self_weight: lambda of Eq. 6.
         mu: Steepness of Eq. 7, for predicted affinity.
+        scales: Scales of the image to average over before propagation, see `MultiScale`.
+        flip: Average with the mirror image, too.
+        window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
+            for whole images.
 
     Returns:
         `Evaluation`.
 
     Raises:
-        ConfigError: If the iterations are not ascending, or need affinity that is not there.
+        ConfigError: If the iterations are not ascending, or need affinity that is not there; for
+            scales or a window that make no sense.
     """
     iterations = tuple(iterations)
     if not iterations or list(iterations) != sorted(set(iterations)) or iterations[0] < 0:
@@ -183,7 +194,7 @@ def evaluate(
     ious = [MeanIoU(classes.num_classes) for _ in iterations]
     boundaries = [BoundaryIoU(classes.num_classes) for _ in iterations]
     accuracy = None if rates is None else AffinityAccuracy(rates)
-    predict, canvases = network(model), Canvases()
+    predict, canvases = network(model, scales, flip, window), Canvases()
     for example in _examples(source, "evaluation"):
         size = example["label"].shape
         canvas = canvases.fit(size)

@@ -26,7 +26,9 @@ from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.models.deeplab import affinity_rates
+from dilated_affinity.multi_view import MultiScale, SlidingWindow
 from dilated_affinity.progress import progress
+from dilated_affinity.scales import check_scales
 from dilated_affinity.visualization import affinity_picture, comparison, overlay
 
 
@@ -49,7 +51,7 @@ def inference_model(
     Example:
 
     >>> from dilated_affinity.models.deeplab import DeepLabV3Plus
-    >>> model = DeepLabV3Plus(num_classes=5, rates=((2, 2),), weights=None)
+    >>> model = DeepLabV3Plus(5, rates=((2, 2),), backbone="mobilenet_v2", weights=None)
     >>> outputs = inference_model(model)(np.zeros((1, 33, 41, 3), "uint8"))
     >>> outputs["labels"].shape
     TensorShape([1, 33, 41])
@@ -69,13 +71,32 @@ def inference_model(
     return keras.Model(images, outputs, name=f"{model.name}_inference")
 
 
-def network(model: keras.Model):
+def network(model: keras.Model, scales: Sequence[float] = (1.0,), flip=False, window=0):
     """The model as a function of uint8 images of any size, without a trace for each size.
+
+    It sees the image as it is, never padded: what pads does so behind it (`Canvases`), so that
+    padding reaches neither its convolutions nor its image-level pooling.
+
+    Args:
+        model: As `DeepLabV3Plus` builds it.
+        scales: Scales of the image to average over, see `MultiScale`.
+        flip: Average with the mirror image, too.
+        window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
+            for whole images.
 
     Returns:
         Function from uint8 (1, H, W, 3) to the model's dict of logits.
+
+    Raises:
+        ConfigError: For scales or a window that make no sense.
     """
-    return any_image_size(lambda images: model(ops.cast(images, "float32"), training=False))
+    predict = any_image_size(lambda images: model(ops.cast(images, "float32"), training=False))
+    rates = affinity_rates(model)
+    if window:
+        predict = SlidingWindow(predict, window, rates)
+    if flip or check_scales(scales) != (1.0,):
+        predict = MultiScale(predict, scales, flip, rates)
+    return predict
 
 
 class Canvases:
@@ -140,11 +161,24 @@ class Predictor:
         iterations: Iterations of propagation.
         self_weight: lambda of Eq. 6.
         mu: Steepness of Eq. 7.
+        scales: Scales of the image to average over before propagation, see `MultiScale`.
+        flip: Average with the mirror image, too.
+        window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
+            for whole images.
     """
 
-    def __init__(self, model, iterations=ITERATIONS, self_weight=SELF_WEIGHT, mu=STEEPNESS):
+    def __init__(
+        self,
+        model,
+        iterations=ITERATIONS,
+        self_weight=SELF_WEIGHT,
+        mu=STEEPNESS,
+        scales=(1.0,),
+        flip=False,
+        window=0,
+    ):
         self.rates = affinity_rates(model)
-        self._network = network(model)
+        self._network = network(model, scales, flip, window)
         self._iterations = iterations
         self._self_weight = self_weight
         self._mu = mu

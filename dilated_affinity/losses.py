@@ -3,15 +3,18 @@
 import keras
 from keras import ops
 
+from dilated_affinity.distribution import mean_over_counted
+
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class SemanticLoss(keras.losses.Loss):
     """Softmax cross entropy from logits, in float32, averaged over the non-void pixels.
 
     With the default reduction, `"sum_over_batch_size"`, the loss is the sum over non-void pixels
-    of the batch divided by their number, and 0 for a batch of only void. Per-pixel values
-    (`reduction="none"`) are scaled so that their mean over all pixels is that scalar. A
-    `sample_weight` of shape (B, H, W) multiplies the pixels' losses and leaves the divisor.
+    of the batch, on all replicas, divided by their number, and 0 for a batch of only void.
+    Per-pixel values (`reduction="none"`) are scaled so that their mean over all pixels is that
+    scalar. A `sample_weight` of shape (B, H, W) multiplies the pixels' losses and leaves the
+    divisor.
 
     Args:
         ignore_label: The void label. Defaults to 255.
@@ -48,9 +51,7 @@ class SemanticLoss(keras.losses.Loss):
             ops.where(not_void, labels, 0), y_pred, from_logits=True
         )
         not_void = ops.cast(not_void, losses.dtype)
-        pixels = ops.cast(ops.size(not_void), losses.dtype)
-        share = ops.maximum(ops.sum(not_void), 1.0) / pixels
-        return losses * not_void / share
+        return mean_over_counted(losses * not_void, ops.sum(not_void))
 
     def get_config(self):
         return {**super().get_config(), "ignore_label": self.ignore_label}

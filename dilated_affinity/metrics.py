@@ -12,6 +12,7 @@ from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
 from dilated_affinity.affinity.statistics import COUNTS
 from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.interpolation import grid_offset
 
 
 class _Counts(keras.metrics.Metric):
@@ -229,16 +230,21 @@ class AffinityAccuracy(_Counts):
 
     Args:
         rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        logits_stride: Stride of the logits' grid, as for `AffinityLoss`: above 1 only the pixels
+            on which the logits stand are counted. Defaults to 1.
+        padding: As for `AffinityLoss`.
         name: Name of the metric. Defaults to `"accuracy"`.
 
     Call arguments:
         y_true: Targets as `affinity_targets` returns them, shape (B, H, W, 8|R|).
-        y_pred: Logits of the same shape.
+        y_pred: Logits of the same shape, or at `logits_stride`.
     """
 
-    def __init__(self, rates, name="accuracy", dtype=None):
+    def __init__(self, rates, logits_stride=1, padding="same", name="accuracy", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.rates = check_rates(rates)
+        self.logits_stride = logits_stride
+        self.padding = padding
         self.pairs = self.add_counts("pairs", (2, len(self.rates), COUNTS))
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -250,6 +256,13 @@ class AffinityAccuracy(_Counts):
                 f"y_true and y_pred must have {channels} channels, 8 for each rate. "
                 f"Received: shapes {tuple(targets.shape)} and {tuple(logits.shape)}"
             )
+        if self.logits_stride > 1:
+            height, width = targets.shape[1:3]
+            top = grid_offset(height, self.logits_stride, self.padding)
+            left = grid_offset(width, self.logits_stride, self.padding)
+            # The last feature may stand on a pixel behind the border, where there is no target.
+            targets = targets[:, top :: self.logits_stride, left :: self.logits_stride]
+            logits = logits[:, : targets.shape[1], : targets.shape[2]]
         self.add_to(self.pairs, _count_pairs(targets, logits))
 
     def result(self):
@@ -274,7 +287,12 @@ class AffinityAccuracy(_Counts):
         return np.divide(right, existing, out=np.full(right.shape, np.nan), where=existing > 0)
 
     def get_config(self):
-        return {**super().get_config(), "rates": [list(rate) for rate in self.rates]}
+        return {
+            **super().get_config(),
+            "rates": [list(rate) for rate in self.rates],
+            "logits_stride": self.logits_stride,
+            "padding": self.padding,
+        }
 
 
 @compiled

@@ -1,6 +1,70 @@
-"""SGD with a learning rate of its own for some variables, which Keras does not offer."""
+"""What DeepLab's recipe asks of an optimizer and Keras does not offer.
+
+SGD with a learning rate of its own for some variables, and a polynomial schedule with warm-up.
+"""
 
 import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Polynomial decay to 0, with a linear rise to its curve before.
+
+    At step s the learning rate is `initial * (1 - s / steps) ** power`; while s is below
+    `warmup_steps` it is on the line from `warmup_learning_rate` to `initial`, where that is lower.
+
+    Args:
+        initial_learning_rate: The learning rate from which it decays.
+        steps: Number of optimizer steps in all, after which it is 0.
+        power: Power of the decay. Defaults to 0.9.
+        warmup_steps: Number of steps of the rise. Defaults to 0.
+        warmup_learning_rate: Where the rise begins. Defaults to 0.
+        accumulation: The optimizer's `gradient_accumulation_steps`; Keras asks a schedule for a
+            learning rate by the number of batches. Defaults to 1.
+
+    Example:
+
+    >>> schedule = WarmupPolynomialDecay(0.01, steps=100, power=1.0, warmup_steps=10)
+    >>> [round(float(schedule(step)), 4) for step in (0, 5, 50, 100)]
+    [0.0, 0.005, 0.005, 0.0]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate,
+        steps,
+        power=0.9,
+        warmup_steps=0,
+        warmup_learning_rate=0.0,
+        accumulation=1,
+    ):
+        self.initial_learning_rate = initial_learning_rate
+        self.steps = steps
+        self.power = power
+        self.warmup_steps = warmup_steps
+        self.warmup_learning_rate = warmup_learning_rate
+        self.accumulation = accumulation
+
+    def __call__(self, step):
+        step = ops.cast(ops.floor_divide(step, self.accumulation), "float32")
+        remaining = ops.maximum(1.0 - step / self.steps, 0.0)
+        decayed = self.initial_learning_rate * remaining**self.power
+        if not self.warmup_steps:
+            return decayed
+        low = self.warmup_learning_rate
+        risen = low + (self.initial_learning_rate - low) * step / self.warmup_steps
+        return ops.where(step < self.warmup_steps, ops.minimum(risen, decayed), decayed)
+
+    def get_config(self):
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "steps": self.steps,
+            "power": self.power,
+            "warmup_steps": self.warmup_steps,
+            "warmup_learning_rate": self.warmup_learning_rate,
+            "accumulation": self.accumulation,
+        }
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")

@@ -24,12 +24,13 @@ def training_dataset(config: Config, source: Source | None = None, first_step=0,
         config: The run's settings.
         source: The training examples; loaded from the config's data set when None.
         first_step: Step at which to begin, 0 for the start of the run.
-        steps: Number of batches; all that are left of `config.iterations` when None.
+        steps: Number of steps; all that are left of `config.iterations` when None.
 
     Returns:
         A finite `tf.data.Dataset` of `(images, targets)`: images float32 (B, S, S, 3) in
         [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and, unless the config's
-        rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). B is `batch_size`, S `crop_size`.
+        rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). S is `crop_size`, and B
+        `batch_size`, or the part of it that `accumulation` leaves, with as many batches to a step.
     """
     if source is None:
         source = load_source(config.dataset, config.train_split, config.data_dir)
@@ -53,7 +54,7 @@ def training_dataset(config: Config, source: Source | None = None, first_step=0,
         return images, targets
 
     batches = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = batches.batch(config.batch_size, drop_remainder=True)
+    batches = batches.batch(config.batch_size // config.accumulation, drop_remainder=True)
     batches = batches.map(with_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(2)
 

@@ -1,7 +1,6 @@
 """Training: one `model.fit` that can stop and continue, in a folder that says what it holds."""
 
 import dataclasses
-import functools
 import json
 import os
 from pathlib import Path
@@ -15,15 +14,21 @@ from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import Source, data_error_from, load_source
-from dilated_affinity.errors import RunError
+from dilated_affinity.datasets.loading import (
+    Source,
+    data_error_from,
+    label_readers,
+    load_source,
+)
+from dilated_affinity.distribution import replica_strategy
+from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.evaluation import mean_iou
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
 from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
-from dilated_affinity.optimizers import MultiplierSGD
+from dilated_affinity.optimizers import MultiplierSGD, WarmupPolynomialDecay
 from dilated_affinity.pipeline import training_dataset
 from dilated_affinity.progress import progress, watched
 from dilated_affinity.version import __version__
@@ -59,6 +64,16 @@ def build_model(config: Config, num_classes: int, statistics=None) -> keras.Mode
             or its weights are to be loaded.
     """
     weights = None if config.backbone_weights == "none" else config.backbone_weights
+    policy = keras.config.dtype_policy()
+    if config.mixed_precision != "none":
+        keras.config.set_dtype_policy(f"mixed_{config.mixed_precision}")
+    try:
+        return _deeplab(config, num_classes, statistics, weights)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _deeplab(config, num_classes, statistics, weights):
     return DeepLabV3Plus(
         num_classes,
         config.affinity_rates,
@@ -72,34 +87,63 @@ def build_model(config: Config, num_classes: int, statistics=None) -> keras.Mode
         separable=config.separable,
         filters=config.filters,
         dropout=config.dropout,
+        multi_grid=config.multi_grid_factors,
     )
 
 
-def compile_model(model: keras.Model, config: Config, statistics=None) -> None:
+def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.Model:
     """Compiles a model with the recipe's optimizer, losses and progress metrics.
 
     Args:
         model: A model as `build_model` makes it.
         config: The run's settings.
         statistics: `AffinityStatistics` of the training labels; None without an affinity head.
+
+    Returns:
+        The model to train: one with the same layers, weights, optimizer and losses, whose affinity
+        logits stand at the decoder's stride. There the affinity loss resizes them itself, which
+        takes less time and memory than in the model. Without an affinity head it is `model`.
     """
-    schedule = keras.optimizers.schedules.PolynomialDecay(
-        config.learning_rate, config.iterations, end_learning_rate=0.0, power=config.power
+    schedule = WarmupPolynomialDecay(
+        config.learning_rate,
+        config.iterations,
+        config.power,
+        config.warmup_steps,
+        config.warmup_learning_rate,
+        config.accumulation,
     )
-    losses, loss_weights = {"semantic": SemanticLoss()}, {"semantic": 1.0}
-    metrics = {"semantic": [PixelAccuracy()]}
-    if statistics is not None:
-        losses["affinity"] = AffinityLoss(statistics, config.weighting, config.gamma)
-        loss_weights["affinity"] = config.beta
-        metrics["affinity"] = [AffinityAccuracy(statistics.rates)]
     backbone = {id(variable) for variable in model.get_layer(config.backbone).variables}
     multipliers = {
         variable.path: config.head_multiplier
         for variable in model.trainable_variables
         if id(variable) not in backbone
     }
+    optimizer = MultiplierSGD(
+        schedule,
+        momentum=config.momentum,
+        multipliers=multipliers,
+        gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
+    )
+    _compile(model, config, optimizer, statistics)
+    if statistics is None:
+        return model
+    resize = model.get_layer("affinity")
+    small = {**model.output, "affinity": model.get_layer("affinity_logits").output}
+    trained = keras.Model(model.input, small, name=model.name)
+    grid = {"logits_stride": resize.source_stride, "padding": resize.padding}
+    _compile(trained, config, model.optimizer, statistics, **grid)
+    return trained
+
+
+def _compile(model, config, optimizer, statistics, **grid):
+    losses, loss_weights = {"semantic": SemanticLoss()}, {"semantic": 1.0}
+    metrics = {"semantic": [PixelAccuracy()]}
+    if statistics is not None:
+        losses["affinity"] = AffinityLoss(statistics, config.weighting, config.gamma, **grid)
+        loss_weights["affinity"] = config.beta
+        metrics["affinity"] = [AffinityAccuracy(statistics.rates, **grid)]
     model.compile(
-        optimizer=MultiplierSGD(schedule, momentum=config.momentum, multipliers=multipliers),
+        optimizer=optimizer,
         loss=losses,
         loss_weights=loss_weights,
         metrics=metrics,
@@ -136,13 +180,16 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     source = load_source(config.dataset, config.train_split, config.data_dir)
     validation = load_source(config.dataset, config.val_split, config.data_dir)
     statistics = _statistics(config, source, model_dir)
-    model = build_model(config, source.classes.num_classes, statistics)
-    compile_model(model, config, statistics)
-    model.optimizer.build(model.trainable_variables)
-    step = _restore(model, model_dir, config.seed)
+    strategy = replica_strategy(config.num_replicas)
+    _check_replicas(config, strategy.num_replicas_in_sync)
+    with strategy.scope():
+        model = build_model(config, source.classes.num_classes, statistics)
+        trained = compile_model(model, config, statistics)
+        model.optimizer.build(model.trainable_variables)
+    step = _restore(model, model_dir, config)
     logging.info(
         "%s: %d training and %d validation images, %d classes, rates %s; %s with %s parameters; "
-        "steps %d to %d of batch %d; writing to %s",
+        "steps %d to %d of batch %d on %d replicas, %s; writing to %s",
         config.dataset,
         len(source),
         len(validation),
@@ -153,9 +200,11 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
         step,
         config.iterations,
         config.batch_size,
+        strategy.num_replicas_in_sync,
+        model.dtype_policy.name,
         model_dir,
     )
-    run = _Run(config, model, model_dir, source, validation)
+    run = _Run(config, model, trained, model_dir, source, validation)
     last = min(config.iterations, step + stop_after) if stop_after else config.iterations
     while step < last:
         step = run.segment(step, last)
@@ -165,9 +214,10 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
 class _Run:
     """Trains one model from validation to validation."""
 
-    def __init__(self, config, model, model_dir, source, validation):
+    def __init__(self, config, model, trained, model_dir, source, validation):
         self.config = config
         self.model = model
+        self.trained = trained
         self.model_dir = model_dir
         self.source = source
         self.validation = validation
@@ -184,7 +234,7 @@ class _Run:
         if end % interval == 0 or end == self.config.iterations:
             callbacks.insert(0, keras.callbacks.LambdaCallback(on_epoch_end=self._validate))
         try:
-            self.model.fit(
+            self.trained.fit(
                 batches,
                 initial_epoch=epoch,
                 epochs=epoch + 1,
@@ -199,7 +249,11 @@ class _Run:
             logging.warning("interrupted: saved %s", self.model_dir / LATEST)
             raise
         self._save(LATEST)
-        return end
+        reached = int(self.model.optimizer.iterations)
+        if reached == step:
+            # float16 leaves out steps whose gradients overflow.
+            raise RunError(f"{self.model_dir}: no gradient was finite in steps {step} to {end}.")
+        return reached
 
     def _validate(self, epoch, logs):
         """Adds the validation mIoU to the epoch's logs and keeps the best model."""
@@ -260,6 +314,15 @@ def _load_model(path):
         raise RunError(f"{path}: cannot load this model: {line}") from error
 
 
+def _check_replicas(config, replicas):
+    part = config.batch_size // config.accumulation
+    if part % replicas:
+        raise ConfigError(
+            f"batch_size / accumulation must be a multiple of the {replicas} replicas. "
+            f"Received: batch_size={config.batch_size}, accumulation={config.accumulation}"
+        )
+
+
 def _claim(model_dir, config):
     """Makes `model_dir` this run's, or refuses it."""
     path = model_dir / CONFIG_FILE
@@ -296,17 +359,13 @@ def _statistics(config, source: Source, model_dir):
                 f"but the run has rates {config.rates}."
             )
     else:
-        readers = [functools.partial(_label, source, index) for index in range(len(source))]
-        statistics = AffinityStatistics.from_labels(progress(readers, "affinity statistics"), rates)
+        readers = progress(label_readers(source), "affinity statistics")
+        statistics = AffinityStatistics.from_labels(readers, rates)
     statistics.save(path)
     return statistics
 
 
-def _label(source, index):
-    return source[index]["label"]
-
-
-def _restore(model, model_dir, seed):
+def _restore(model, model_dir, config):
     """Brings the model to where the latest checkpoint, if any, left it; returns the steps done."""
     path = model_dir / LATEST
     if path.is_file():
@@ -316,10 +375,10 @@ def _restore(model, model_dir, seed):
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RunError(f"{path}: cannot continue from this checkpoint: {line}") from error
     step = int(np.asarray(model.optimizer.iterations))
-    # Keras does not save this state. It counts calls, one a step, so the step decides it.
+    # Keras does not save this state. It counts calls, so the step decides it.
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
-            layer.seed_generator.state.assign([seed, step])
+            layer.seed_generator.state.assign([config.seed, step * config.accumulation])
     return step
 
 

@@ -3,9 +3,10 @@ import json
 
 import pytest
 
-from dilated_affinity.config import RECIPES, Config
+from dilated_affinity.config import Config
 from dilated_affinity.datasets.loading import dataset_names
 from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.recipes import RECIPES
 
 
 def test_defaults_are_the_papers_voc_recipe():
@@ -47,6 +48,8 @@ def test_overrides_win_over_the_recipe():
         ("mu", 1),
         ("min_scale", 3.0),
         ("flip", 1),
+        ("eval_flip", 1),
+        ("eval_window", -1),
         ("dataset", None),
     ],
 )
@@ -57,6 +60,16 @@ def test_a_bad_value_is_refused_by_name(name, value):
 
 def test_whole_numbers_are_taken_for_fractions():
     assert Config(beta=2).beta == 2.0
+
+
+def test_scales_are_read_from_text():
+    assert Config(eval_scales="0.75, 1,1.25").scales == (0.75, 1.0, 1.25)
+
+
+@pytest.mark.parametrize("text", ["", "0.5,,1", "large", "0,1", "1,1.0", "nan"])
+def test_scales_that_make_no_sense_are_refused(text):
+    with pytest.raises(ConfigError, match="scales must be .*Received"):
+        Config(eval_scales=text)
 
 
 def test_saves_and_loads(tmp_path):

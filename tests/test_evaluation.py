@@ -11,7 +11,7 @@ from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import evaluate, mean_iou
-from dilated_affinity.inference import network
+from dilated_affinity.inference import network, pad_to
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
 
 RATES = ((1, 2), (2, 1))
@@ -130,6 +130,41 @@ def test_json_holds_plain_numbers(model, source):
 def test_iterations_that_make_no_sense_are_refused(model, source, iterations):
     with pytest.raises(ConfigError, match="iterations"):
         evaluate(model, source, iterations)
+
+
+def test_padding_reaches_neither_pooling_nor_propagation_nor_the_metric(source):
+    """Images after the first lie on a canvas that is larger; alone they are not padded."""
+    model = DeepLabV3Plus(4, RATES, "tiny", 16, weights=None, filters=8)
+    model.get_layer("semantic_logits").kernel.assign(30 * model.get_layer("semantic_logits").kernel)
+    examples = sorted(
+        (source[index] for index in range(len(source))), key=lambda e: -e["label"].size
+    )
+    together = evaluate(model, ListSource(examples, CLASSES), (0, 2))
+    confusions = np.zeros((2, 4, 4), int)
+    for example in examples:
+        alone = expected_confusions(model, ListSource([example], CLASSES), (0, 2), False)
+        confusions += np.stack([alone[0], alone[2]])
+    for row, confusion in enumerate(confusions):
+        np.testing.assert_allclose(together.class_iou[row], iou(confusion), atol=1e-12)
+
+    image = examples[1]["image"]
+    height, width = image.shape[:2]
+    whole, padded = network(model)(image[np.newaxis]), network(model)(pad_to(image, (32, 32), 127))
+    difference = whole["semantic"] - padded["semantic"][:, :height, :width]
+    assert np.abs(difference).max() > 1e-3, "a network that would not notice padding tests nothing"
+
+
+def test_scales_flip_and_window_are_those_of_the_network(model, source):
+    views = {"scales": (0.5, 1.0), "flip": True, "window": 12}
+    predict = network(model, **views)
+    confusion = np.zeros((4, 4), int)
+    for index in range(len(source)):
+        label = source[index]["label"]
+        predicted = np.argmax(predict(source[index]["image"][np.newaxis])["semantic"], axis=-1)[0]
+        np.add.at(confusion, (label[label != 255], predicted[label != 255]), 1)
+    result = evaluate(model, source, (0,), **views)
+    np.testing.assert_allclose(result.class_iou[0], iou(confusion), atol=1e-12)
+    assert result.mean_iou != evaluate(model, source, (0,)).mean_iou
 
 
 def test_a_model_without_affinity_is_measured_unrefined_only(source):

@@ -11,6 +11,7 @@ from dilated_affinity.inference import (
     Canvases,
     Predictor,
     inference_model,
+    network,
     pad_to,
     palette_image,
     predict_examples,
@@ -69,6 +70,20 @@ def test_the_predictor_agrees_with_the_inference_model_at_every_size(model, imag
         assert prediction.labels.shape == (height, width)
         assert (prediction.labels == expected).mean() > 0.999  # ties of float32
         assert prediction.affinity.shape == (height, width, 24)
+
+
+def test_the_predictor_averages_over_views(images):
+    model = DeepLabV3Plus(5, RATES, "tiny", weights=None, filters=8)
+    views = {"scales": (0.75, 1.0), "flip": True, "window": 64}
+    image = images[0, :60, :80]
+    logits = network(model, **views)(image[np.newaxis])
+    refined = propagate(
+        keras.ops.softmax(logits["semantic"]), steep_sigmoid(logits["affinity"]), RATES, 2
+    )
+    prediction = Predictor(model, iterations=2, **views)(image)
+    assert (prediction.labels == np.argmax(refined, axis=-1)[0]).mean() > 0.999  # ties of float32
+    np.testing.assert_array_equal(prediction.unrefined, np.argmax(logits["semantic"], axis=-1)[0])
+    assert (prediction.unrefined != Predictor(model, 2)(image).unrefined).any()
 
 
 def test_many_sizes_share_a_few_canvases():

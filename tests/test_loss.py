@@ -9,6 +9,7 @@ import tensorflow as tf
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.statistics import WEIGHTINGS, AffinityStatistics
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.models.resize import AlignedResize
 
 RATE_SETS = [((1, 1),), ((2, 3), (3, 2)), ((1, 1), (4, 6), (6, 4), (8, 8))]
 SHAPE = (3, 13, 17)
@@ -265,3 +266,60 @@ def test_loss_of_unknown_size_inside_a_function():
     np.testing.assert_allclose(
         traced(targets, logits), AffinityLoss(statistics)(targets, logits), rtol=1e-6
     )
+
+
+def resized_by_the_model(logits, stride, padding, size):
+    images = np.zeros((len(logits), *size, 3), np.float32)
+    return AlignedResize(stride, 1, padding)([logits, images])
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("size", [(17, 25), (16, 22), (1, 1)], ids=str)
+def test_logits_of_a_larger_stride_give_what_resized_logits_give(weighting, padding, size):
+    rates, stride = RATE_SETS[1], 4
+    statistics = statistics_of(rates)
+    labels = reference.random_labels(1, (3, *size))
+    labels[1] = 255
+    targets, _ = batch(labels, rates)
+    small = [-(-side // stride) for side in size]
+    logits = tf.constant(np.random.default_rng(0).normal(0, 2, (3, *small, 16)), tf.float32)
+    results = []
+    for loss, resize in (
+        (AffinityLoss(statistics, weighting), True),
+        (AffinityLoss(statistics, weighting, logits_stride=stride, padding=padding), False),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            seen = resized_by_the_model(logits, stride, padding, size) if resize else logits
+            value = 3.0 * loss(targets, seen)
+        results.append((value, tape.gradient(value, logits)))
+    (expected, expected_gradient), (value, gradient) = results
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
+    assert np.any(gradient) == (size != (1, 1))
+
+
+def test_small_logits_of_only_void_give_0_and_no_gradient():
+    loss = AffinityLoss(statistics_of(((1, 1),)), logits_stride=4)
+    logits = tf.ones((2, 2, 2, 8))
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = loss(np.full((2, 7, 8, 8), 255, np.uint8), logits)
+    assert float(value) == 0.0
+    assert not np.any(tape.gradient(value, logits))
+
+
+def test_small_logits_take_a_weight_for_each_image():
+    loss = AffinityLoss(statistics_of(((1, 1),)), logits_stride=2)
+    targets, _ = batch(reference.random_labels(2, (2, 5, 7)), ((1, 1),))
+    logits = np.random.default_rng(3).normal(size=(2, 3, 4, 8)).astype(np.float32)
+    alone = [float(loss(targets, logits, np.eye(2, dtype=np.float32)[i])) for i in range(2)]
+    assert min(alone) > 0
+    np.testing.assert_allclose(loss(targets, logits, np.float32([2, 3])), np.dot(alone, [2, 3]))
+
+
+def test_logits_of_another_size_are_refused():
+    loss = AffinityLoss(statistics_of(((1, 1),)), logits_stride=4)
+    with pytest.raises(ValueError, match=r"1/4 .* Received: shapes \(1, 9, 9, 8\)"):
+        loss(np.zeros((1, 9, 9, 8), np.uint8), np.zeros((1, 9, 9, 8), np.float32))

@@ -10,8 +10,10 @@ import tensorflow as tf
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.interpolation import grid_offset
 from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, PixelAccuracy
+from dilated_affinity.models.resize import AlignedResize
 
 CLASSES = 4
 RATES = ((2, 3), (3, 2), (1, 1))
@@ -284,6 +286,26 @@ def test_affinity_accuracy_of_half_precision_logits(affinity, dtype):
     metric.update_state(affinity[0], logits)
     again.update_state(affinity[0], tf.cast(logits, "float32"))
     np.testing.assert_array_equal(metric.pairs, again.pairs)
+
+
+@pytest.mark.parametrize("size", [(17, 25), (16, 22), (19, 27), (2, 1)], ids=str)
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_affinity_accuracy_of_small_logits_counts_the_pixels_they_stand_on(size, padding):
+    """There resized logits are the small ones; all other pixels are made void."""
+    rates, stride = ((1, 1), (2, 3)), 4
+    rng = np.random.default_rng(5)
+    small = rng.normal(size=(2, *(-(-side // stride) for side in size), 16)).astype(np.float32)
+    targets = reference.batch_targets(reference.random_labels(1, (2, *size)), rates)
+    resized = AlignedResize(stride, 1, padding)([small, np.zeros((2, *size, 3), np.float32)])
+    grid = [np.arange(side) % stride == grid_offset(side, stride, padding) for side in size]
+    elsewhere = ~(grid[0][:, None] & grid[1][None, :])
+    targets_there = np.where(elsewhere[None, :, :, None], 255, targets).astype(np.uint8)
+    expected = AffinityAccuracy(rates)
+    expected.update_state(targets_there, resized)
+    metric = AffinityAccuracy(rates, logits_stride=stride, padding=padding)
+    metric.update_state(targets, small)
+    np.testing.assert_array_equal(metric.pairs, expected.pairs)
+    assert size == (2, 1) or np.sum(metric.pairs[1]) > 0
 
 
 def test_affinity_accuracy_of_only_void():

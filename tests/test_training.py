@@ -9,7 +9,7 @@ from tiny import tiny_config, write_camvid
 
 from dilated_affinity import training
 from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.errors import DataError, RunError
+from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.training import build_model, compile_model, load_run, train
 
 
@@ -194,3 +194,45 @@ def test_the_head_multiplier_multiplies_the_first_step(camvid):
         np.testing.assert_allclose(steps[10.0][path], factor * steps[1.0][path], atol=2e-6)
         moved += np.abs(steps[1.0][path]).max() > 1e-5
     assert moved > 20
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_keeps_heads_and_losses_in_float32(camvid, tmp_path, precision):
+    config = tiny_config(camvid, mixed_precision=precision, iterations=2)
+    assert train(config, tmp_path).step == 2
+    _, model = load_run(tmp_path)
+    assert model.get_layer("decoder_conv0").compute_dtype == precision
+    for name in ("semantic_logits", "affinity_logits", "semantic", "affinity"):
+        assert model.get_layer(name).compute_dtype == "float32"
+    assert {str(variable.dtype) for variable in model.trainable_variables} == {"float32"}
+    outputs = model(np.zeros((1, 40, 48, 3), np.uint8))
+    assert {str(each.dtype) for each in outputs.values()} == {"<dtype: 'float32'>"}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_accumulated_steps_resume_where_they_stopped(camvid, tmp_path):
+    config = tiny_config(camvid, accumulation=2, batch_size=4)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=1)
+    assert train(config, tmp_path / "parts").step == 4
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_batch_that_replicas_or_accumulation_cannot_share_is_refused(camvid):
+    with pytest.raises(ConfigError, match="accumulation=3, batch_size=4"):
+        tiny_config(camvid, accumulation=3, batch_size=4)
+
+
+def test_the_trained_model_shares_everything_with_the_whole_one(camvid, undisturbed):
+    statistics = AffinityStatistics.load(undisturbed[1] / training.STATISTICS_FILE)
+    config = tiny_config(camvid)
+    model = build_model(config, 11, statistics)
+    trained = compile_model(model, config, statistics)
+    assert trained.optimizer is model.optimizer
+    assert {id(v) for v in trained.variables} == {id(v) for v in model.variables}
+    images, targets = next(iter(training.training_dataset(config)))
+    np.testing.assert_allclose(
+        trained.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
+        model.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
+        rtol=1e-5,
+    )

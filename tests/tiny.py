@@ -45,7 +45,6 @@ def _application(weights, input_shape):
 deeplab.BACKBONES["tiny"] = Backbone(
     application=_application,
     preprocess=lambda: keras.layers.Rescaling(1 / 127.5, offset=-1.0),
-    strided=tuple(f"conv{level}" for level in range(5)),
     low_level="relu1",
     high_level="relu4",
     padding="same",

@@ -7,7 +7,9 @@ from keras import ops
 from dilated_affinity.affinity.geometry import NEIGHBORS
 from dilated_affinity.affinity.statistics import COUNTS
 from dilated_affinity.compilation import compiled
+from dilated_affinity.distribution import mean_over_counted
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.interpolation import interpolation_matrix
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
@@ -16,29 +18,38 @@ class AffinityLoss(keras.losses.Loss):
 
     Each existing pair contributes `weight * (1 - p_t)**gamma * -log(p_t)`, with p_t the predicted
     probability of what the target says and the weight that of `AffinityStatistics.weights`. The
-    sum is divided by 8|R| and by the number of non-void pixels, seen here as pixels with at least
-    one existing pair. A batch of only void gives 0. The paper's beta is not part of the loss:
-    pass it as `loss_weights={"affinity": beta}` to `model.compile`.
+    sum is divided by 8|R| and by the number of non-void pixels of the batch, on all replicas, seen
+    here as pixels with at least one existing pair. A batch of only void gives 0. The paper's beta
+    is not part of the loss: pass it as `loss_weights={"affinity": beta}` to `model.compile`.
 
     With the default reduction, `"sum_over_batch_size"`, the loss is that scalar; per-pixel values
     (`reduction="none"`) are scaled so that their mean over all pixels is the scalar. A
     `sample_weight` of shape (B, H, W) multiplies the pixels' losses and leaves the divisor.
+
+    Logits may stand at the decoder's stride instead of at full resolution: with `logits_stride=4`
+    they are resized bilinearly inside, image by image, and only their gradient by the small logits
+    leaves. Loss and gradient equal those of the resized logits, in less time and memory. It is
+    then a value for each image, and `sample_weight` has shape (B,).
 
     Args:
         statistics: `AffinityStatistics` of the training labels.
         weighting: `"sqrt_neighbor"` (the paper's method), `"neighbor"`, `"signal"`, or `"none"`,
             which is plain sigmoid cross entropy, the baseline row of Table 1: it ignores `gamma`.
         gamma: Focusing parameter, at least 0. Defaults to 2.
+        logits_stride: Stride of the logits' grid, a power of two. Defaults to 1.
+        padding: `"same"` or `"symmetric"`, the padding of the network's strided layers, which
+            decides where the logits of a larger stride stand.
         reduction: See `keras.losses.Loss`.
         name: Name of the loss.
 
     Call arguments:
         y_true: Targets as `affinity_targets` returns them, shape (B, H, W, 8|R|).
-        y_pred: Logits of the same shape.
+        y_pred: Logits of the same shape, or (B, ceil(H / s), ceil(W / s), 8|R|), s the
+            `logits_stride`.
 
     Raises:
         ConfigError: For an unknown weighting or a negative gamma.
-        ValueError: When called on targets or logits without 8|R| channels.
+        ValueError: When called on targets or logits without 8|R| channels, or of other sizes.
 
     Example:
 
@@ -55,6 +66,8 @@ class AffinityLoss(keras.losses.Loss):
         statistics,
         weighting="sqrt_neighbor",
         gamma=2.0,
+        logits_stride=1,
+        padding="same",
         reduction="sum_over_batch_size",
         name="affinity_loss",
         dtype=None,
@@ -65,6 +78,8 @@ class AffinityLoss(keras.losses.Loss):
         self.statistics = statistics
         self.weighting = weighting
         self.gamma = float(gamma)
+        self.logits_stride = logits_stride
+        self.padding = padding
         self._table = statistics.weights(weighting).astype("float32")
 
     def call(self, y_true, y_pred):
@@ -75,9 +90,16 @@ class AffinityLoss(keras.losses.Loss):
                     f"{name} must have {channels} channels, 8 for each of the "
                     f"{len(self.statistics.rates)} rates. Received: shape {tuple(tensor.shape)}"
                 )
+        _check_sizes(y_true, y_pred, self.logits_stride)
         gamma = 0.0 if self.weighting == "none" else self.gamma
-        weights = _pair_weights(y_true, ops.convert_to_tensor(self._table))
-        return _focal_loss(y_pred, y_true, weights, gamma)
+        table = ops.convert_to_tensor(self._table)
+        if self.logits_stride > 1:
+            grid = self.logits_stride, self.padding
+            sums, pixels = _resized_focal_loss(y_pred, y_true, table, gamma, *grid)
+        else:
+            weights, pixels = _compiled_weights_and_pixels(y_true, table)
+            sums = _focal_loss(y_pred, y_true, weights, gamma)
+        return mean_over_counted(sums / channels, pixels)
 
     def get_config(self):
         return {
@@ -85,6 +107,8 @@ class AffinityLoss(keras.losses.Loss):
             "statistics": keras.saving.serialize_keras_object(self.statistics),
             "weighting": self.weighting,
             "gamma": self.gamma,
+            "logits_stride": self.logits_stride,
+            "padding": self.padding,
         }
 
     @classmethod
@@ -93,11 +117,18 @@ class AffinityLoss(keras.losses.Loss):
         return cls(**{**config, "statistics": statistics})
 
 
-@compiled
-def _pair_weights(targets, table):
-    """Weights of pairs (B, H, W, 8|R|), scaled so that the mean of the pixels' sums is the loss."""
+def _check_sizes(targets, logits, stride):
+    for target, logit in zip(targets.shape[1:3], logits.shape[1:3], strict=True):
+        if None not in (target, logit) and logit != -(-target // stride):
+            raise ValueError(
+                f"y_pred must have 1/{stride} of the height and width of y_true, rounded up. "
+                f"Received: shapes {tuple(logits.shape)} and {tuple(targets.shape)}"
+            )
+
+
+def _weights_and_pixels(targets, table):
+    """Weights of pairs (..., 8|R|), 0 where there is no pair, and the number of non-void pixels."""
     rates, columns = table.shape
-    channels = NEIGHBORS * rates
     exists = ops.cast(targets <= 1, "float32")
     # Sums over the neighbours of a rate, and the way back, are products with a fixed matrix: XLA
     # would fuse a sum into its readers and repeat it for each of them.
@@ -111,9 +142,11 @@ def _pair_weights(targets, table):
         for count in range(COUNTS):
             weights = ops.where(negatives == NEIGHBORS - count, table[:, count], weights)
         weights = ops.matmul(weights, grouping.T)
-    not_void = ops.matmul(exists, np.ones((channels, 1), "float32")) > 0
-    share = ops.mean(ops.cast(not_void, "float32"))
-    return exists * weights / (channels * ops.where(share > 0, share, 1.0))
+    pairs = ops.matmul(exists, np.ones((NEIGHBORS * rates, 1), "float32"))
+    return exists * weights, ops.sum(ops.cast(pairs > 0, "float32"))
+
+
+_compiled_weights_and_pixels = compiled(_weights_and_pixels)
 
 
 def _focal_terms(logits, targets):
@@ -139,8 +172,12 @@ def _focal_sums(logits, targets, weights, gamma):
 @compiled
 def _focal_gradient(upstream, logits, targets, weights, gamma):
     cross_entropy, right, wrong, sign = _focal_terms(logits, targets)
-    slope = -(wrong**gamma) * (gamma * right * cross_entropy + wrong)
-    return upstream[..., None] * weights * slope * sign
+    return upstream[..., None] * weights * _focal_slope(cross_entropy, right, wrong, sign, gamma)
+
+
+def _focal_slope(cross_entropy, right, wrong, sign, gamma):
+    """The derivative of Eq. 4, without its weight, by the logit."""
+    return -(wrong**gamma) * (gamma * right * cross_entropy + wrong) * sign
 
 
 def _focal_loss(logits, targets, weights, gamma):
@@ -160,3 +197,54 @@ def _focal_loss(logits, targets, weights, gamma):
         return _focal_sums(logits, targets, weights, gamma), gradient
 
     return focal_loss(logits)
+
+
+@compiled
+def _resized_focal_sums(logits, targets, table, gamma, stride, padding):
+    """Eq. 4 at full resolution from logits of a larger stride, one image after the other.
+
+    Image by image what is at full resolution stays small enough for the processor's caches.
+
+    Returns:
+        For each image the sum over pixels and channels (B,), its gradient by the logits
+        (B, h, w, 8|R|), and the number of non-void pixels (B,).
+    """
+    height, width, channels = targets.shape[1:]
+    small_height, small_width = logits.shape[1:3]
+    rows = interpolation_matrix(small_height, height, stride, 1, padding, "float32")
+    columns = interpolation_matrix(small_width, width, stride, 1, padding, "float32")
+
+    def image_sums(image):
+        small, targets = image
+        wide = ops.reshape(ops.matmul(columns, small), (small_height, width * channels))
+        full = ops.reshape(ops.matmul(rows, wide), (height, width, channels))
+        weights, pixels = _weights_and_pixels(targets, table)
+        cross_entropy, right, wrong, sign = _focal_terms(full, targets)
+        slope = weights * _focal_slope(cross_entropy, right, wrong, sign, gamma)
+        slope = ops.reshape(slope, (height, width * channels))
+        wide = ops.reshape(ops.matmul(ops.transpose(rows), slope), (small_height, width, channels))
+        gradient = ops.matmul(ops.transpose(columns), wide)
+        return ops.sum(weights * wrong**gamma * cross_entropy), gradient, pixels
+
+    return ops.map(image_sums, (logits, targets))
+
+
+def _resized_focal_loss(logits, targets, table, gamma, stride, padding):
+    """Eq. 4 for resized logits, summed over each image (B,), and the number of non-void pixels."""
+
+    @ops.custom_gradient
+    def focal_loss(logits):
+        # Its derivative is given below; a tape need not look inside.
+        small = ops.stop_gradient(logits)
+        sums, gradients, pixels = _resized_focal_sums(small, targets, table, gamma, stride, padding)
+
+        def gradient(*arguments, upstream=None):
+            # The PyTorch backend passes `upstream` by name.
+            upstream = arguments[0] if upstream is None else upstream
+            return upstream[0][:, None, None, None] * gradients
+
+        # One tensor, for which all backends call `gradient` alike.
+        return ops.stack([sums, pixels]), gradient
+
+    sums, pixels = ops.unstack(focal_loss(logits), num=2)
+    return sums, ops.sum(pixels)

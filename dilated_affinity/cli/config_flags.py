@@ -4,7 +4,8 @@ import dataclasses
 
 from absl import flags
 
-from dilated_affinity.config import RECIPES, Config
+from dilated_affinity.config import Config
+from dilated_affinity.recipes import RECIPES
 
 
 def define(names=None):

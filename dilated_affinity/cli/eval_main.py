@@ -2,6 +2,7 @@
 
     eval_main --model_dir=runs/camvid
     eval_main --model_dir=runs/camvid --refine_with=ground_truth
+    eval_main --model_dir=runs/camvid --scales=0.75,1,1.25 --flip
 
 Data set, rates, output stride and the rest come from the run's own config.json. The table goes to
 standard output, and, with everything in it, to a JSON file.
@@ -19,7 +20,20 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.training import load_run
 
-_given = config_flags.define(("data_dir", "val_split", "eval_output_stride", "self_weight", "mu"))
+_given = config_flags.define(
+    (
+        "data_dir",
+        "val_split",
+        "eval_output_stride",
+        "eval_scales",
+        "eval_flip",
+        "eval_window",
+        "self_weight",
+        "mu",
+    )
+)
+for _short in ("scales", "flip", "window"):
+    flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _ITERATIONS = flags.DEFINE_list(
     "iterations",
@@ -48,12 +62,18 @@ def _evaluate():
         _REFINE_WITH.value,
         config.self_weight,
         config.mu,
+        config.scales,
+        config.eval_flip,
+        config.eval_window,
     )
     output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
     content = {
         "dataset": config.dataset,
         "split": config.val_split,
         "output_stride": config.eval_output_stride,
+        "scales": list(config.scales),
+        "flip": config.eval_flip,
+        "window": config.eval_window,
         "self_weight": config.self_weight,
         "mu": config.mu,
         **result.to_json(),

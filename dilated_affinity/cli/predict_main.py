@@ -21,8 +21,19 @@ from dilated_affinity.inference import Predictor, predict_examples, predict_file
 from dilated_affinity.training import load_run
 
 _given = config_flags.define(
-    ("data_dir", "eval_output_stride", "propagation_iterations", "self_weight", "mu")
+    (
+        "data_dir",
+        "eval_output_stride",
+        "eval_scales",
+        "eval_flip",
+        "eval_window",
+        "propagation_iterations",
+        "self_weight",
+        "mu",
+    )
 )
+for _short in ("scales", "flip", "window"):
+    flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _INPUT = flags.DEFINE_string(
     "input", None, "An image file, or a folder of images. Default: the split --split."
@@ -58,7 +69,15 @@ def _predict():
                 f"Received: a run on {config.dataset}"
             )
         label_ids = CITYSCAPES_LABEL_IDS
-    predictor = Predictor(model, config.propagation_iterations, config.self_weight, config.mu)
+    predictor = Predictor(
+        model,
+        config.propagation_iterations,
+        config.self_weight,
+        config.mu,
+        config.scales,
+        config.eval_flip,
+        config.eval_window,
+    )
     builder = make_builder(config.dataset, config.data_dir)
     options = {"overwrite": _OVERWRITE.value, "label_ids": label_ids}
     if _INPUT.value:

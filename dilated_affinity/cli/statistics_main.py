@@ -7,7 +7,6 @@ over the labels of a data set, or over masks without images in a folder or a tar
 file can be given to train_main as --statistics.
 """
 
-import functools
 from pathlib import Path
 
 from absl import flags
@@ -16,7 +15,7 @@ from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.loading import label_readers, load_source
 from dilated_affinity.datasets.mask_files import MaskFiles
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
@@ -71,12 +70,8 @@ def _of_dataset():
     config = config_flags.recipe_with(_given())
     rates = _rates(config)
     source = load_source(config.dataset, _SPLIT.value or config.train_split, config.data_dir)
-
-    def label(index):
-        return source[index]["label"]
-
-    readers = [functools.partial(label, index) for index in range(len(source))]
-    statistics = AffinityStatistics.from_labels(progress(readers, "affinity statistics"), rates)
+    readers = progress(label_readers(source), "affinity statistics")
+    statistics = AffinityStatistics.from_labels(readers, rates)
     return config.dataset, len(source), statistics
 
 

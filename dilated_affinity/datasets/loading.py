@@ -5,9 +5,11 @@ one line of `_BUILDERS`.
 """
 
 import difflib
+import functools
 import importlib
 import os
 import re
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -148,6 +150,15 @@ def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
         }
 
     return indices.map(read_in_graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def label_readers(source: Source) -> list[Callable[[], np.ndarray]]:
+    """Returns a function for each example that reads its label, for `AffinityStatistics`."""
+    return [functools.partial(_read_label, source, index) for index in range(len(source))]
+
+
+def _read_label(source: Source, index: int) -> np.ndarray:
+    return source[index]["label"]
 
 
 def data_error_from(op_error: tf.errors.OpError) -> DataError | None:

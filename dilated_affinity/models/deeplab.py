@@ -6,12 +6,12 @@ from keras import layers, ops
 
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.models import mobilenet_v2
+from dilated_affinity.models import mobilenet_v2, resnet, resnet_beta
 from dilated_affinity.models.backbone import atrous, check_choice, kernel_regularizer
 from dilated_affinity.models.resize import AlignedResize
 from dilated_affinity.models.weights import load_backbone_weights
 
-BACKBONES = {**mobilenet_v2.BACKBONES}
+BACKBONES = {**mobilenet_v2.BACKBONES, **resnet.BACKBONES, **resnet_beta.BACKBONES}
 """Every backbone by name. A new family is one file and one line here."""
 
 ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
@@ -44,7 +44,7 @@ class AffinityHead(layers.Conv2D):
 def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     num_classes,
     rates=((8, 8), (12, 24), (24, 12), (16, 16)),
-    backbone="mobilenet_v2",
+    backbone="resnet101",
     output_stride=16,
     weights="imagenet",
     affinity_bias=None,
@@ -54,6 +54,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     separable=True,
     filters=256,
     dropout=0.1,
+    multi_grid=None,
     name="deeplab_v3_plus",
 ):
     """Builds DeepLabv3+ with a parallel affinity head as a functional `keras.Model`.
@@ -65,10 +66,11 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
         num_classes: Number of classes, void not counted; at least 2.
         rates: (vertical, horizontal) pairs, as `parse_rates` returns them; None for plain
             DeepLabv3+ without an affinity head.
-        backbone: A name in `BACKBONES`. Defaults to `"mobilenet_v2"`.
+        backbone: A name in `BACKBONES`. Defaults to `"resnet101"`.
         output_stride: 8, 16 or 32; the ASPP rates follow. Weights fit every output stride.
         weights: Of the backbone: `"imagenet"` (downloaded by Keras), the path of a `.weights.h5`
-            file of the `keras.applications` model without classifier, or None.
+            file of the `keras.applications` model without classifier, or None. For a "beta"
+            backbone the prefix of a TensorFlow 1 checkpoint of DeepLab's or slim's.
         affinity_bias: 8|R| initial biases of the affinity head, `AffinityStatistics.bias()`;
             None for 0.
         batch_norm: `"sync"`, `"local"`, or `"frozen"`: the backbone keeps its stored statistics
@@ -80,6 +82,8 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
         separable: Depthwise separable 3x3 convolutions in ASPP and decoder. Defaults to True.
         filters: Channels of ASPP and decoder. Defaults to 256.
         dropout: Rate after the ASPP's projection. Defaults to 0.1.
+        multi_grid: Factors on the dilation of the units of the backbone's last stage, such as
+            `(1, 2, 4)`; None for 1.
         name: Name of the model.
 
     Returns:
@@ -88,11 +92,11 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
 
     Raises:
         ConfigError: For an argument out of its range.
-        DataError: If the weights cannot be read or downloaded.
+        DataError: If the weights cannot be read or downloaded, or are not the backbone's.
 
     Example:
 
-    >>> model = DeepLabV3Plus(num_classes=5, rates=((2, 2),), weights=None)
+    >>> model = DeepLabV3Plus(5, rates=((2, 2),), backbone="mobilenet_v2", weights=None)
     >>> {name: tuple(logits.shape) for name, logits in model(np.zeros((1, 33, 41, 3))).items()}
     {'semantic': (1, 33, 41, 5), 'affinity': (1, 33, 41, 8)}
     """
@@ -111,8 +115,9 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     }
     network = atrous(
         entry.application(weights=None, input_shape=(None, None, 3)),
-        entry.strided,
+        entry.padding,
         output_stride,
+        multi_grid=multi_grid,
         **options,
     )
     ends = [network.get_layer(end).output for end in (entry.low_level, entry.high_level)]

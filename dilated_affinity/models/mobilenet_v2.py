@@ -13,13 +13,6 @@ def _entry(alpha):
             keras.applications.MobileNetV2, include_top=False, alpha=alpha
         ),
         preprocess=lambda: keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocess"),
-        strided=(
-            "Conv1",
-            "block_1_depthwise",
-            "block_3_depthwise",
-            "block_6_depthwise",
-            "block_13_depthwise",
-        ),
         # The end points of the DeepLab authors: the last expansion at stride 4, and the last
         # projection, not the 1280 channels in front of the classifier.
         low_level="block_2_depthwise_relu",

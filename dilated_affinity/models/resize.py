@@ -3,19 +3,17 @@
 import keras
 from keras import ops
 
-PADDINGS = ("same", "symmetric")
+from dilated_affinity.interpolation import PADDINGS, interpolation_matrix
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AlignedResize(keras.layers.Layer):
     """Resizes features bilinearly onto the grid of another stride of the same network.
 
-    After strided convolutions feature i stands at input pixel `stride * i + offset`. The offset is
-    0 for explicit symmetric padding. TensorFlow's `"same"` padding shifts the grid by one pixel
-    of the level wherever a side is even, so the offset depends on the image's size; it is 0 for
-    sides of the form k * stride + 1, where this resize is the one with aligned corners. Resizing
-    by size alone would shift features by up to half a stride, and differently at other sizes than
-    in training.
+    Where features stand in the image depends on padding and on the image's size, see
+    `interpolation.grid_offset`; for sides of the form k * stride + 1 this resize is the one with
+    aligned corners. Resizing by size alone would shift features by up to half a stride, and
+    differently at other sizes than in training.
 
     Bilinear interpolation is linear in rows and in columns: it is computed as two products with
     small matrices, which runs and differentiates fast on every backend.
@@ -54,27 +52,9 @@ class AlignedResize(keras.layers.Layer):
         return ops.reshape(tall, (batch, ops.shape(tall)[1], target_width, channels))
 
     def _interpolation(self, source_size, image_size, dtype):
-        """Matrix (target size, source size) of the weights of bilinear interpolation."""
-        target_size = -(-image_size // self.target_stride)
-        offset = self._offset(image_size, self.target_stride) - self._offset(
-            image_size, self.source_stride
+        return interpolation_matrix(
+            source_size, image_size, self.source_stride, self.target_stride, self.padding, dtype
         )
-        pixels = ops.arange(target_size) * self.target_stride + offset
-        positions = ops.cast(pixels, "float32") / self.source_stride
-        last = ops.cast(source_size - 1, "float32")
-        positions = ops.clip(positions, 0.0, last)
-        distances = ops.abs(positions[:, None] - ops.arange(source_size, dtype="float32"))
-        return ops.cast(ops.maximum(1.0 - distances, 0.0), dtype)
-
-    def _offset(self, size, stride):
-        """Input pixel on which the first feature of `stride` stands."""
-        offset, level = 0, 1
-        while self.padding == "same" and level < stride:
-            # An even side is padded only behind: its first window is centred on pixel 1.
-            offset += level * ((size + 1) % 2)
-            size = (size + 1) // 2
-            level *= 2
-        return offset
 
     def compute_output_shape(self, input_shape):
         features, images = input_shape

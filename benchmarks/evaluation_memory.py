@@ -1,0 +1,130 @@
+"""Peak memory of evaluating one image, with the method and without.
+
+    python benchmarks/evaluation_memory.py --output=benchmarks/results/evaluation_memory.json
+
+Each measurement has a process of its own: it builds the network with random weights, runs
+`evaluate` on one random image and reports the largest resident memory that the process has had,
+Python and libraries included.
+
+- `without`: plain DeepLabv3+, no affinity head, no propagation.
+- `with`: DeepLabv3+ with the affinity head, measured at 0 and at `--iterations` of propagation.
+
+Printed are both, their ratio, and the time of a whole evaluation, compilation included. It exits
+with status 1 if `with` reaches `--limit_gb`.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from dilated_affinity.affinity.geometry import parse_rates
+from dilated_affinity.datasets.classes import CITYSCAPES
+from dilated_affinity.evaluation import evaluate
+from dilated_affinity.models.deeplab import DeepLabV3Plus
+from dilated_affinity.version import __version__
+
+_BACKBONE = flags.DEFINE_string("backbone", "resnet101", "Name of the backbone.")
+_OUTPUT_STRIDE = flags.DEFINE_integer("output_stride", 8, "Output stride.")
+_HEIGHT = flags.DEFINE_integer("height", 1024, "Height of the image.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", 2048, "Width of the image.", lower_bound=1)
+_RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates.")
+_ITERATIONS = flags.DEFINE_integer("iterations", 10, "Iterations of propagation.", lower_bound=1)
+_WINDOW = flags.DEFINE_integer("window", 0, "Side of sliding windows; 0: none.", lower_bound=0)
+_LIMIT_GB = flags.DEFINE_float("limit_gb", 10.0, "Peak that must not be reached, in 10^9 bytes.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+
+class OneImage:
+    """A random image with random labels, as `load_source` would return it."""
+
+    classes = CITYSCAPES
+    ids = ("random",)
+
+    def __init__(self, height, width):
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(0, CITYSCAPES.num_classes, (-(-height // 32), -(-width // 32)))
+        label = coarse.repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
+        image = rng.integers(0, 256, (height, width, 3))
+        self._example = {"image": image.astype(np.uint8), "label": label.astype(np.uint8)}
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self._example
+
+
+def measure(rates, iterations, settings):
+    """Peak resident memory in bytes, and seconds, of this process evaluating one image."""
+    keras.utils.set_random_seed(0)
+    model = DeepLabV3Plus(
+        CITYSCAPES.num_classes,
+        rates,
+        settings["backbone"],
+        settings["output_stride"],
+        weights=None,
+    )
+    source = OneImage(settings["height"], settings["width"])
+    start = time.perf_counter()
+    evaluate(model, source, iterations, window=settings["window"])
+    seconds = time.perf_counter() - start
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "seconds": round(seconds, 1),
+    }
+
+
+def main(_):
+    settings = {
+        "backbone": _BACKBONE.value,
+        "output_stride": _OUTPUT_STRIDE.value,
+        "height": _HEIGHT.value,
+        "width": _WIDTH.value,
+        "window": _WINDOW.value,
+    }
+    cases = {
+        "without": (None, (0,)),
+        "with": (parse_rates(_RATES.value), (0, _ITERATIONS.value)),
+    }
+    # Spawned, not forked: a fork would begin with this process's memory.
+    context = multiprocessing.get_context("spawn")
+    results = {}
+    for name, (rates, iterations) in cases.items():
+        with context.Pool(1) as pool:
+            results[name] = pool.apply(measure, (rates, iterations, settings))
+        gigabytes = results[name]["peak_bytes"] / 1e9
+        print(f"{name:<8}{gigabytes:7.2f} GB{results[name]['seconds']:8.1f} s", flush=True)
+    peak = results["with"]["peak_bytes"]
+    ratio = peak / results["without"]["peak_bytes"]
+    print(f"with / without: {ratio:.2f}; limit: {_LIMIT_GB.value:g} GB")
+    if _OUTPUT.value:
+        content = {
+            "package_version": __version__,
+            "tensorflow_version": tf.__version__,
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+            "settings": {**settings, "rates": _RATES.value, "iterations": _ITERATIONS.value},
+            **results,
+            "with_over_without": ratio,
+            "limit_gb": _LIMIT_GB.value,
+        }
+        path = Path(_OUTPUT.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if peak >= _LIMIT_GB.value * 1e9:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)

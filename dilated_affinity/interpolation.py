@@ -1,0 +1,56 @@
+"""Where a strided network's features stand in the image; bilinear weights between such grids."""
+
+from keras import ops
+
+PADDINGS = ("same", "symmetric")
+
+
+def grid_offset(image_size, stride, padding="same"):
+    """The pixel on which the first feature of a stride stands, along one axis.
+
+    After strided convolutions feature i stands at input pixel `stride * i + offset`. The offset is
+    0 for explicit symmetric padding. TensorFlow's `"same"` padding shifts the grid by one pixel
+    of the level wherever a side is even, so the offset depends on the image's size; it is 0 for
+    sides of the form k * stride + 1.
+
+    Args:
+        image_size: Side of the image in pixels, int or integer scalar tensor.
+        stride: Stride of the features, a power of two.
+        padding: `"same"` or `"symmetric"`, the padding of the network's strided layers.
+
+    Returns:
+        The offset in pixels, of `image_size`'s kind.
+    """
+    offset, level = 0, 1
+    while padding == "same" and level < stride:
+        # An even side is padded only behind: its first window is centred on pixel 1.
+        offset += level * ((image_size + 1) % 2)
+        image_size = (image_size + 1) // 2
+        level *= 2
+    return offset
+
+
+def interpolation_matrix(source_size, image_size, source_stride, target_stride, padding, dtype):
+    """Weights of bilinear interpolation from the grid of one stride to that of another.
+
+    Args:
+        source_size: Number of features along the axis.
+        image_size: Side of the image in pixels.
+        source_stride: Stride of the features, a power of two.
+        target_stride: Stride of the wanted grid; 1 for the image's pixels.
+        padding: `"same"` or `"symmetric"`, the padding of the network's strided layers.
+        dtype: Floating-point type of the weights.
+
+    Returns:
+        (ceil(image_size / target_stride), source_size); positions outside the outermost features
+        take the nearest one.
+    """
+    target_size = -(-image_size // target_stride)
+    offset = grid_offset(image_size, target_stride, padding) - grid_offset(
+        image_size, source_stride, padding
+    )
+    pixels = ops.arange(target_size) * target_stride + offset
+    positions = ops.cast(pixels, "float32") / source_stride
+    positions = ops.clip(positions, 0.0, ops.cast(source_size - 1, "float32"))
+    distances = ops.abs(positions[:, None] - ops.arange(source_size, dtype="float32"))
+    return ops.cast(ops.maximum(1.0 - distances, 0.0), dtype)

@@ -1,0 +1,109 @@
+"""The views of `eval_main` and `predict_main`, on a run whose backbone only the tests know."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import NUM_CLASSES, tiny_config, write_camvid
+
+from dilated_affinity import training
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.evaluation import evaluate
+from dilated_affinity.files import write_atomically
+from dilated_affinity.inference import Predictor
+from dilated_affinity.version import __version__
+
+VIEWS = {"scales": (0.5, 1.0, 1.5), "flip": True, "window": 33}
+FLAGS = ("--scales=0.5,1,1.5", "--flip", "--window=33")
+
+
+def command(name, *arguments):
+    program = f"import tiny; from dilated_affinity.cli import {name}; {name}.main()"
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What training at output stride 16 leaves; to be evaluated at 8, as the paper does."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_config(write_camvid(folder / "camvid"), eval_output_stride=8)
+    config.save(folder / "model" / training.CONFIG_FILE, __version__)
+    model = training.build_model(config, NUM_CLASSES)
+    for name in ("semantic_logits", "affinity_logits"):  # logits of some size, not all near 0
+        model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 100)
+    write_atomically(folder / "model" / training.BEST, model.save)
+    return config, folder / "model"
+
+
+def test_a_run_is_evaluated_at_its_evaluation_output_stride(run):
+    config, model_dir = run
+    assert (config.output_stride, config.eval_output_stride) == (16, 8)
+    trained = keras.models.load_model(model_dir / training.BEST, compile=False)
+    _, model = training.load_run(model_dir)
+    assert _atrous_rates(model) == [12, 24, 36] and _atrous_rates(trained) == [6, 12, 18]
+    for loaded, kept in zip(model.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(loaded, kept)
+
+
+def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp_path):
+    config, model_dir = run
+    output = tmp_path / "result.json"
+    result = command(
+        "eval_main", f"--model_dir={model_dir}", "--iterations=0,2", f"--output={output}", *FLAGS
+    )
+    assert result.returncode == 0, result.stderr
+    content = json.loads(output.read_text())
+    assert content["output_stride"] == 8
+    assert content["scales"] == [0.5, 1.0, 1.5]
+    assert content["flip"] is True and content["window"] == 33
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    _, model = training.load_run(model_dir)
+    expected = evaluate(
+        model, source, (0, 2), self_weight=config.self_weight, mu=config.mu, **VIEWS
+    )
+    np.testing.assert_allclose(content["pixel_accuracy"], expected.pixel_accuracy, atol=1e-3)
+    np.testing.assert_allclose(content["mean_iou"], expected.mean_iou, atol=1e-3)
+    by_rate = content["affinity_accuracy"]["by_rate"]
+    np.testing.assert_allclose(by_rate, expected.affinity_accuracy_by_rate, atol=1e-4)
+
+
+def test_predict_main_averages_over_the_views_asked_for(run, tmp_path):
+    config, model_dir = run
+    result = command(
+        "predict_main", f"--model_dir={model_dir}", "--limit=1", f"--output_dir={tmp_path}", *FLAGS
+    )
+    assert result.returncode == 0, result.stderr
+    _, model = training.load_run(model_dir)
+    predict = Predictor(
+        model, config.propagation_iterations, config.self_weight, config.mu, **VIEWS
+    )
+    example = load_source(config.dataset, config.val_split, config.data_dir)[0]
+    with Image.open(tmp_path / f"{example['id']}_labels.png") as labels:
+        assert (np.asarray(labels) == predict(example["image"]).labels).mean() > 0.99
+
+
+def test_other_views_need_no_other_run(run):
+    config, _ = run
+    other = config.replace(eval_scales="0.5,1", eval_flip=True, eval_window=65)
+    assert config.differences(other) == []
+
+
+def _atrous_rates(model):
+    return [model.get_layer(f"aspp_atrous{index}").dilation_rate[0] for index in range(3)]

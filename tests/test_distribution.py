@@ -1,0 +1,90 @@
+"""A step on two replicas against the same step on one device, in a process with two CPU devices."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dilated_affinity.distribution import replica_strategy
+from dilated_affinity.errors import ConfigError
+
+SCRIPT = """
+import json, sys
+import numpy as np, tensorflow as tf, keras
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.experimental.enable_op_determinism()
+from tiny import tiny_config
+from dilated_affinity import AffinityStatistics, affinity_targets
+from dilated_affinity.distribution import replica_strategy
+from dilated_affinity.training import build_model, compile_model
+
+config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
+rng = np.random.default_rng(0)
+labels = rng.integers(0, 11, (4, 7, 7)).repeat(7, 1).repeat(7, 2).astype(np.uint8)
+labels[0, 10:] = 255  # the first replica sees far less than the second
+labels[1] = 255
+images = rng.uniform(0, 255, (4, 49, 49, 3)).astype(np.float32)
+statistics = AffinityStatistics.from_labels(labels[2:], config.affinity_rates)
+targets = {"semantic": labels, "affinity": affinity_targets(labels, config.affinity_rates).numpy()}
+
+def run(replicas):
+    keras.utils.set_random_seed(0)
+    strategy = replica_strategy(replicas)
+    assert strategy.num_replicas_in_sync == replicas
+    with strategy.scope():
+        model = build_model(config, 11, statistics)
+        model.get_layer("affinity_logits").kernel.assign(
+            np.random.default_rng(1).normal(size=(1, 1, 16, 24)))
+        for variable in model.trainable_variables:
+            if variable.path.endswith("beta"):  # 0 at first: its change alone has fewer digits
+                variable.assign(np.random.default_rng(2).normal(size=variable.shape))
+        trained = compile_model(model, config, statistics)
+    batches = tf.data.Dataset.from_tensors((images, targets)).unbatch().batch(4)
+    history = trained.fit(batches, verbose=0).history
+    return history, {v.path: np.asarray(v) for v in model.variables}
+
+one, two = run(1), run(2)
+print(json.dumps({
+    "loss": [one[0], two[0]],
+    "worst": max(
+        float(np.abs(one[1][k] - two[1][k]).max() / max(np.abs(one[1][k]).max(), 0.1))
+        for k in one[1]),
+    "variables": len(one[1]),
+    "moved": sum(int(np.any(v)) for v in one[1].values()),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def steps():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_losses_and_metrics_are_those_of_the_global_batch(steps):
+    one, two = steps["loss"]
+    assert set(one) == set(two)
+    for name, values in one.items():
+        assert two[name] == pytest.approx(values, rel=1e-5), name
+    assert one["semantic_loss"][0] > 0.1 and one["affinity_loss"][0] > 0.01
+
+
+def test_weights_and_moving_statistics_are_those_of_one_device(steps):
+    assert steps["variables"] > 50
+    assert steps["moved"] > 50
+    assert steps["worst"] < 1e-5
+
+
+def test_more_replicas_than_devices_are_refused():
+    with pytest.raises(ConfigError, match="Received: num_replicas=64"):
+        replica_strategy(64)
