@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-COMMANDS = ("train_main", "eval_main", "predict_main", "statistics_main")
+COMMANDS = ("train_main", "eval_main", "predict_main", "export_main", "statistics_main")
 
 setup(
     name="dilated_affinity",
@@ -33,7 +33,9 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "ruff>=0.14,<1"],
+        "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"],
+        "jax": ["jax>=0.10,<1"],
+        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.14,<1"],
     },
     entry_points={
         "console_scripts": [f"{name} = dilated_affinity.cli.{name}:main" for name in COMMANDS],

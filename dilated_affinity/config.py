@@ -213,7 +213,8 @@ class Config:
     )
     num_replicas: int = _setting(
         0,
-        "Devices to train on at once, each with its part of the batch; 0 takes all visible GPUs.",
+        "Devices of each process to train on at once, each with its part of the batch; 0 takes all "
+        "visible GPUs.",
         "paper 4.1: 4",
         group="run",
         low=0,
@@ -326,6 +327,13 @@ class Config:
             if not field.metadata["moves"]
             and getattr(self, field.name) != getattr(other, field.name)
         ]
+
+    def changes(self, other, where: str) -> str:
+        """The `differences` as text, the other's values marked by `where`; empty without any."""
+        return ", ".join(
+            f"{name}={getattr(self, name)!r} ({where} {getattr(other, name)!r})"
+            for name in self.differences(other)
+        )
 
     def save(self, path: str | os.PathLike, version: str):
         """Writes the settings and the package version as JSON."""

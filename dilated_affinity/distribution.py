@@ -1,9 +1,85 @@
-"""Training on several devices: which ones, and sums over all of them."""
+"""Training on several devices, on one machine or more: which ones, and what they tell each other.
+
+Under TensorFlow the devices are those of one machine. Under JAX they may be those of several
+processes, each of which runs the same commands and computes its part of every batch.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pickle
+import tempfile
+from pathlib import Path
 
 import keras
+import numpy as np
 from keras import ops
 
-from dilated_affinity.errors import ConfigError
+from dilated_affinity.errors import ConfigError, DilatedAffinityError
+
+PROCESS_VARIABLES = (
+    "KERAS_DISTRIBUTION_JOB_ADDRESSES",
+    "KERAS_DISTRIBUTION_NUM_PROCESSES",
+    "KERAS_DISTRIBUTION_PROCESS_ID",
+)
+"""Keras' environment variables that tell a process of the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """The devices that compute a step together; `find_replicas` finds them.
+
+    Attributes:
+        count: Number of devices, over all processes.
+        processes: Number of processes.
+        process: Which of them this is, from 0.
+        strategy: `tf.distribute.Strategy` or `keras.distribution.Distribution` over the devices;
+            None for a single device of another backend than TensorFlow.
+    """
+
+    count: int = 1
+    processes: int = 1
+    process: int = 0
+    strategy: object = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.process == 0
+
+    def building(self):
+        """Context in which the variables of a model and its optimizer are made."""
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+
+    def fitting(self):
+        """Context of `model.fit`. Under TensorFlow the model itself remembers its strategy."""
+        if keras.backend.backend() == "tensorflow":
+            return contextlib.nullcontext()
+        return self.building()
+
+
+def find_replicas(num_replicas=0) -> Replicas:
+    """The devices to train on.
+
+    Args:
+        num_replicas: Number of devices of each process; 0 takes all visible GPUs, or the CPU
+            where there is none.
+
+    Raises:
+        ConfigError: If there are not so many devices, or the backend cannot use several.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        strategy = replica_strategy(num_replicas)
+        return Replicas(strategy.num_replicas_in_sync, strategy=strategy)
+    if backend == "jax":
+        return _jax_replicas(num_replicas)
+    if num_replicas > 1:
+        raise ConfigError(
+            f"Several devices need the TensorFlow or JAX backend, not {backend}. "
+            f"Received: num_replicas={num_replicas}"
+        )
+    return Replicas()
 
 
 def replica_strategy(num_replicas=0):
@@ -23,13 +99,187 @@ def replica_strategy(num_replicas=0):
 
     gpus = tf.config.list_logical_devices("GPU")
     devices = gpus or tf.config.list_logical_devices("CPU")
-    count = num_replicas or max(len(gpus), 1)
-    if count > len(devices):
-        kind = "GPUs" if gpus else "CPU devices, and no GPU"
-        raise ConfigError(f"There are {len(devices)} {kind}. Received: num_replicas={num_replicas}")
+    count = _checked_count(num_replicas, len(devices), bool(gpus))
     if count == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([device.name for device in devices[:count]])
+
+
+def _jax_replicas(num_replicas):
+    import jax
+
+    _leave_gpus_to_jax()
+    processes = jax.process_count()
+    by_process = [
+        [device for device in jax.devices() if device.process_index == process]
+        for process in range(processes)
+    ]
+    own = by_process[jax.process_index()]
+    count = _checked_count(num_replicas, len(own), own[0].platform != "cpu")
+    # Process after process, as the parts of a batch are put together.
+    names = [f"{device.platform}:{device.id}" for each in by_process for device in each[:count]]
+    strategy = None
+    if len(names) > 1:
+        strategy = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
+    return Replicas(len(names), processes, jax.process_index(), strategy)
+
+
+def _leave_gpus_to_jax():
+    """Keeps TensorFlow, which only feeds the data, from taking the GPUs' memory."""
+    import tensorflow as tf
+
+    # Too late where something has used a GPU before: that works, with less memory for JAX.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+
+
+def _checked_count(num_replicas, available, gpus):
+    count = num_replicas or (available if gpus else 1)
+    if count > available:
+        kind = "GPUs" if gpus else "CPU devices, and no GPU"
+        raise ConfigError(f"There are {available} {kind}. Received: num_replicas={num_replicas}")
+    return count
+
+
+def check_shares(config, replicas: Replicas):
+    """Raises `ConfigError` unless the devices can share the batches of a run.
+
+    Args:
+        config: The run's settings, a `Config`.
+        replicas: The devices.
+    """
+    configs = [from_process(lambda: config, process) for process in range(replicas.processes)]
+    for process, other in enumerate(configs):
+        changes = configs[0].changes(other, f"in process {process}")
+        if changes:
+            raise ConfigError(f"All processes must have the same settings. Received: {changes}")
+    if config.batch_size // config.accumulation % replicas.count:
+        raise ConfigError(
+            f"batch_size / accumulation must be a multiple of the {replicas.count} replicas. "
+            f"Received: batch_size={config.batch_size}, accumulation={config.accumulation}"
+        )
+    several = replicas.count > 1 and keras.backend.backend() != "tensorflow"
+    if several and config.batch_norm == "local":
+        raise ConfigError(
+            "batch_norm over single replicas needs the TensorFlow backend; under others it is "
+            f"over all of them. Received: batch_norm='local', {replicas.count} replicas"
+        )
+
+
+def join_processes():
+    """Makes this process one of several, as Keras' environment variables say.
+
+    Does nothing where none of `PROCESS_VARIABLES` is set, or if it has joined before. To be called
+    before anything is computed.
+
+    Raises:
+        ConfigError: Under another backend than JAX, if a variable is missing or no number, or if
+            the processes do not find each other.
+    """
+    given = [name for name in PROCESS_VARIABLES if os.environ.get(name)]
+    if not given:
+        return
+    if keras.backend.backend() != "jax":
+        raise ConfigError(
+            "Training in several processes needs KERAS_BACKEND=jax. "
+            f"Received: KERAS_BACKEND={keras.backend.backend()}, {given[0]} is set"
+        )
+    if len(given) < len(PROCESS_VARIABLES):
+        raise ConfigError(
+            f"Of {', '.join(PROCESS_VARIABLES)} set all or none. Received: {', '.join(given)}"
+        )
+    import jax
+
+    if jax.distributed.is_initialized():
+        return
+    try:
+        keras.distribution.initialize()
+    except (ValueError, RuntimeError) as error:
+        settings = ", ".join(f"{name}={os.environ[name]}" for name in PROCESS_VARIABLES)
+        raise ConfigError(f"Cannot join the processes: {error} Received: {settings}") from error
+
+
+def from_process(function, process=0):
+    """What `function` returns or raises on one process, on every process.
+
+    All processes must come here together; only the one calls the function, whose result must be
+    picklable. Without other processes this is a plain call.
+
+    Args:
+        function: Function without arguments.
+        process: The process that calls it.
+
+    Returns:
+        Its result. A `DilatedAffinityError` or `OSError` of its is raised on all processes, which
+        would otherwise wait for the one that failed.
+    """
+    if not _several_processes():
+        return function()
+    import jax
+    from jax.experimental import multihost_utils
+
+    calls, outcome = jax.process_index() == process, b""
+    if calls:
+        try:
+            outcome = pickle.dumps((function(), None))
+        except (DilatedAffinityError, OSError) as error:
+            outcome = pickle.dumps((None, error))
+    size = multihost_utils.broadcast_one_to_all(np.int32(len(outcome)), calls)
+    content = np.zeros(size, np.uint8)
+    if calls:
+        content[:] = np.frombuffer(outcome, np.uint8)
+    content = multihost_utils.broadcast_one_to_all(content, calls)
+    result, error = pickle.loads(content.tobytes())
+    if error is not None:
+        raise error
+    return result
+
+
+def first_process_first(function):
+    """Calls `function` on every process, on the first one before the others begin.
+
+    For what the first may have to prepare. What it raises there is raised on all of them.
+    """
+    results = []
+    from_process(lambda: results.append(function()))
+    return results[0] if results else function()
+
+
+@contextlib.contextmanager
+def file_of_first_process(path):
+    """A path where every process finds what the first one has at `path`; None if it has nothing.
+
+    The other processes need not see the first one's disk.
+    """
+    path = Path(path)
+    if not _several_processes():
+        yield path if path.is_file() else None
+        return
+    content = from_process(lambda: path.read_bytes() if path.is_file() else None)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        if content is not None:
+            copy.write_bytes(content)
+        yield None if content is None else copy
+
+
+@contextlib.contextmanager
+def on_own_devices():
+    """Context in which Keras makes and computes things on this process's own default device."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def _several_processes():
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.process_count() > 1
 
 
 def sum_over_replicas(value):

@@ -174,11 +174,7 @@ def evaluate(
         ConfigError: If the iterations are not ascending, or need affinity that is not there; for
             scales or a window that make no sense.
     """
-    iterations = tuple(iterations)
-    if not iterations or list(iterations) != sorted(set(iterations)) or iterations[0] < 0:
-        raise ConfigError(
-            f"iterations must be ascending and at least 0. Received: iterations={iterations}"
-        )
+    iterations = check_iterations(iterations)
     if refine_with not in REFINE_WITH:
         raise ConfigError(
             f"refine_with must be one of {', '.join(REFINE_WITH)}. "
@@ -197,16 +193,10 @@ def evaluate(
     predict, canvases = network(model, scales, flip, window), Canvases()
     for example in _examples(source, "evaluation"):
         size = example["label"].shape
-        canvas = canvases.fit(size)
-        labels = pad_to(example["label"], canvas, classes.ignore_label)
-        logits = {
-            head: pad_to(ops.convert_to_numpy(values)[0], canvas)
-            for head, values in predict(example["image"][np.newaxis]).items()
-        }
-        inside = pad_to(np.ones(size, bool), canvas)
-        probabilities = ops.softmax(logits["semantic"])
+        logits, inside = padded_logits(predict, example["image"], canvases)
         affinities = None
         if rates is not None:
+            labels = pad_to(example["label"], inside.shape[1:], classes.ignore_label)
             targets = affinity_targets(labels, rates)
             accuracy.update_state(targets, logits["affinity"])
             affinities = (
@@ -214,13 +204,10 @@ def evaluate(
                 if refine_with == "ground_truth"
                 else steep_sigmoid(logits["affinity"], mu)
             )
-        done = 0
-        for count, iou, boundary in zip(iterations, ious, boundaries, strict=True):
-            if count > done:
-                probabilities = propagate(
-                    probabilities, affinities, rates, count - done, self_weight, inside
-                )
-                done = count
+        refined = refinements(
+            ops.softmax(logits["semantic"]), affinities, rates, iterations, self_weight, inside
+        )
+        for probabilities, iou, boundary in zip(refined, ious, boundaries, strict=True):
             predicted = ops.argmax(probabilities, axis=-1)[:, : size[0], : size[1]]
             iou.update_state(example["label"][np.newaxis], predicted)
             boundary.update_state(example["label"][np.newaxis], predicted)
@@ -236,6 +223,48 @@ def evaluate(
         affinity_accuracy=None if rates is None else accuracy.by_rate_and_count(),
         affinity_accuracy_by_rate=None if rates is None else accuracy.by_rate(),
     )
+
+
+def check_iterations(iterations) -> tuple[int, ...]:
+    """The numbers of iterations to measure at, or a `ConfigError` unless they are ascending."""
+    iterations = tuple(iterations)
+    if not iterations or list(iterations) != sorted(set(iterations)) or iterations[0] < 0:
+        raise ConfigError(
+            f"iterations must be ascending and at least 0. Received: iterations={iterations}"
+        )
+    return iterations
+
+
+def padded_logits(predict, image, canvases: Canvases):
+    """Logits of an image on a canvas for propagation, and where on it the image is.
+
+    Args:
+        predict: The model, as `inference.network` wraps it.
+        image: uint8 (H, W, 3).
+        canvases: The canvases in use.
+
+    Returns:
+        A dict of float32 (1, h, w, C) by head, and a boolean mask (1, h, w).
+    """
+    size = image.shape[:2]
+    canvas = canvases.fit(size)
+    logits = {
+        head: pad_to(ops.convert_to_numpy(values)[0], canvas)
+        for head, values in predict(image[np.newaxis]).items()
+    }
+    return logits, pad_to(np.ones(size, bool), canvas)
+
+
+def refinements(probabilities, affinities, rates, iterations, self_weight, valid_mask):
+    """Yields what `propagate` gives after each of the ascending numbers of iterations."""
+    done = 0
+    for count in iterations:
+        if count > done:
+            probabilities = propagate(
+                probabilities, affinities, rates, count - done, self_weight, valid_mask
+            )
+            done = count
+        yield probabilities
 
 
 def _examples(source, description):

@@ -62,9 +62,9 @@ def inference_model(
     outputs = {}
     rates = affinity_rates(model)
     if rates is not None:
-        probabilities = AffinityPropagation(rates, iterations, self_weight, mu)(
-            [probabilities, logits["affinity"]]
-        )
+        propagation = AffinityPropagation(rates, iterations, self_weight, mu)
+        if iterations:
+            probabilities = propagation([probabilities, logits["affinity"]])
         outputs["affinity"] = ops.sigmoid(logits["affinity"])
     outputs["labels"] = ops.cast(ops.argmax(probabilities, axis=-1), "uint8")
     outputs["probabilities"] = probabilities

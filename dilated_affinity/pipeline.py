@@ -12,12 +12,15 @@ from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.loading import Source, load_source, read_examples
+from dilated_affinity.errors import ConfigError
 
 MEAN_PIXEL = 127.5
 """Padding of images: 0 after every backbone's scaling to [-1, 1] (DeepLab's own choice)."""
 
 
-def training_dataset(config: Config, source: Source | None = None, first_step=0, steps=None):
+def training_dataset(
+    config: Config, source: Source | None = None, first_step=0, steps=None, part=0, parts=1
+):
     """Batches for `model.fit`, from any step of a run on.
 
     Args:
@@ -25,19 +28,34 @@ def training_dataset(config: Config, source: Source | None = None, first_step=0,
         source: The training examples; loaded from the config's data set when None.
         first_step: Step at which to begin, 0 for the start of the run.
         steps: Number of steps; all that are left of `config.iterations` when None.
+        part: Which part of every batch to read, from 0, where several processes share it.
+        parts: Number of these parts; they are equal.
 
     Returns:
         A finite `tf.data.Dataset` of `(images, targets)`: images float32 (B, S, S, 3) in
         [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and, unless the config's
         rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). S is `crop_size`, and B
-        `batch_size`, or the part of it that `accumulation` leaves, with as many batches to a step.
+        `batch_size`, divided by `parts` and by `accumulation`, with that many batches to a step.
+
+    Raises:
+        ConfigError: If the batch cannot be divided into so many parts.
     """
     if source is None:
         source = load_source(config.dataset, config.train_split, config.data_dir)
     if steps is None:
         steps = config.iterations - first_step
-    numbers = tf.data.Dataset.range(
-        first_step * config.batch_size, (first_step + steps) * config.batch_size
+    batch_size = config.batch_size // config.accumulation
+    if batch_size % parts:
+        raise ConfigError(
+            "batch_size / accumulation must be a multiple of parts. "
+            f"Received: batch_size={config.batch_size}, accumulation={config.accumulation}, "
+            f"parts={parts}"
+        )
+    size = batch_size // parts
+    per_step = size * config.accumulation
+    positions = tf.data.Dataset.range(first_step * per_step, (first_step + steps) * per_step)
+    numbers = positions.map(
+        lambda position: position // size * batch_size + part * size + position % size
     )
     indices = numbers.map(lambda number: _example_index(number, len(source), config.seed))
     examples = tf.data.Dataset.zip(numbers, read_examples(source, indices))
@@ -54,7 +72,7 @@ def training_dataset(config: Config, source: Source | None = None, first_step=0,
         return images, targets
 
     batches = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = batches.batch(config.batch_size // config.accumulation, drop_remainder=True)
+    batches = batches.batch(size, drop_remainder=True)
     batches = batches.map(with_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(2)
 

@@ -13,6 +13,7 @@ from absl import logging
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.affinity.targets import NOT_A_PAIR
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.loading import (
     Source,
@@ -20,8 +21,16 @@ from dilated_affinity.datasets.loading import (
     label_readers,
     load_source,
 )
-from dilated_affinity.distribution import replica_strategy
-from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.distribution import (
+    check_shares,
+    file_of_first_process,
+    find_replicas,
+    first_process_first,
+    from_process,
+    join_processes,
+    on_own_devices,
+)
+from dilated_affinity.errors import RunError
 from dilated_affinity.evaluation import mean_iou
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
@@ -126,13 +135,37 @@ def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.
     )
     _compile(model, config, optimizer, statistics)
     if statistics is None:
+        _make_trackers(model)
         return model
     resize = model.get_layer("affinity")
-    small = {**model.output, "affinity": model.get_layer("affinity_logits").output}
+    # In the place of the resize, or Keras would order the variables otherwise than in the whole
+    # model; under JAX an optimizer knows them by their order alone.
+    logits = keras.layers.Identity(dtype="float32")(model.get_layer("affinity_logits").output)
+    small = {**model.output, "affinity": logits}
     trained = keras.Model(model.input, small, name=model.name)
     grid = {"logits_stride": resize.source_stride, "padding": resize.padding}
     _compile(trained, config, model.optimizer, statistics, **grid)
+    _make_trackers(trained)
     return trained
+
+
+def _make_trackers(model):
+    """Makes the variables that Keras' losses and metrics make when they are first called.
+
+    Within `fit` under TensorFlow that would be during its tracing, which is then done once more.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    predicted = {
+        name: np.zeros((1, 1, 1, output.shape[-1]), "float32")
+        for name, output in model.output.items()
+    }
+    targets = {"semantic": np.zeros((1, 1, 1), "uint8")}
+    if "affinity" in predicted:
+        targets["affinity"] = np.full(predicted["affinity"].shape, NOT_A_PAIR, "uint8")
+    model.compute_loss(y=targets, y_pred=predicted)
+    model.compute_metrics(None, targets, predicted)
+    model.reset_metrics()
 
 
 def _compile(model, config, optimizer, statistics, **grid):
@@ -147,9 +180,9 @@ def _compile(model, config, optimizer, statistics, **grid):
         loss=losses,
         loss_weights=loss_weights,
         metrics=metrics,
-        # The full-resolution passes are compiled where they stand; XLA's convolutions on CPU
-        # are slower than TensorFlow's own.
-        jit_compile=False,
+        # Under TensorFlow the full-resolution passes are compiled where they stand, and XLA's
+        # convolutions on CPU are slower than its own. JAX would run a step op by op.
+        jit_compile=keras.backend.backend() == "jax",
     )
 
 
@@ -160,6 +193,9 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     optimizer's state, `best.keras` with the best validation mIoU). Started again with the same
     settings it continues from `latest.keras` and ends with the weights of an undisturbed run. On
     an interrupt (Ctrl-C) it saves first.
+
+    In several processes (see `distribution.join_processes`) each calls this with the same settings.
+    They compute every batch together; the first one alone reads and writes `model_dir`.
 
     Args:
         config: The run's settings.
@@ -172,24 +208,30 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     Raises:
         DataError: If data or weights cannot be read.
         RunError: If `model_dir` belongs to a run of other settings, or cannot be used.
+        ConfigError: If the devices cannot share the batch, or processes have different settings.
     """
     model_dir = Path(model_dir)
+    join_processes()
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
-    _claim(model_dir, config)
-    source = load_source(config.dataset, config.train_split, config.data_dir)
-    validation = load_source(config.dataset, config.val_split, config.data_dir)
-    statistics = _statistics(config, source, model_dir)
-    strategy = replica_strategy(config.num_replicas)
-    _check_replicas(config, strategy.num_replicas_in_sync)
-    with strategy.scope():
+    replicas = find_replicas(config.num_replicas)
+    check_shares(config, replicas)
+    from_process(lambda: _claim(model_dir, config))
+    source, validation = first_process_first(
+        lambda: [
+            load_source(config.dataset, split, config.data_dir)
+            for split in (config.train_split, config.val_split)
+        ]
+    )
+    statistics = from_process(lambda: _statistics(config, source, model_dir))
+    with replicas.building():
         model = build_model(config, source.classes.num_classes, statistics)
         trained = compile_model(model, config, statistics)
         model.optimizer.build(model.trainable_variables)
     step = _restore(model, model_dir, config)
     logging.info(
         "%s: %d training and %d validation images, %d classes, rates %s; %s with %s parameters; "
-        "steps %d to %d of batch %d on %d replicas, %s; writing to %s",
+        "steps %d to %d of batch %d, replicas: %d, %s; writing to %s",
         config.dataset,
         len(source),
         len(validation),
@@ -200,11 +242,11 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
         step,
         config.iterations,
         config.batch_size,
-        strategy.num_replicas_in_sync,
+        replicas.count,
         model.dtype_policy.name,
         model_dir,
     )
-    run = _Run(config, model, trained, model_dir, source, validation)
+    run = _Run(config, model, trained, model_dir, source, validation, replicas)
     last = min(config.iterations, step + stop_after) if stop_after else config.iterations
     while step < last:
         step = run.segment(step, last)
@@ -214,14 +256,15 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
 class _Run:
     """Trains one model from validation to validation."""
 
-    def __init__(self, config, model, trained, model_dir, source, validation):
+    def __init__(self, config, model, trained, model_dir, source, validation, replicas):
         self.config = config
         self.model = model
         self.trained = trained
         self.model_dir = model_dir
         self.source = source
         self.validation = validation
-        self.best = _best_so_far(model_dir)
+        self.replicas = replicas
+        self.best = from_process(lambda: _best_so_far(model_dir))
         self._evaluated = self._predict = None
 
     def segment(self, step, last):
@@ -229,26 +272,31 @@ class _Run:
         interval = self.config.validation_interval
         end = min((step // interval + 1) * interval, last)
         epoch = step // interval
-        batches = training_dataset(self.config, self.source, step, end - step)
-        callbacks = [keras.callbacks.CSVLogger(self.model_dir / LOG_FILE, append=True)]
+        part = self.replicas.process, self.replicas.processes
+        batches = training_dataset(self.config, self.source, step, end - step, *part)
+        callbacks, verbose = [], 0
         if end % interval == 0 or end == self.config.iterations:
-            callbacks.insert(0, keras.callbacks.LambdaCallback(on_epoch_end=self._validate))
+            callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=self._validate))
+        if self.replicas.is_first:
+            callbacks.append(keras.callbacks.CSVLogger(self.model_dir / LOG_FILE, append=True))
+            verbose = "auto" if watched() else 2
         try:
-            self.trained.fit(
-                batches,
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose="auto" if watched() else 2,
-            )
+            with self.replicas.fitting():
+                self.trained.fit(
+                    batches,
+                    initial_epoch=epoch,
+                    epochs=epoch + 1,
+                    callbacks=callbacks,
+                    shuffle=False,
+                    verbose=verbose,
+                )
         except tf.errors.OpError as error:
             raise data_error_from(error) or error from None
         except KeyboardInterrupt:
-            self._save(LATEST)
+            self._write(LATEST, self.model.save)
             logging.warning("interrupted: saved %s", self.model_dir / LATEST)
             raise
-        self._save(LATEST)
+        self._write(LATEST, self.model.save)
         reached = int(self.model.optimizer.iterations)
         if reached == step:
             # float16 leaves out steps whose gradients overflow.
@@ -258,21 +306,28 @@ class _Run:
     def _validate(self, epoch, logs):
         """Adds the validation mIoU to the epoch's logs and keeps the best model."""
         del epoch
+        # The first process computes and writes alone here, and Keras inside `fit` would have all
+        # processes make every variable together.
+        with on_own_devices():
+            value = from_process(self._mean_iou)
+            logs["step"] = int(self.model.optimizer.iterations)
+            logs["val_mean_iou"] = value
+            if self.best is None or value > self.best:
+                self.best = value
+                self._write(BEST, self.model.save)
+                note = json.dumps({"step": logs["step"], "val_mean_iou": value})
+                self._write(BEST_NOTE, note.encode())
+
+    def _mean_iou(self):
         if self._evaluated is None:
             self._evaluated = at_output_stride(self.model, self.config)
             self._predict = network(self._evaluated)
         self._evaluated.set_weights(self.model.get_weights())
-        value = mean_iou(self._predict, self.validation)
-        logs["step"] = int(self.model.optimizer.iterations)
-        logs["val_mean_iou"] = value
-        if self.best is None or value > self.best:
-            self.best = value
-            self._save(BEST)
-            note = json.dumps({"step": logs["step"], "val_mean_iou": value})
-            write_atomically(self.model_dir / BEST_NOTE, note.encode())
+        return mean_iou(self._predict, self.validation)
 
-    def _save(self, name):
-        write_atomically(self.model_dir / name, self.model.save)
+    def _write(self, name, content):
+        if self.replicas.is_first:
+            write_atomically(self.model_dir / name, content)
 
 
 def at_output_stride(model: keras.Model, config: Config) -> keras.Model:
@@ -314,26 +369,13 @@ def _load_model(path):
         raise RunError(f"{path}: cannot load this model: {line}") from error
 
 
-def _check_replicas(config, replicas):
-    part = config.batch_size // config.accumulation
-    if part % replicas:
-        raise ConfigError(
-            f"batch_size / accumulation must be a multiple of the {replicas} replicas. "
-            f"Received: batch_size={config.batch_size}, accumulation={config.accumulation}"
-        )
-
-
 def _claim(model_dir, config):
     """Makes `model_dir` this run's, or refuses it."""
     path = model_dir / CONFIG_FILE
     if path.is_file():
         earlier = Config.load(path)
-        names = earlier.differences(config)
-        if names:
-            changes = ", ".join(
-                f"{name}={getattr(earlier, name)!r} (now {getattr(config, name)!r})"
-                for name in names
-            )
+        changes = earlier.changes(config, "now")
+        if changes:
             raise RunError(
                 f"{model_dir}: holds a run of another configuration: {changes}. "
                 "Choose another model_dir, or the same settings to continue it."
@@ -368,9 +410,10 @@ def _statistics(config, source: Source, model_dir):
 def _restore(model, model_dir, config):
     """Brings the model to where the latest checkpoint, if any, left it; returns the steps done."""
     path = model_dir / LATEST
-    if path.is_file():
+    with file_of_first_process(path) as checkpoint:
         try:
-            model.load_weights(path)
+            if checkpoint is not None:
+                model.load_weights(checkpoint)
         except Exception as error:  # as in _load_model
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RunError(f"{path}: cannot continue from this checkpoint: {line}") from error

@@ -177,3 +177,38 @@ def count_frequency_figure(statistics):
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     upper.set_title("Pixels by their number of neighbours of the same class")
     return figure
+
+
+def refinement_search_figure(search):
+    """mIoU by iterations of propagation, a panel for each mu and a line for each lambda.
+
+    Args:
+        search: `RefinementSearch`.
+
+    Returns:
+        `matplotlib.figure.Figure`, drawn without a display; `figure.savefig(path)` writes it.
+    """
+    # As in count_frequency_figure.
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 3 * len(search.mus), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(search.mus), sharey=True, squeeze=False)[0]
+    colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, len(search.self_weights)))
+    for panel, mu, rows in zip(panels, search.mus, search.mean_iou, strict=True):
+        for index, (self_weight, values) in enumerate(zip(search.self_weights, rows, strict=True)):
+            panel.plot(
+                search.iterations,
+                100 * values,
+                color=colors[index],
+                marker=_MARKERS[index % len(_MARKERS)],
+                label=f"{self_weight:g}",
+            )
+        panel.set_title(f"mu = {mu:g}")
+        panel.set_xlabel("iterations")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("mIoU, %")
+    panels[-1].legend(title="lambda")
+    return figure

@@ -55,7 +55,8 @@ def propagate(
 
     One iteration replaces every p_i by N(lambda p_i max(p_i) + sum over s in S_i of a_s p_s),
     where N divides by the sum over the classes. Under TensorFlow this is compiled by XLA, once
-    for each shape.
+    for each shape. Gradients flow to probabilities and affinities; they take the memory of the
+    probabilities once more for every iteration.
 
     Args:
         probabilities: (B, H, W, C), non-negative, summing to 1 over the classes.
@@ -81,14 +82,8 @@ def propagate(
     _check_shapes(probabilities, affinities, rates, valid_mask)
     if valid_mask is not None:
         valid_mask = ops.cast(valid_mask, "float32")[..., None]
-    return _propagate(
-        probabilities,
-        affinities,
-        valid_mask,
-        ops.convert_to_tensor(int(iterations), "int32"),
-        ops.convert_to_tensor(self_weight, "float32"),
-        rates,
-    )
+    self_weight = ops.convert_to_tensor(self_weight, "float32")
+    return _refine(probabilities, affinities, valid_mask, int(iterations), self_weight, rates)
 
 
 def _check_settings(iterations, self_weight):
@@ -132,44 +127,139 @@ def _check_shapes(probabilities, affinities, rates, valid_mask):
             )
 
 
+def _refine(probabilities, affinities, valid, iterations, self_weight, rates):
+    """`_propagate` with the gradient of `_propagate_gradient`: a while loop has none under XLA."""
+
+    @ops.custom_gradient
+    def refine(probabilities, affinities):
+        refined = _propagate(
+            # Their derivatives are given below; a tape need not look inside.
+            ops.stop_gradient(probabilities),
+            ops.stop_gradient(affinities),
+            valid,
+            ops.convert_to_tensor(iterations, "int32"),
+            self_weight,
+            rates,
+        )
+
+        def gradient(*arguments, upstream=None):
+            # The PyTorch backend passes `upstream` by name.
+            upstream = arguments[0] if upstream is None else upstream
+            return _propagate_gradient(
+                upstream, probabilities, affinities, valid, self_weight, rates, iterations
+            )
+
+        return refined, gradient
+
+    return refine(probabilities, affinities)
+
+
 @compiled
 def _propagate(probabilities, affinities, valid, iterations, self_weight, rates):
-    classes = probabilities.shape[-1]
-    height, width = ops.shape(probabilities)[1:3]
-    vertical, horizontal = reach(rates)
-    offsets = [(vertical + dy, horizontal + dx) for dy, dx in neighbor_offsets(rates).tolist()]
-    margin = [[0, 0], [vertical] * 2, [horizontal] * 2, [0, 0]]
+    grid = _Grid(probabilities, affinities, valid, self_weight, rates)
+    start = grid.start(probabilities)
+    refined = ops.fori_loop(0, iterations, lambda _, current: grid.step(current), start)
+    return grid.end(refined, probabilities)
 
-    def neighbors(tensor):
-        """The tensor seen from every pixel's neighbours, in channel order; 0 where none is."""
+
+@compiled
+def _propagate_gradient(upstream, probabilities, affinities, valid, self_weight, rates, iterations):
+    """Gradients by probabilities and affinities; keeps the probabilities of every iteration."""
+    grid = _Grid(probabilities, affinities, valid, self_weight, rates)
+
+    def forward(current, _):
+        return grid.step(current), current
+
+    def backward(carried, current):
+        to_probabilities, to_affinities, refined = carried
+        before, more = grid.step_gradient(to_probabilities, current, refined)
+        return (before, to_affinities + more, current), None
+
+    to_probabilities, to_affinities = grid.start(upstream), ops.zeros_like(affinities)
+    if iterations:
+        refined, states = ops.scan(forward, grid.start(probabilities), length=iterations)
+        carried = to_probabilities, to_affinities, refined
+        (to_probabilities, to_affinities, _), _ = ops.scan(backward, carried, states, reverse=True)
+    # What is not valid came out as it went in.
+    return grid.end(to_probabilities, upstream), to_affinities
+
+
+class _Grid:
+    """Eq. 6 on one set of affinities: what does not change from one iteration to the next."""
+
+    def __init__(self, probabilities, affinities, valid, self_weight, rates):
+        self.classes = probabilities.shape[-1]
+        self.height, self.width = ops.shape(probabilities)[1:3]
+        self.vertical, self.horizontal = reach(rates)
+        self.offsets = neighbor_offsets(rates).tolist()
+        self.affinities = affinities
+        self.self_weight = self_weight
+        self.valid = valid
+        self.present = ops.ones_like(probabilities[..., :1]) if valid is None else valid
+        # Outside `present` probabilities stay 0 throughout, so invalid neighbours add nothing to
+        # the numerator; the denominator's sum over neighbours is the same in every iteration.
+        self.support = sum(
+            affinities[..., channel : channel + 1] * exists
+            for channel, exists in enumerate(self.neighbors(self.present))
+        )
+
+    def start(self, values):
+        """With the class axis padded, and 0 where nothing is present."""
+        values = ops.pad(values, [[0, 0]] * 3 + [[0, -self.classes % _LANES]])
+        # `where`, not a product: what lies outside may be NaN.
+        return ops.where(self.present > 0, values, 0.0)
+
+    def end(self, values, elsewhere):
+        """Without the padding of the class axis; `elsewhere` where nothing is valid."""
+        values = values[..., : self.classes]
+        return values if self.valid is None else ops.where(self.valid > 0, values, elsewhere)
+
+    def neighbors(self, tensor, sign=1):
+        """The tensor seen from every pixel's neighbours, in channel order; 0 where none is.
+
+        With `sign=-1` seen from the pixels whose neighbour a pixel is.
+        """
+        margin = [[0, 0], [self.vertical] * 2, [self.horizontal] * 2, [0, 0]]
         padded = ops.pad(tensor, margin)
-        for top, left in offsets:
-            yield padded[:, top : top + height, left : left + width]
+        for dy, dx in self.offsets:
+            top, left = self.vertical + sign * dy, self.horizontal + sign * dx
+            yield padded[:, top : top + self.height, left : left + self.width]
 
-    present = ops.ones_like(probabilities[..., :1]) if valid is None else valid
-    # Outside `present` probabilities stay 0 throughout, so invalid neighbours add nothing to the
-    # numerator; the denominator's sum over neighbours is the same in every iteration.
-    support = sum(
-        affinities[..., channel : channel + 1] * exists
-        for channel, exists in enumerate(neighbors(present))
-    )
-
-    def step(_, current):
-        own = self_weight * ops.max(current, axis=-1, keepdims=True)
+    def step(self, current):
+        own = self.self_weight * ops.max(current, axis=-1, keepdims=True)
         mixed = own * current
-        for channel, neighbor in enumerate(neighbors(current)):
-            mixed = mixed + affinities[..., channel : channel + 1] * neighbor
+        for channel, neighbor in enumerate(self.neighbors(current)):
+            mixed = mixed + self.affinities[..., channel : channel + 1] * neighbor
         # The sum over the classes, wherever they sum to 1 before; 0 only where a pixel listens
         # neither to itself nor to anyone else.
-        total = own + support
+        total = own + self.support
         refined = mixed / ops.where(total > 0, total, 1.0)
-        return ops.where(present > 0, ops.where(total > 0, refined, current), 0.0)
+        return ops.where(self.present > 0, ops.where(total > 0, refined, current), 0.0)
 
-    # `where`, not a product: what lies outside may be NaN.
-    start = ops.pad(probabilities, [[0, 0]] * 3 + [[0, -classes % _LANES]])
-    start = ops.where(present > 0, start, 0.0)
-    refined = ops.fori_loop(0, iterations, step, start)[..., :classes]
-    return refined if valid is None else ops.where(valid > 0, refined, probabilities)
+    def step_gradient(self, upstream, current, refined):
+        """Gradients of `step` by `current` and by the affinities."""
+        peak = ops.max(current, axis=-1, keepdims=True)
+        total = self.self_weight * peak + self.support
+        listens = (self.present > 0) & (total > 0)
+        to_mixed = ops.where(listens, upstream / ops.where(total > 0, total, 1.0), 0.0)
+        to_total = -ops.sum(to_mixed * refined, axis=-1, keepdims=True)
+        to_own = ops.sum(to_mixed * current, axis=-1, keepdims=True) + to_total
+        # Equal maxima share their gradient.
+        highest = ops.cast(current == peak, "float32")
+        highest = highest / ops.sum(highest, axis=-1, keepdims=True)
+        to_current = self.self_weight * (peak * to_mixed + to_own * highest)
+        to_current = to_current + ops.where(listens, 0.0, upstream * self.present)
+        of_others = zip(
+            self.neighbors(to_mixed, sign=-1), self.neighbors(self.affinities, sign=-1), strict=True
+        )
+        for channel, (mixed, affinities) in enumerate(of_others):
+            to_current = to_current + affinities[..., channel : channel + 1] * mixed
+        seen = zip(self.neighbors(current), self.neighbors(self.present), strict=True)
+        to_affinities = [
+            ops.sum(to_mixed * neighbor, axis=-1, keepdims=True) + to_total * exists
+            for neighbor, exists in seen
+        ]
+        return to_current, ops.concatenate(to_affinities, axis=-1)
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")

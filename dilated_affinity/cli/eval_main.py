@@ -3,6 +3,7 @@
     eval_main --model_dir=runs/camvid
     eval_main --model_dir=runs/camvid --refine_with=ground_truth
     eval_main --model_dir=runs/camvid --scales=0.75,1,1.25 --flip
+    eval_main --model_dir=runs/camvid --search --val_split="train[:60]"
 
 Data set, rates, output stride and the rest come from the run's own config.json. The table goes to
 standard output, and, with everything in it, to a JSON file.
@@ -13,12 +14,13 @@ from pathlib import Path
 
 from absl import flags
 
-from dilated_affinity import evaluation
+from dilated_affinity import evaluation, search
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.training import load_run
+from dilated_affinity.visualization import refinement_search_figure
 
 _given = config_flags.define(
     (
@@ -46,8 +48,22 @@ _REFINE_WITH = flags.DEFINE_enum(
     evaluation.REFINE_WITH,
     "Affinity to propagate with; ground_truth is the oracle of Tables 3 and 4.",
 )
+_SEARCH = flags.DEFINE_bool(
+    "search",
+    False,
+    "Try all combinations of --search_self_weights, --search_mus and --iterations instead.",
+)
+_SEARCH_SELF_WEIGHTS = flags.DEFINE_list(
+    "search_self_weights", [f"{value:g}" for value in search.SELF_WEIGHTS], "Values of lambda."
+)
+_SEARCH_MUS = flags.DEFINE_list(
+    "search_mus", [f"{value:g}" for value in search.STEEPNESSES], "Values of mu."
+)
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file to write. Default: evaluation_<refine_with>.json in model_dir."
+    "output",
+    None,
+    "JSON file to write. Default: evaluation_<refine_with>.json in model_dir, or search.json. "
+    "A search also writes a plot with the ending .png.",
 )
 
 
@@ -55,6 +71,10 @@ def _evaluate():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     config, model = load_run(model_dir, **_given())
     source = load_source(config.dataset, config.val_split, config.data_dir)
+    views = config.scales, config.eval_flip, config.eval_window
+    if _SEARCH.value:
+        _search(config, model, source, views)
+        return
     result = evaluation.evaluate(
         model,
         source,
@@ -62,11 +82,33 @@ def _evaluate():
         _REFINE_WITH.value,
         config.self_weight,
         config.mu,
-        config.scales,
-        config.eval_flip,
-        config.eval_window,
+        *views,
     )
     output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
+    settings = {"self_weight": config.self_weight, "mu": config.mu}
+    _write(output, config, {**settings, **result.to_json()})
+    print(f"{config.dataset} {config.val_split}: {result.table()}")
+
+
+def _search(config, model, source, views):
+    if _REFINE_WITH.value != "prediction":
+        raise ConfigError(f"--search refines with predictions. Received: {_REFINE_WITH.value}")
+    result = search.search_refinement(
+        model,
+        source,
+        _iterations(config),
+        _numbers(_SEARCH_SELF_WEIGHTS),
+        _numbers(_SEARCH_MUS),
+        *views,
+    )
+    output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "search.json"))
+    _write(output, config, result.to_json())
+    figure = refinement_search_figure(result)
+    write_atomically(output.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
+    print(f"{config.dataset} {config.val_split}: {result.table()}")
+
+
+def _write(output, config, measured):
     content = {
         "dataset": config.dataset,
         "split": config.val_split,
@@ -74,12 +116,18 @@ def _evaluate():
         "scales": list(config.scales),
         "flip": config.eval_flip,
         "window": config.eval_window,
-        "self_weight": config.self_weight,
-        "mu": config.mu,
-        **result.to_json(),
+        **measured,
     }
     write_atomically(output, (json.dumps(content, indent=1) + "\n").encode())
-    print(f"{config.dataset} {config.val_split}: {result.table()}")
+
+
+def _numbers(flag):
+    try:
+        return [float(value) for value in flag.value]
+    except ValueError:
+        raise ConfigError(
+            f"--{flag.name} must be numbers separated by commas. Received: {','.join(flag.value)}"
+        ) from None
 
 
 def _iterations(config):

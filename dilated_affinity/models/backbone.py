@@ -105,7 +105,7 @@ def atrous(
                 return keras.layers.Identity(name=layer.name)
         elif isinstance(layer, keras.layers.BatchNormalization):
             config["momentum"] = batch_norm_momentum
-            config["synchronized"] = batch_norm == "sync"
+            config["synchronized"] = synchronized(batch_norm == "sync")
             config["trainable"] = batch_norm != "frozen"
         elif isinstance(layer, CONVOLUTIONS):
             if _is_spatial(layer):
@@ -119,6 +119,14 @@ def atrous(
 
     cloned = keras.models.clone_model(application, clone_function=clone)
     return keras.Model(cloned.input, cloned.output, name=name or application.name)
+
+
+def synchronized(over_replicas: bool) -> bool:
+    """Keras' `synchronized` of a batch norm whose statistics are to be over all replicas.
+
+    Other backends than TensorFlow refuse it: there a program sees the batch of all replicas.
+    """
+    return over_replicas and keras.backend.backend() == "tensorflow"
 
 
 def _strides_before(application):

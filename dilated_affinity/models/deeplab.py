@@ -5,9 +5,15 @@ import numpy as np
 from keras import layers, ops
 
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
+from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.models import mobilenet_v2, resnet, resnet_beta
-from dilated_affinity.models.backbone import atrous, check_choice, kernel_regularizer
+from dilated_affinity.models.backbone import (
+    atrous,
+    check_choice,
+    kernel_regularizer,
+    synchronized,
+)
 from dilated_affinity.models.resize import AlignedResize
 from dilated_affinity.models.weights import load_backbone_weights
 
@@ -55,6 +61,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     filters=256,
     dropout=0.1,
     multi_grid=None,
+    propagation_iterations=0,
     name="deeplab_v3_plus",
 ):
     """Builds DeepLabv3+ with a parallel affinity head as a functional `keras.Model`.
@@ -84,6 +91,9 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
         dropout: Rate after the ASPP's projection. Defaults to 0.1.
         multi_grid: Factors on the dilation of the units of the backbone's last stage, such as
             `(1, 2, 4)`; None for 1.
+        propagation_iterations: Iterations of affinity propagation inside the model, through which
+            it is trained: the semantic logits are those of the refined probabilities. Defaults to
+            0, the paper's way: propagation is applied to the trained model.
         name: Name of the model.
 
     Returns:
@@ -152,7 +162,21 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     }
     if affinity_bias is not None:
         heads["affinity"].bias.assign(affinity_bias)
+    if propagation_iterations:
+        outputs["semantic"] = _refined_logits(outputs, rates, propagation_iterations)
     return keras.Model(images, outputs, name=name)
+
+
+def _refined_logits(outputs, rates, iterations):
+    if rates is None:
+        raise ConfigError(
+            "Propagation needs rates; a model without them has no affinity head. "
+            f"Received: rates=None, propagation_iterations={iterations}"
+        )
+    refined = AffinityPropagation(rates, iterations, name="propagation")(
+        [ops.softmax(outputs["semantic"]), outputs["affinity"]]
+    )
+    return ops.log(ops.maximum(refined, keras.config.epsilon()))
 
 
 def affinity_rates(model):
@@ -223,7 +247,7 @@ class _Blocks:
     def __init__(self, filters, separable, batch_norm, momentum, weight_decay):
         self.filters = filters
         self.separable = separable
-        self.synchronized = batch_norm != "local"
+        self.synchronized = synchronized(batch_norm != "local")
         self.momentum = momentum
         self.regularizer = kernel_regularizer(weight_decay)
 

@@ -1,0 +1,272 @@
+"""How fast and how large propagation is, against three references measured in the same run.
+
+    python benchmarks/propagation.py --output=result.json --plot=result.png
+
+- `package`: `propagate`, as users call it.
+- `plain`: the same equations in plain TensorFlow operations in a `tf.function`, whose result is
+  compared first.
+- `crf`: dense CRF by `pydensecrf` (10 iterations, the usual settings for photographs), where the
+  extra `crf` is installed; `--crf_sizes=` leaves it out.
+- the floor: each iteration must read the affinities, and read and write the probabilities, at the
+  memory bandwidth of this machine, and make its multiplications and additions at the speed of a
+  matrix product.
+
+The three take turns. A second table shows `package` over image sizes, classes, rates and
+iterations; the plot its time per pixel. Peak memory is that of a process of its own, above what it
+held with its inputs in place.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from dilated_affinity.affinity.geometry import format_rates, neighbor_offsets, parse_rates, reach
+from dilated_affinity.affinity.propagation import propagate
+from dilated_affinity.version import __version__
+
+_RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates.")
+_SIZES = flags.DEFINE_list(
+    "sizes", ["513x513x21", "1024x2048x19"], "Height x width x classes to compare at."
+)
+_CRF_SIZES = flags.DEFINE_list("crf_sizes", None, "Those with dense CRF. Default: all.")
+_ITERATIONS = flags.DEFINE_integer("iterations", 10, "Iterations.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_PLOT = flags.DEFINE_string("plot", None, "PNG file to write.")
+_MEMORY_OF = flags.DEFINE_string("memory_of", None, "Internal: print the peak at this size.")
+
+SWEEP = {
+    "size": ["129x129x21", "257x257x21", "513x513x21", "1025x1025x21", "1024x2048x21"],
+    "classes": ["513x513x8", "513x513x16", "513x513x19", "513x513x24", "513x513x40"],
+    "rates": ["8", "8,16", "8,(12,24)", "8,(12,24),16"],
+    "iterations": [1, 3, 6, 10, 20],
+}
+"""What is varied in the second table, one at a time, around 513x513x21."""
+
+
+def _inputs(size, rates):
+    height, width, classes = map(int, size.split("x"))
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((1, height, width, classes), np.float32)
+    affinities = rng.random((1, height, width, 8 * len(rates)), np.float32)
+    return tf.nn.softmax(3 * logits), tf.constant(affinities)
+
+
+def plain(rates):
+    """Eq. 6 in the way that is written first."""
+    offsets = neighbor_offsets(rates).tolist()
+    vertical, horizontal = reach(rates)
+
+    @tf.function(autograph=False)
+    def refine(probabilities, affinities):
+        height, width = probabilities.shape[1:3]
+        for _ in range(_ITERATIONS.value):
+            padded = tf.pad(
+                probabilities, [[0, 0], [vertical, vertical], [horizontal, horizontal], [0, 0]]
+            )
+            mixed = 6.0 * probabilities * tf.reduce_max(probabilities, -1, keepdims=True)
+            for channel, (dy, dx) in enumerate(offsets):
+                top, left = vertical + dy, horizontal + dx
+                neighbor = padded[:, top : top + height, left : left + width]
+                mixed += affinities[..., channel : channel + 1] * neighbor
+            probabilities = mixed / tf.reduce_sum(mixed, -1, keepdims=True)
+        return probabilities
+
+    return refine
+
+
+def _crf(probabilities):
+    """Dense CRF on probabilities (1, H, W, C) and a random image, or None where not installed."""
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+        from pydensecrf.utils import unary_from_softmax
+    except ImportError:
+        return None
+    height, width, classes = probabilities.shape[1:]
+    image = np.random.default_rng(0).integers(
+        0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8
+    )
+    image = image.repeat(8, 0).repeat(8, 1)[:height, :width]
+    unary = unary_from_softmax(np.ascontiguousarray(probabilities[0].numpy().transpose(2, 0, 1)))
+
+    def refine():
+        crf = DenseCRF2D(width, height, classes)
+        crf.setUnaryEnergy(np.ascontiguousarray(unary))
+        crf.addPairwiseGaussian(sxy=3, compat=3)
+        crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=np.ascontiguousarray(image), compat=10)
+        return crf.inference(_ITERATIONS.value)
+
+    return refine
+
+
+def _seconds(functions, rounds):
+    """Medians of alternating calls, after one call of each."""
+    for function in functions.values():
+        function()
+    seconds = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            result = function()
+            if isinstance(result, tf.Tensor):
+                result[0, 0, 0, 0].numpy()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _machine():
+    """Memory bandwidth in bytes/s and float32 operations/s that this machine reaches."""
+    block = tf.ones(2**26)
+    scale = tf.function(lambda values: 2.0 * values, jit_compile=True)
+    matrix = tf.ones((2048, 2048))
+    seconds = _seconds(
+        {
+            "copy": lambda: scale(block)[None, None, None],
+            "product": lambda: tf.matmul(matrix, matrix)[None, None],
+        },
+        5,
+    )
+    return 2 * 4 * 2**26 / seconds["copy"], 2 * 2048**3 / seconds["product"]
+
+
+def _floor(size, rates, bandwidth, operations):
+    height, width, classes = map(int, size.split("x"))
+    pixels, channels = height * width * _ITERATIONS.value, 8 * len(rates)
+    memory = 4 * pixels * (channels + 2 * classes) / bandwidth
+    arithmetic = pixels * classes * (2 * channels + 4) / operations
+    return max(memory, arithmetic)
+
+
+def _peak(size):
+    """Bytes that propagation takes above its inputs, over the bytes of the probabilities."""
+    command = [sys.executable, *sys.argv, f"--memory_of={size}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def _high_water():
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def _print_peak(size, rates):
+    small = [tf.constant(each[:, :40, :40].numpy()) for each in _inputs("64x64x21", rates)]
+    propagate(*small, rates, _ITERATIONS.value)  # loads the compiler
+    inputs = [tf.identity(each) for each in _inputs(size, rates)]
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the mark starts anew
+    before = _high_water()
+    propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0].numpy()
+    print((_high_water() - before) / (4 * np.prod(inputs[0].shape)))
+
+
+def _compare(size, rates, machine):
+    probabilities, affinities = _inputs(size, rates)
+    reference = plain(rates)
+    functions = {
+        "package": lambda: propagate(probabilities, affinities, rates, _ITERATIONS.value),
+        "plain": lambda: reference(probabilities, affinities),
+    }
+    difference = np.abs(functions["package"]().numpy() - functions["plain"]().numpy()).max()
+    if not difference < 1e-4:
+        raise RuntimeError(f"package and plain differ by {difference} at {size}")
+    seconds = _seconds(functions, _ROUNDS.value)
+    crf = _crf(probabilities) if size in (_CRF_SIZES.value or _SIZES.value) else None
+    if crf is not None:
+        seconds["crf"] = _seconds({"crf": crf}, 1)["crf"]
+    seconds["floor"] = _floor(size, rates, *machine)
+    return {
+        "seconds": seconds,
+        "times_faster": {
+            name: seconds[name] / seconds["package"] for name in seconds if name != "package"
+        },
+        "peak_over_probabilities": _peak(size),
+    }
+
+
+def _sweep():
+    results = {}
+    for varied, values in SWEEP.items():
+        for value in values:
+            size = value if varied in ("size", "classes") else "513x513x21"
+            rates = parse_rates(value if varied == "rates" else _RATES.value)
+            iterations = value if varied == "iterations" else _ITERATIONS.value
+            inputs = _inputs(size, rates)
+            call = {"package": lambda i=inputs, r=rates, n=iterations: propagate(*i, r, n)}
+            seconds = _seconds(call, _ROUNDS.value)["package"]
+            height, width, _ = map(int, size.split("x"))
+            results.setdefault(varied, []).append(
+                {
+                    varied: value,
+                    "number_of_rates": len(rates),
+                    "seconds": seconds,
+                    "nanoseconds_per_pixel": 1e9 * seconds / (height * width),
+                }
+            )
+    return results
+
+
+def _draw(sweep, path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(sweep))
+    for panel, (varied, rows) in zip(panels, sweep.items(), strict=True):
+        names = [str(row[varied]) for row in rows]
+        panel.bar(names, [row["nanoseconds_per_pixel"] for row in rows], color="#00338f")
+        panel.set_title(varied)
+        panel.tick_params(axis="x", rotation=30)
+    panels[0].set_ylabel("ns per pixel")
+    figure.savefig(path, dpi=100)
+
+
+def main(_):
+    rates = parse_rates(_RATES.value)
+    if _MEMORY_OF.value:
+        _print_peak(_MEMORY_OF.value, rates)
+        return
+    machine = _machine()
+    comparisons = {size: _compare(size, rates, machine) for size in _SIZES.value}
+    print(f"{_ITERATIONS.value} iterations, rates {format_rates(rates)}")
+    for size, result in comparisons.items():
+        print(size)
+        for name, seconds in result["seconds"].items():
+            ratio = f"package is {result['times_faster'][name]:.2f} times faster"
+            print(f"  {name:<8}{seconds:9.3f} s  {'' if name == 'package' else ratio}")
+        print(f"  peak memory: {result['peak_over_probabilities']:.2f} times the probabilities")
+    sweep = _sweep()
+    for varied, rows in sweep.items():
+        for row in rows:
+            value = f"{row['seconds']:8.3f} s {row['nanoseconds_per_pixel']:9.1f} ns per pixel"
+            print(f"{varied:<11}{row[varied]!s:<14}{value}")
+    result = {
+        "package_version": __version__,
+        "tensorflow_version": tf.__version__,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "bytes_per_second": machine[0],
+        "operations_per_second": machine[1],
+        "rates": _RATES.value,
+        "iterations": _ITERATIONS.value,
+        "comparisons": comparisons,
+        "sweep": sweep,
+    }
+    if _OUTPUT.value:
+        path = Path(_OUTPUT.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if _PLOT.value:
+        _draw(sweep, _PLOT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,109 @@
+"""Exports the best model of a run, its refinement included, for serving.
+
+    export_main --model_dir=runs/camvid --output=exports/camvid
+    export_main --model_dir=runs/camvid --format=onnx --output=exports/camvid.onnx
+
+An export takes uint8 RGB images (batch, height, width, 3) of any size and gives labels and
+probabilities. A SavedModel needs TensorFlow alone:
+
+    model = tf.saved_model.load("exports/camvid")
+    labels = model.serve(images)["labels"]
+
+Every export is compared with the Keras model on an image of the validation split before it appears.
+"""
+
+import tensorflow as tf
+from absl import flags, logging
+
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.export import check_output, export_model
+from dilated_affinity.export_formats import FORMATS
+from dilated_affinity.training import load_run
+from dilated_affinity.version import __version__
+
+_given = config_flags.define(
+    (
+        "data_dir",
+        "val_split",
+        "eval_output_stride",
+        "propagation_iterations",
+        "self_weight",
+        "mu",
+    )
+)
+flags.DEFINE_alias("iterations", "propagation_iterations")
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "What to write: a folder for saved_model, else a file .keras, .onnx or .tflite."
+)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "saved_model",
+    tuple(FORMATS),
+    "saved_model: for TensorFlow, without this package. keras: for Keras with this package. onnx: "
+    "needs the extra `onnx`. litert: for LiteRT. The last two hold the propagation as plain "
+    "operations, which are slow at many iterations; --iterations=0 leaves it out.",
+)
+_AFFINITY = flags.DEFINE_bool("affinity", False, "Output the affinity, too.")
+_JIT_COMPILE = flags.DEFINE_bool(
+    "jit_compile",
+    True,
+    "Let XLA compile the propagation of a SavedModel; no for a runtime without XLA.",
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export that exists.")
+
+
+def _export():
+    model_dir = app.required(_MODEL_DIR.value, "model_dir")
+    output = app.required(_OUTPUT.value, "output")
+    check_output(output, _FORMAT.value, _OVERWRITE.value)
+    _quiet()
+    config, model = load_run(model_dir, **_given())
+    if config.scales != (1.0,) or config.eval_flip or config.eval_window:
+        logging.warning(
+            "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
+            "eval_window are for eval_main and predict_main."
+        )
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    agreement = export_model(
+        model,
+        output,
+        source[0]["image"],
+        _FORMAT.value,
+        config.propagation_iterations,
+        config.self_weight,
+        config.mu,
+        _AFFINITY.value,
+        _JIT_COMPILE.value,
+        _OVERWRITE.value,
+        _metadata(config, source.classes),
+    )
+    print(f"{output}: {_FORMAT.value} written; on {source.ids[0]} {agreement}")
+
+
+def _quiet():
+    """Keeps to themselves how TensorFlow and the converters get on, and where they write aside."""
+    logging.set_verbosity(logging.WARNING)
+    tf.get_logger().setLevel("ERROR")
+
+
+def _metadata(config, classes):
+    return {
+        "package_version": __version__,
+        "dataset": config.dataset,
+        "classes": list(classes.names),
+        "rates": config.affinity_rates,
+        "propagation_iterations": config.propagation_iterations,
+        "self_weight": config.self_weight,
+        "mu": config.mu,
+    }
+
+
+def main():
+    """Entry point of the console script."""
+    app.run(_export)
+
+
+if __name__ == "__main__":
+    main()

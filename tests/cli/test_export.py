@@ -1,0 +1,75 @@
+"""`export_main`, on a run whose backbone only the tests know."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny import NUM_CLASSES, tiny_config, write_camvid
+
+from dilated_affinity import training
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.export_formats import METADATA
+from dilated_affinity.files import write_atomically
+from dilated_affinity.inference import inference_model
+from dilated_affinity.version import __version__
+
+
+def command(*arguments):
+    program = "import tiny; from dilated_affinity.cli import export_main; export_main.main()"
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_config(write_camvid(folder / "camvid"), propagation_iterations=3, mu=20.0)
+    config.save(folder / "model" / training.CONFIG_FILE, __version__)
+    model = training.build_model(config, NUM_CLASSES)
+    for name in ("semantic_logits", "affinity_logits"):  # logits of some size, not all near 0
+        model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 100)
+    write_atomically(folder / "model" / training.BEST, model.save)
+    return config, folder / "model"
+
+
+def test_exports_with_the_settings_of_the_run(run, tmp_path):
+    config, model_dir = run
+    output = tmp_path / "exports" / "model"
+    result = command(f"--model_dir={model_dir}", f"--output={output}", "--self_weight=2")
+    assert result.returncode == 0, result.stderr
+    assert f"{output}: saved_model written" in result.stdout
+    assert "0 of" in result.stdout and "labels differ" in result.stdout
+
+    _, model = training.load_run(model_dir)
+    example = load_source(config.dataset, config.val_split, config.data_dir)[0]
+    expected = inference_model(model, 3, 2.0, 20.0)(example["image"][np.newaxis])
+    loaded = tf.saved_model.load(output)
+    received = loaded.serve(example["image"][np.newaxis])
+    np.testing.assert_allclose(received["probabilities"], expected["probabilities"], atol=1e-4)
+    np.testing.assert_array_equal(received["labels"], expected["labels"])
+    metadata = json.loads((output / METADATA).read_text())
+    assert metadata["classes"][0] == "sky" and len(metadata["classes"]) == NUM_CLASSES
+    assert metadata["propagation_iterations"] == 3 and metadata["self_weight"] == 2.0
+
+
+def test_a_bad_command_line_is_one_line_before_anything_is_loaded(tmp_path):
+    result = command("--model_dir=nowhere", f"--output={tmp_path}", "--format=keras")
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr and result.stdout == ""
+    assert "must end in .keras" in result.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,368 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny  # noqa: F401 - the backbone "tiny"
+from PIL import Image
+
+from dilated_affinity import export, export_formats
+from dilated_affinity.affinity import propagation
+from dilated_affinity.errors import ConfigError, DataError, RunError
+from dilated_affinity.export import export_model
+from dilated_affinity.export_formats import FORMATS, METADATA, Format
+from dilated_affinity.inference import inference_model
+from dilated_affinity.models.deeplab import DeepLabV3Plus
+
+RATES = ((2, 4),)
+SETTINGS = {"iterations": 3, "self_weight": 4.0, "mu": 20.0}
+
+BARE = """
+import sys
+sys.modules["dilated_affinity"] = None  # any import of the package fails
+import numpy as np
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+batches = np.load(sys.argv[2])
+outputs = {}
+for name in batches:
+    for key, value in model.serve(batches[name]).items():
+        outputs[f"{name}_{key}"] = value.numpy()
+np.savez(sys.argv[3], **outputs)
+"""
+
+
+def decisive(model):
+    """Gives the heads logits of some size, not all near 0."""
+    for name in ("semantic_logits", "affinity_logits"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(kernel * 100)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return decisive(DeepLabV3Plus(5, RATES, "tiny", weights=None, filters=8, separable=False))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 97, 131, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def image(images):
+    return images[0, :40, :50]
+
+
+@pytest.fixture(scope="module")
+def saved_model(model, image, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exports") / "deep" / "model"
+    export_model(
+        model, path, image, **SETTINGS, affinity=True, metadata={"classes": ["road", "sky"]}
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(saved_model):
+    return tf.saved_model.load(saved_model)
+
+
+def assert_agrees(received, expected):
+    assert set(received) == set(expected)
+    for name, value in expected.items():
+        assert received[name].dtype == np.asarray(value).dtype
+        if name == "labels":
+            np.testing.assert_array_equal(received[name], value)
+        else:
+            np.testing.assert_allclose(received[name], value, atol=1e-4)
+
+
+def in_a_bare_process(path, batches, folder):
+    np.savez(folder / "in.npz", **batches)
+    arguments = (path, folder / "in.npz", folder / "out.npz")
+    subprocess.run([sys.executable, "-c", BARE, *map(str, arguments)], check=True, timeout=600)
+    outputs = np.load(folder / "out.npz")
+    return {
+        batch: {
+            key.removeprefix(f"{batch}_"): outputs[key]
+            for key in outputs
+            if key.startswith(f"{batch}_")
+        }
+        for batch in batches
+    }
+
+
+def test_a_saved_model_needs_tensorflow_alone(model, images, saved_model, tmp_path):
+    batches = {
+        f"{size[0]}x{size[1]}of{count}": images[:count, : size[0], : size[1]]
+        for size in ((40, 50), (97, 128), (64, 33))
+        for count in (1, 3)
+    }
+    received = in_a_bare_process(saved_model, batches, tmp_path)
+    whole = inference_model(model, **SETTINGS)
+    for name, batch in batches.items():
+        expected = whole(batch)
+        assert len(np.unique(expected["labels"])) > 1
+        assert_agrees(received[name], expected)
+
+
+def test_refinement_is_part_of_it(model, images, loaded):
+    refined = loaded.serve(images)["labels"]
+    unrefined = inference_model(model, iterations=0)(images)["labels"]
+    assert (np.asarray(refined) != np.asarray(unrefined)).mean() > 0.01
+
+
+def test_a_saved_model_keeps_what_it_is_told(saved_model):
+    assert json.loads((saved_model / METADATA).read_text()) == {"classes": ["road", "sky"]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 40, 50, 4), "uint8"),
+        np.zeros((1, 40, 50, 1), "uint8"),
+        np.zeros((40, 50, 3), "uint8"),
+        np.zeros((1, 0, 50, 3), "uint8"),
+    ],
+    ids=lambda wrong: str(wrong.shape),
+)
+def test_a_signature_refuses_what_is_no_batch_of_rgb_images(loaded, wrong):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="images must be RGB of shape"):
+        loaded.signatures["serving_default"](images=tf.constant(wrong))
+
+
+def test_other_dtypes_are_refused(loaded):
+    wrong = tf.fill((1, 40, 50, 3), np.nan)
+    with pytest.raises(TypeError, match="dtype=tf.uint8"):
+        loaded.serve(wrong)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected to be a uint8 tensor"):
+        loaded.signatures["serving_default"](images=wrong)
+
+
+def test_propagation_is_compiled_for_few_sizes(monkeypatch):
+    seen = []
+
+    def record(probabilities, affinities, rates, iterations, self_weight, valid_mask):
+        seen.append((*valid_mask.shape, int(np.sum(valid_mask))))
+        return probabilities
+
+    monkeypatch.setattr(propagation, "propagate", record)
+    layer = export_formats._few_sizes(propagation.AffinityPropagation(RATES))
+    for height, width in ((33, 41), (64, 64), (65, 64)):
+        probabilities = np.random.default_rng(0).random((1, height, width, 2))
+        refined = layer([probabilities, np.zeros((1, height, width, 8))])
+        np.testing.assert_allclose(refined, probabilities, rtol=1e-6)
+    assert seen == [(1, 64, 64, 33 * 41), (1, 64, 64, 64 * 64), (1, 128, 64, 65 * 64)]
+
+
+def xla_functions(loaded):
+    graph = loaded.signatures["serving_default"].graph.as_graph_def()
+    return sum(function.attr["_XlaMustCompile"].b for function in graph.library.function)
+
+
+def test_for_a_runtime_without_xla(model, image, loaded, tmp_path):
+    agreement = export_model(model, tmp_path / "model", image, **SETTINGS, jit_compile=False)
+    assert agreement.labels == 0
+    plain = tf.saved_model.load(tmp_path / "model")
+    assert xla_functions(plain) == 0 and xla_functions(loaded) > 0
+    assert not tf.config.functions_run_eagerly()
+
+
+def test_keras(model, images, image, tmp_path):
+    export_model(model, tmp_path / "model.keras", image, "keras", **SETTINGS)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = inference_model(model, **SETTINGS)(images)
+    assert_agrees(
+        {name: np.asarray(value) for name, value in loaded(images).items()},
+        {name: expected[name] for name in ("labels", "probabilities")},
+    )
+
+
+def test_onnx(model, images, image, tmp_path):
+    for package in ("tf2onnx", "onnx"):
+        pytest.importorskip(package, reason="the extra `onnx` is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    export_model(model, path, image, "onnx", **SETTINGS, affinity=True)
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    received = session.run(names, {"images": images})
+    expected = inference_model(model, **SETTINGS)(images)
+    assert_agrees(dict(zip(names, received, strict=True)), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_litert(model, images, image, tmp_path):
+    path = tmp_path / "model.tflite"
+    export_model(model, path, image, "litert", **SETTINGS, affinity=True)
+    predict = tf.lite.Interpreter(str(path)).get_signature_runner("serving_default")
+    assert_agrees(predict(images=images), inference_model(model, **SETTINGS)(images))
+
+
+def test_a_model_without_affinity(image, tmp_path):
+    plain = DeepLabV3Plus(5, None, "tiny", weights=None, filters=8)
+    export_model(plain, tmp_path / "model.keras", image, "keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert set(loaded(image[np.newaxis])) == {"labels", "probabilities"}
+    with pytest.raises(ConfigError, match="no affinity to output"):
+        export_model(plain, tmp_path / "other.keras", image, "keras", affinity=True)
+
+
+def off_by_a_thousandth(outputs):
+    return {**outputs, "probabilities": outputs["probabilities"] + 1e-3}
+
+
+def not_a_number(outputs):
+    return {**outputs, "probabilities": outputs["probabilities"] * np.nan}
+
+
+def one_other_label(outputs):
+    labels = outputs["labels"].copy()
+    labels[0, 0, 0] = (labels[0, 0, 0] + 1) % 5
+    return {**outputs, "labels": labels}
+
+
+def another_dtype(outputs):
+    return {**outputs, "labels": outputs["labels"].astype("int64")}
+
+
+def without_labels(outputs):
+    return {"probabilities": outputs["probabilities"]}
+
+
+def fails(outputs):
+    raise ValueError("no kernel\nfor this")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (off_by_a_thousandth, "probabilities of the keras .* difference of 1.0e-03"),
+        (not_a_number, "probabilities of the keras .* difference of nan"),
+        (one_other_label, "labels of the keras .* 1 others where"),
+        (another_dtype, "must give .* Received: .*int64"),
+        (without_labels, "must give .* Received: "),
+        (fails, r"fails on images of shape \(1, 40, 50, 3\). Received: no kernel$"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_differs_from_the_model_does_not_stay(
+    model, image, tmp_path, monkeypatch, fault, message
+):
+    load = export._load
+
+    def load_faulty(path, format):
+        predict = load(path, format)
+        return lambda images: fault(predict(images))
+
+    monkeypatch.setattr(export, "_load", load_faulty)
+    with pytest.raises(RunError, match=message):
+        export_model(model, tmp_path / "model.keras", image, "keras", iterations=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_an_earlier_one(saved_model, model, image, monkeypatch):
+    before = sorted(path.name for path in saved_model.parent.iterdir())
+
+    def refuse(*_, **__):
+        raise RuntimeError("an operation\nof no use")
+
+    monkeypatch.setattr(tf.saved_model, "save", refuse)
+    with pytest.raises(RunError, match="converted to saved_model.* Received: an operation$"):
+        export_model(model, saved_model, image, overwrite=True)
+    assert sorted(path.name for path in saved_model.parent.iterdir()) == before
+    assert (saved_model / METADATA).is_file()
+
+
+def test_never_overwrites_unasked(model, image, tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_text("mine")
+    with pytest.raises(DataError, match="model.keras: exists already"):
+        export_model(model, path, image, "keras")
+    assert path.read_text() == "mine"
+    export_model(model, path, image, "keras", iterations=0, overwrite=True)
+    assert path.stat().st_size > 1000
+
+
+@pytest.fixture
+def quick_folders(monkeypatch):
+    """Folders with a Keras file, in place of SavedModels that take seconds to write."""
+    keras_format = FORMATS["keras"]
+
+    def write(whole, path, options):
+        path.mkdir()
+        keras_format.write(whole, path / "model.keras", options)
+
+    fake = Format("", write, lambda path: keras_format.load(path / "model.keras"))
+    monkeypatch.setitem(FORMATS, "saved_model", fake)
+
+
+@pytest.mark.usefixtures("quick_folders")
+def test_overwrites_an_earlier_export_but_no_other_folder(model, image, tmp_path):
+    folder = tmp_path / "model"
+    (folder / "photographs").mkdir(parents=True)
+    with pytest.raises(DataError, match="exists already"):
+        export_model(model, folder, image)
+    with pytest.raises(DataError, match="not an export of the format saved_model"):
+        export_model(model, folder, image, overwrite=True)
+    assert (folder / "photographs").is_dir()
+    (folder / "saved_model.pb").write_text("an earlier one")
+    export_model(model, folder, image, iterations=0, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["model.keras"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "torch"}, "format must be one of saved_model, keras, onnx, litert"),
+        ({"format": "keras"}, "must end in .keras"),
+        ({"format": "litert"}, "must end in .tflite"),
+        ({"iterations": -1}, "iterations must be .* at least 0"),
+        ({"mu": 1.0}, "mu must be above 1"),
+        ({"self_weight": -1.0}, "self_weight must be at least 0"),
+        ({"image": np.zeros((40, 50, 3), "float32")}, "uint8 RGB .* Received: float32"),
+        ({"image": np.zeros((40, 50, 4), "uint8")}, r"Received: uint8 of shape \(40, 50, 4\)"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_settings_that_make_no_sense(model, image, tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        export_model(model, **{"output": tmp_path / "model", "image": image, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named(model, image, tmp_path, monkeypatch):
+    find = export.importlib.util.find_spec
+    monkeypatch.setattr(
+        export.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name)
+    )
+    with pytest.raises(ConfigError, match=r"needs tf2onnx.*pip install 'dilated_affinity\[onnx\]'"):
+        export_model(model, tmp_path / "model.onnx", image, "onnx")
+
+
+@pytest.mark.slow
+def test_ten_photographs_in_a_bare_process(shared_file, tmp_path):
+    model = decisive(DeepLabV3Plus(11, RATES, "mobilenet_v2_0.35", weights=None, filters=32))
+    paths = sorted(shared_file("data/camvid/val").glob("*.png"))[:10]
+    photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    export_model(model, tmp_path / "model", photographs[0])
+    batches = {
+        f"{index}x{size[0]}": photograph[np.newaxis, : size[0], : size[1]]
+        for index, photograph in enumerate(photographs)
+        for size in ((360, 480), (321, 321), (97, 131))
+    }
+    batches["three"] = np.stack(photographs[:3])
+    received = in_a_bare_process(tmp_path / "model", batches, tmp_path)
+    whole = inference_model(model)
+    for name, batch in batches.items():
+        expected = whole(batch)
+        assert_agrees(received[name], {key: expected[key] for key in received[name]})
+        assert set(received[name]) == {"labels", "probabilities"}

@@ -1,0 +1,428 @@
+"""The JAX backend against TensorFlow, and two processes under it against one.
+
+A process has one Keras backend. What is to be computed under both is a function of this file, which
+is also the script of the JAX processes: `test_jax_backend.py <function> <output.npz> <arguments>`.
+"""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+from tiny import tiny_config, write_camvid
+
+from dilated_affinity import (
+    AffinityAccuracy,
+    AffinityLoss,
+    AffinityStatistics,
+    BoundaryIoU,
+    MeanIoU,
+    PixelAccuracy,
+    SemanticLoss,
+    affinity_targets,
+    inference_model,
+    propagate,
+    training_dataset,
+)
+from dilated_affinity.distribution import (
+    PROCESS_VARIABLES,
+    find_replicas,
+    from_process,
+    join_processes,
+)
+from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.training import LATEST, build_model, compile_model, train
+
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+RATES = ((1, 1), (2, 3))
+CLASSES = 4
+
+needs_jax = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None,
+    reason="JAX is not installed: pip install -e '.[test,jax]'",
+)
+
+
+def labels(batch=2, size=(18, 25)):
+    """Areas of several pixels, some void; an image of only void."""
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, CLASSES + 1, (batch, 5, 7))
+    drawn = coarse.repeat(4, 1).repeat(4, 2)[:, : size[0], : size[1]].astype(np.uint8)
+    drawn[drawn == CLASSES] = 255
+    drawn[-1, 6:] = 255
+    return drawn
+
+
+def values_and_gradients(function, **arguments):
+    """A scalar function's value, and its gradients by its arguments."""
+    tensors = [ops.convert_to_tensor(each, "float32") for each in arguments.values()]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        derive = jax.jit(jax.value_and_grad(function, tuple(range(len(tensors)))))
+        value, gradients = derive(*tensors)
+    else:
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        gradients = tape.gradient(value, tensors)
+    return {"value": value, **dict(zip(arguments, gradients, strict=True))}
+
+
+def losses():
+    rng = np.random.default_rng(4)
+    truth = labels()
+    statistics = AffinityStatistics.from_labels(truth, RATES)
+    targets = affinity_targets(truth, RATES).numpy()
+    results = {}
+
+    def add(name, loss, truth, logits):
+        for key, value in values_and_gradients(
+            lambda given: loss(truth, given), logits=logits
+        ).items():
+            results[f"{name}/{key}"] = value
+
+    add("semantic", SemanticLoss(), truth, rng.normal(size=(*truth.shape, CLASSES)))
+    for weighting in ("none", "signal", "neighbor", "sqrt_neighbor"):
+        logits = rng.normal(0, 3, targets.shape)
+        add(weighting, AffinityLoss(statistics, weighting), targets, logits)
+    for padding in ("same", "symmetric"):
+        loss = AffinityLoss(statistics, logits_stride=4, padding=padding)
+        add(f"stride 4, {padding}", loss, targets, rng.normal(0, 3, (2, 5, 7, 16)))
+    return results
+
+
+def propagation():
+    rng = np.random.default_rng(5)
+    shape = (2, 9, 11)
+    probabilities = rng.dirichlet(np.ones(CLASSES), shape).astype(np.float32)
+    affinities = rng.uniform(0, 1, (*shape, 16)).astype(np.float32)
+    weights = ops.convert_to_tensor(rng.normal(size=(*shape, CLASSES)), "float32")
+    valid = np.ones(shape, bool)
+    valid[0, 5:] = False
+    return {
+        "refined": propagate(probabilities, affinities, RATES, 10, valid_mask=valid),
+        **values_and_gradients(
+            lambda *given: ops.sum(weights * propagate(*given, RATES, 3, valid_mask=valid)),
+            probabilities=probabilities,
+            affinities=affinities,
+        ),
+    }
+
+
+def metrics():
+    rng = np.random.default_rng(6)
+    truth = labels()
+    scores = rng.normal(size=(*truth.shape, CLASSES)).astype(np.float32)
+    results = {}
+    for metric in (MeanIoU(CLASSES), PixelAccuracy(), BoundaryIoU(CLASSES)):
+        for _ in range(2):
+            metric.update_state(truth, scores)
+        results[metric.name] = metric.result()
+    targets = affinity_targets(truth, RATES).numpy()
+    for stride, size in ((1, truth.shape[1:]), (4, (5, 7))):
+        metric = AffinityAccuracy(RATES, logits_stride=stride)
+        metric.update_state(targets, rng.normal(size=(2, *size, 16)).astype(np.float32))
+        results[f"affinity accuracy, stride {stride}"] = metric.by_rate_and_count()
+    return results
+
+
+def inference():
+    model = build_model(tiny_config("unused"), CLASSES)
+    model.set_weights(networks.random_weights(model))
+    images = np.random.default_rng(7).integers(0, 256, (2, 34, 41, 3)).astype(np.uint8)
+    return inference_model(model, iterations=3).predict_on_batch(images)
+
+
+def step():
+    """One training step by all processes, whose images hold very different numbers of pixels."""
+    config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 11, (4, 7, 7)).repeat(7, 1).repeat(7, 2).astype(np.uint8)
+    truth[0, 10:] = 255
+    truth[1] = 255
+    images = rng.uniform(0, 255, (4, 49, 49, 3)).astype(np.float32)
+    statistics = AffinityStatistics.from_labels(truth[2:], config.affinity_rates)
+    targets = {
+        "semantic": truth,
+        "affinity": affinity_targets(truth, config.affinity_rates).numpy(),
+    }
+    replicas = find_replicas()
+    share = slice(*(len(images) // replicas.processes * (replicas.process + end) for end in (0, 1)))
+    batch = keras.tree.map_structure(lambda each: each[share], (images, targets))
+    with replicas.building():
+        model = build_model(config, 11, statistics)
+        model.set_weights(networks.random_weights(model))
+        trained = compile_model(model, config, statistics)
+    with replicas.fitting():
+        history = trained.fit(tf.data.Dataset.from_tensors(batch), verbose=0).history
+    return {
+        **{f"history/{name}": values[0] for name, values in history.items()},
+        **{variable.path: variable.value for variable in model.variables},
+        # The velocities are the gradients times the learning rate.
+        **{f"optimizer/{each.path}": each.value for each in model.optimizer.variables},
+    }
+
+
+def backbone(name):
+    images = networks.images(65, 81)
+    model = networks.dilated(16, name)
+    model.set_weights(networks.weights_of(name))
+    return {"features": model.predict_on_batch(images)}
+
+
+def core():
+    """All that is compared between the backends every day."""
+    parts = {
+        "losses": losses(),
+        "propagation": propagation(),
+        "metrics": metrics(),
+        "inference": inference(),
+        "step": step(),
+        "backbone": backbone(networks.SMALL),
+    }
+    return {f"{part}/{name}": v for part, values in parts.items() for name, v in values.items()}
+
+
+def fit(data_dir, *model_dirs):
+    """A short run, stopped and resumed; the model's folder differs from process to process."""
+    config = tiny_config(data_dir)
+    model_dir = Path(model_dirs[find_replicas().process])
+    stopped = train(config, model_dir, stop_after=1).step
+    result = train(config, model_dir)
+    try:
+        train(config.replace(beta=1.0), model_dir)
+    except RunError as error:
+        refused = "beta=6.0 (now 1.0)" in str(error)
+    return {
+        "steps": [stopped, result.step],
+        "mean_iou": result.best_mean_iou,
+        "refused": refused,
+    }
+
+
+def step_and_fit(*arguments):
+    return {**{f"step/{name}": value for name, value in step().items()}, **fit(*arguments)}
+
+
+def failures(data_dir, model_dir):
+    """What every process raises for what only one of them did."""
+    process = find_replicas().process
+
+    def fail():
+        raise RunError("disk full")
+
+    messages = []
+    for attempt in (
+        lambda: from_process(fail),
+        lambda: from_process(fail, 1),
+        lambda: train(tiny_config(data_dir, beta=1.0 + process), model_dir),
+    ):
+        try:
+            attempt()
+        except (ConfigError, RunError) as error:
+            messages.append(str(error))
+    return {"messages": messages}
+
+
+def main(function, output, *arguments):
+    join_processes()
+    results = globals()[function](*arguments)
+    np.savez(output, **{name: np.asarray(value) for name, value in results.items()})
+
+
+def run_under_jax(function, folder, *arguments, processes=1):
+    """Calls a function of this file in JAX processes that know of each other.
+
+    Returns:
+        Its results from each process.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    running = []
+    for process in range(processes):
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": QUICK_COMPILATION,
+        }
+        if processes > 1:
+            values = (address, str(processes), str(process))
+            environment.update(zip(PROCESS_VARIABLES, values, strict=True))
+        command = [sys.executable, __file__, function, folder / f"{process}.npz", *arguments]
+        with open(folder / f"{process}.log", "w") as log:
+            running.append(
+                subprocess.Popen(
+                    list(map(str, command)), env=environment, stdout=log, stderr=subprocess.STDOUT
+                )
+            )
+    try:
+        statuses = [process.wait(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    logs = [(folder / f"{process}.log").read_text()[-3000:] for process in range(processes)]
+    assert statuses == [0] * processes, "\n".join(logs)
+    return [dict(np.load(folder / f"{process}.npz")) for process in range(processes)]
+
+
+def assert_close(results, expected, tolerance):
+    """Within a tolerance relative to the largest of an array."""
+    assert set(results) == set(expected)
+    for name, value in expected.items():
+        value = np.asarray(value)
+        if not np.issubdtype(value.dtype, np.floating):
+            np.testing.assert_array_equal(results[name], value, err_msg=name)
+            continue
+        scale = max(np.nanmax(np.abs(value)), 1e-3)
+        np.testing.assert_allclose(
+            results[name], value, rtol=0, atol=tolerance * scale, err_msg=name
+        )
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+@pytest.fixture(scope="module")
+def under_jax(tmp_path_factory):
+    return run_under_jax("core", tmp_path_factory.mktemp("core"))[0]
+
+
+@needs_jax
+def test_outputs_and_gradients_are_those_of_tensorflow(under_jax):
+    expected = core()
+    assert len(expected) > 150
+    assert_close(under_jax, expected, 1e-4)
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
+def test_features_of_the_backbones_are_those_of_tensorflow(tmp_path, name):
+    assert_close(run_under_jax("backbone", tmp_path, name)[0], backbone(name), 1e-4)
+
+
+@pytest.fixture(scope="module")
+def one_process(camvid, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return run_under_jax("fit", folder, camvid, folder / "run")[0], folder / "run"
+
+
+@pytest.fixture(scope="module")
+def two_processes(camvid, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    runs = folder / "run", folder / "other"
+    return run_under_jax("step_and_fit", folder, camvid, *runs, processes=2), *runs
+
+
+@needs_jax
+def test_a_short_run_trains_resumes_and_leaves_what_tensorflow_reads(one_process):
+    results, model_dir = one_process
+    assert results["steps"].tolist() == [1, 4]
+    assert 0 <= results["mean_iou"] <= 1 and results["refused"]
+    header, *rows = (model_dir / "log.csv").read_text().splitlines()
+    losses = [float(row.split(",")[header.split(",").index("loss")]) for row in rows]
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    model = keras.models.load_model(model_dir / LATEST, compile=False)
+    assert np.isfinite(model(np.zeros((1, 33, 33, 3)))["semantic"]).all()
+
+
+@needs_jax
+def test_a_step_of_two_processes_is_that_of_one(under_jax, two_processes):
+    def only_step(results):
+        return {name: v for name, v in results.items() if name.startswith("step/")}
+
+    expected = only_step(under_jax)
+    assert len(expected) > 100
+    for results in two_processes[0]:
+        assert set(only_step(results)) == set(expected)
+        for name, value in expected.items():
+            scale = max(np.abs(value).max(), 0.1)
+            np.testing.assert_allclose(
+                results[name], value, rtol=0, atol=1e-5 * scale, err_msg=name
+            )
+
+
+@needs_jax
+def test_two_processes_train_and_resume_as_one_and_one_of_them_writes(one_process, two_processes):
+    expected, single = one_process
+    results, model_dir, other = two_processes
+    for each in results:
+        assert each["steps"].tolist() == [1, 4] and each["refused"]
+        assert each["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-3)
+    assert not other.exists()
+    names = {path.relative_to(single) for path in single.rglob("*")}
+    assert {path.relative_to(model_dir) for path in model_dir.rglob("*")} == names
+    final = [keras.models.load_model(each / LATEST, compile=False) for each in (model_dir, single)]
+    for two, one in zip(*(model.weights for model in final), strict=True):
+        scale = max(np.abs(one).max(), 0.1)
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-4 * scale, err_msg=one.path)
+
+
+@needs_jax
+@pytest.mark.slow
+def test_what_one_process_does_wrong_all_of_them_say(camvid, tmp_path):
+    for each in run_under_jax("failures", tmp_path, camvid, tmp_path / "run", processes=2):
+        *failed, settings = each["messages"]
+        assert failed == ["disk full", "disk full"]
+        assert settings.endswith("Received: beta=1.0 (in process 1 2.0)")
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_parts_of_a_batch_make_up_the_whole(camvid, accumulation):
+    config = tiny_config(camvid, batch_size=8, accumulation=accumulation)
+    whole = list(training_dataset(config, first_step=1, steps=2))
+    parts = [training_dataset(config, first_step=1, steps=2, part=k, parts=2) for k in range(2)]
+    assert [len(part) for part in parts] == [2 * accumulation] * 2
+    for (images, targets), *shares in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(images, np.concatenate([each[0] for each in shares]))
+        for name, values in targets.items():
+            together = np.concatenate([each[1][name] for each in shares])
+            np.testing.assert_array_equal(values, together)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(camvid):
+    with pytest.raises(ConfigError, match="Received: batch_size=8, accumulation=2, parts=3"):
+        training_dataset(tiny_config(camvid, batch_size=8, accumulation=2), parts=3)
+
+
+@pytest.mark.parametrize("name", ["tiny", networks.SMALL])
+def test_the_trained_model_orders_its_variables_as_the_whole_one(name):
+    statistics = AffinityStatistics.from_labels(labels(), ((2, 2),))
+    config = tiny_config("unused", backbone=name, rates="2")
+    model = build_model(config, CLASSES, statistics)
+    trained = compile_model(model, config, statistics)
+    assert [v.path for v in trained.trainable_variables] == [
+        v.path for v in model.trainable_variables
+    ]
+
+
+def test_processes_need_jax(monkeypatch):
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    with pytest.raises(ConfigError, match="needs KERAS_BACKEND=jax"):
+        join_processes()
+
+
+def test_one_process_is_on_its_own(monkeypatch):
+    for name in PROCESS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    join_processes()
+    assert find_replicas().processes == 1 and find_replicas().is_first
+    assert from_process(lambda: 5, process=3) == 5
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
