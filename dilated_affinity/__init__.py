@@ -18,11 +18,13 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.loading import load_dataset
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
 from dilated_affinity.evaluation import evaluate
+from dilated_affinity.export import export_model
 from dilated_affinity.inference import inference_model
 from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.pipeline import evaluation_dataset, training_dataset
+from dilated_affinity.search import search_refinement
 from dilated_affinity.training import load_run, train
 from dilated_affinity.version import __version__
 
@@ -46,6 +48,7 @@ __all__ = [
     "affinity_targets",
     "evaluate",
     "evaluation_dataset",
+    "export_model",
     "format_rates",
     "inference_model",
     "load_dataset",
@@ -54,6 +57,7 @@ __all__ = [
     "neighbor_offsets",
     "parse_rates",
     "propagate",
+    "search_refinement",
     "steep_sigmoid",
     "train",
     "training_dataset",

@@ -45,7 +45,8 @@ def interpolation_matrix(source_size, image_size, source_stride, target_stride, 
         (ceil(image_size / target_stride), source_size); positions outside the outermost features
         take the nearest one.
     """
-    target_size = -(-image_size // target_stride)
+    # Rounded up; not as -(-a // b), which ONNX's integer division would round down.
+    target_size = (image_size + target_stride - 1) // target_stride
     offset = grid_offset(image_size, target_stride, padding) - grid_offset(
         image_size, source_stride, padding
     )

@@ -236,3 +236,20 @@ def test_the_trained_model_shares_everything_with_the_whole_one(camvid, undistur
         model.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
         rtol=1e-5,
     )
+
+
+def test_weight_decay_pulls_a_kernel_by_learning_rate_times_decay_times_kernel(camvid):
+    """Without momentum yet; nothing but kernels of ordinary convolutions is pulled."""
+    config = tiny_config(camvid, rates="none", dropout=0.0, learning_rate=0.01)
+    images, targets = next(iter(training.training_dataset(config)))
+    after, before = {}, {}
+    for decay in (0.0, 0.5):
+        keras.utils.set_random_seed(0)
+        model = build_model(config.replace(weight_decay=decay), 11)
+        trained = compile_model(model, config)
+        before = {v.path: np.asarray(v) for v in model.trainable_variables}
+        trained.train_on_batch(images, targets)
+        after[decay] = {v.path: np.asarray(v) for v in model.trainable_variables}
+    for path, start in before.items():
+        pull = 0.01 * 0.5 * start if path.endswith("kernel") else 0.0
+        np.testing.assert_allclose(after[0.0][path] - after[0.5][path], pull, atol=1e-6)

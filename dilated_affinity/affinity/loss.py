@@ -20,7 +20,8 @@ class AffinityLoss(keras.losses.Loss):
     probability of what the target says and the weight that of `AffinityStatistics.weights`. The
     sum is divided by 8|R| and by the number of non-void pixels of the batch, on all replicas, seen
     here as pixels with at least one existing pair. A batch of only void gives 0. The paper's beta
-    is not part of the loss: pass it as `loss_weights={"affinity": beta}` to `model.compile`.
+    is not part of the loss: pass `loss_weights={"semantic": 1.0, "affinity": beta}` to
+    `model.compile`.
 
     With the default reduction, `"sum_over_batch_size"`, the loss is that scalar; per-pixel values
     (`reduction="none"`) are scaled so that their mean over all pixels is the scalar. A
@@ -226,7 +227,9 @@ def _resized_focal_sums(logits, targets, table, gamma, stride, padding):
         gradient = ops.matmul(ops.transpose(columns), wide)
         return ops.sum(weights * wrong**gamma * cross_entropy), gradient, pixels
 
-    return ops.map(image_sums, (logits, targets))
+    # Images one after the other would be gathered on every one of several JAX devices.
+    each_image = ops.vectorized_map if keras.backend.backend() == "jax" else ops.map
+    return each_image(image_sums, (logits, targets))
 
 
 def _resized_focal_loss(logits, targets, table, gamma, stride, padding):
