@@ -240,7 +240,8 @@ def test_the_trained_model_shares_everything_with_the_whole_one(camvid, undistur
 
 def test_weight_decay_pulls_a_kernel_by_learning_rate_times_decay_times_kernel(camvid):
     """Without momentum yet; nothing but kernels of ordinary convolutions is pulled."""
-    config = tiny_config(camvid, rates="none", dropout=0.0, learning_rate=0.01)
+    settings = {"dropout": 0.0, "learning_rate": 0.01, "head_multiplier": 1.0}
+    config = tiny_config(camvid, rates="none", **settings)
     images, targets = next(iter(training.training_dataset(config)))
     after, before = {}, {}
     for decay in (0.0, 0.5):
