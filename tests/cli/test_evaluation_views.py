@@ -1,55 +1,26 @@
 """The views of `eval_main` and `predict_main`, on a run whose backbone only the tests know."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import NUM_CLASSES, tiny_config, write_camvid
+from tiny_run import command, write_run
 
 from dilated_affinity import training
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.evaluation import evaluate
-from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import Predictor
-from dilated_affinity.version import __version__
 
 VIEWS = {"scales": (0.5, 1.0, 1.5), "flip": True, "window": 33}
 FLAGS = ("--scales=0.5,1,1.5", "--flip", "--window=33")
 
 
-def command(name, *arguments):
-    program = f"import tiny; from dilated_affinity.cli import {name}; {name}.main()"
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """What training at output stride 16 leaves; to be evaluated at 8, as the paper does."""
-    folder = tmp_path_factory.mktemp("run")
-    config = tiny_config(write_camvid(folder / "camvid"), eval_output_stride=8)
-    config.save(folder / "model" / training.CONFIG_FILE, __version__)
-    model = training.build_model(config, NUM_CLASSES)
-    for name in ("semantic_logits", "affinity_logits"):  # logits of some size, not all near 0
-        model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 100)
-    write_atomically(folder / "model" / training.BEST, model.save)
-    return config, folder / "model"
+    return write_run(tmp_path_factory.mktemp("run"), eval_output_stride=8)
 
 
 def test_a_run_is_evaluated_at_its_evaluation_output_stride(run):

@@ -1,56 +1,30 @@
 """`export_main`, on a run whose backbone only the tests know."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny import NUM_CLASSES, tiny_config, write_camvid
+from tiny import NUM_CLASSES
+from tiny_run import command, write_run
 
 from dilated_affinity import training
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.export_formats import METADATA
-from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import inference_model
-from dilated_affinity.version import __version__
-
-
-def command(*arguments):
-    program = "import tiny; from dilated_affinity.cli import export_main; export_main.main()"
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    config = tiny_config(write_camvid(folder / "camvid"), propagation_iterations=3, mu=20.0)
-    config.save(folder / "model" / training.CONFIG_FILE, __version__)
-    model = training.build_model(config, NUM_CLASSES)
-    for name in ("semantic_logits", "affinity_logits"):  # logits of some size, not all near 0
-        model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 100)
-    write_atomically(folder / "model" / training.BEST, model.save)
-    return config, folder / "model"
+    return write_run(tmp_path_factory.mktemp("run"), propagation_iterations=3, mu=20.0)
 
 
 def test_exports_with_the_settings_of_the_run(run, tmp_path):
     config, model_dir = run
     output = tmp_path / "exports" / "model"
-    result = command(f"--model_dir={model_dir}", f"--output={output}", "--self_weight=2")
+    result = command(
+        "export_main", f"--model_dir={model_dir}", f"--output={output}", "--self_weight=2"
+    )
     assert result.returncode == 0, result.stderr
     assert f"{output}: saved_model written" in result.stdout
     assert "0 of" in result.stdout and "labels differ" in result.stdout
@@ -68,7 +42,7 @@ def test_exports_with_the_settings_of_the_run(run, tmp_path):
 
 
 def test_a_bad_command_line_is_one_line_before_anything_is_loaded(tmp_path):
-    result = command("--model_dir=nowhere", f"--output={tmp_path}", "--format=keras")
+    result = command("export_main", "--model_dir=nowhere", f"--output={tmp_path}", "--format=keras")
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""
     assert "must end in .keras" in result.stderr.splitlines()[-1]
