@@ -15,3 +15,8 @@ class ConfigError(DilatedAffinityError, ValueError):
 
 class RunError(DilatedAffinityError):
     """A `model_dir` or checkpoint cannot be used as asked."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from dilated_affinity.affinity.propagation import (
     STEEPNESS,
     AffinityPropagation,
 )
-from dilated_affinity.errors import ConfigError, DataError, RunError
+from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
 from dilated_affinity.export_formats import FORMATS, Options, arrays
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import inference_model
@@ -186,7 +186,7 @@ def _write(whole, path, format, options):
         refined = any(isinstance(layer, AffinityPropagation) for layer in whole.layers)
         hint = "; 0 iterations of propagation leave less to convert" if refined else ""
         raise RunError(
-            f"the model could not be converted to {format}{hint}. Received: {_first_line(error)}"
+            f"the model could not be converted to {format}{hint}. Received: {first_line(error)}"
         ) from error
 
 
@@ -196,7 +196,7 @@ def _load(path, format):
         return FORMATS[format].load(path)
     except Exception as error:  # of TensorFlow, Keras, ONNX Runtime or LiteRT
         raise RunError(
-            f"the {format} written cannot be loaded. Received: {_first_line(error)}"
+            f"the {format} written cannot be loaded. Received: {first_line(error)}"
         ) from error
 
 
@@ -211,7 +211,7 @@ def _compare(whole, predict, image, format):
         except Exception as error:  # of TensorFlow, Keras, ONNX Runtime or LiteRT
             raise RunError(
                 f"the {format} written fails on images of shape {images.shape}. "
-                f"Received: {_first_line(error)}"
+                f"Received: {first_line(error)}"
             ) from error
         _check_outputs(received, expected, format)
         probabilities = max(probabilities, _largest_difference(received, expected, "probabilities"))
@@ -262,12 +262,14 @@ def _write_folder(path, content):
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     try:
         content(aside / "new")
-        if path.exists():
+        earlier = path.exists()
+        if earlier:
             path.rename(aside / "old")
-        (aside / "new").rename(path)
+        try:
+            (aside / "new").rename(path)
+        except OSError:
+            if earlier:
+                (aside / "old").rename(path)
+            raise
     finally:
         shutil.rmtree(aside)
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -30,7 +30,7 @@ from dilated_affinity.distribution import (
     join_processes,
     on_own_devices,
 )
-from dilated_affinity.errors import RunError
+from dilated_affinity.errors import RunError, first_line
 from dilated_affinity.evaluation import mean_iou
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
@@ -365,8 +365,7 @@ def _load_model(path):
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # whatever a damaged zip, JSON or HDF5 file makes Keras raise
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"{path}: cannot load this model: {line}") from error
+        raise RunError(f"{path}: cannot load this model: {first_line(error)}") from error
 
 
 def _claim(model_dir, config):
@@ -415,8 +414,9 @@ def _restore(model, model_dir, config):
             if checkpoint is not None:
                 model.load_weights(checkpoint)
         except Exception as error:  # as in _load_model
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(f"{path}: cannot continue from this checkpoint: {line}") from error
+            raise RunError(
+                f"{path}: cannot continue from this checkpoint: {first_line(error)}"
+            ) from error
     step = int(np.asarray(model.optimizer.iterations))
     # Keras does not save this state. It counts calls, so the step decides it.
     for layer in model.layers:

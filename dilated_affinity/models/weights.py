@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.errors import ConfigError, DataError, first_line
 from dilated_affinity.models.backbone import Backbone
 
 UNREADABLE = (tf.errors.OpError, ValueError, LookupError, RuntimeError)
@@ -65,7 +65,7 @@ def _download_application(backbone):
     except Exception as error:  # keras raises a bare Exception when a download fails
         raise DataError(
             "ImageNet weights could not be downloaded; on a machine without network pass the "
-            f"path of a .weights.h5 file instead. Received: {_first_line(error)}"
+            f"path of a .weights.h5 file instead. Received: {first_line(error)}"
         ) from error
 
 
@@ -78,7 +78,7 @@ def _read_application(backbone, path):
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path}: not the weights of Keras' {model.name} without classifier: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     return model
 
@@ -96,7 +96,7 @@ def _read_checkpoint(model, names, path):
         values = {} if faults else {name: reader.get_tensor(name) for name in variables}
     except UNREADABLE as error:
         raise DataError(
-            f"{path}: cannot be read as a TensorFlow 1 checkpoint: {_first_line(error)}"
+            f"{path}: cannot be read as a TensorFlow 1 checkpoint: {first_line(error)}"
         ) from error
     if faults:
         rest = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
@@ -123,7 +123,3 @@ def _faults(variables, shapes, names):
         if not re.fullmatch(names.ignored, slot.sub("", name))
     ]
     return missing + misshapen + unexpected
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
