@@ -236,13 +236,13 @@ def main(_):
         _print_peak(_MEMORY_OF.value, rates)
         return
     machine = _machine()
-    comparisons = {size: _compare(size, rates, machine) for size in _SIZES.value}
     print(f"{_ITERATIONS.value} iterations, rates {format_rates(rates)}")
-    for size, result in comparisons.items():
-        print(size)
-        for name, seconds in result["seconds"].items():
-            ratio = f"package is {result['times_faster'][name]:.2f} times faster"
-            print(f"  {name:<8}{seconds:9.3f} s  {'' if name == 'package' else ratio}")
+    comparisons = {}
+    for size in _SIZES.value:
+        comparisons[size] = result = _compare(size, rates, machine)
+        print(f"{size}\n  package {result['seconds']['package']:9.3f} s")
+        for name, ratio in result["times_faster"].items():
+            print(f"  {name:<8}{result['seconds'][name]:9.3f} s, {ratio:.2f} times as long")
         print(f"  peak memory: {result['peak_over_probabilities']:.2f} times the probabilities")
     sweep = _sweep()
     for varied, rows in sweep.items():

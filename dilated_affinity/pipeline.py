@@ -5,6 +5,9 @@ scale, crop and flip. A run therefore starts at any step without replaying the o
 the parallelism of the machine changes nothing. Only indices are shuffled, never images.
 """
 
+import functools
+
+import cv2
 import numpy as np
 import tensorflow as tf
 
@@ -94,8 +97,10 @@ def evaluation_dataset(config: Config, split=None):
 def augment(image, label, config: Config, number):
     """Random scale, crop and flip of one example (section 4.1; DeepLab's augmentation).
 
-    Outside the scaled image the crop shows `MEAN_PIXEL`, labelled void. Images are interpolated
-    bilinearly, labels take the nearest pixel; only the pixels of the crop are computed.
+    Of an axis that is longer than the crop once scaled, a window of whole pixels is cut out and
+    scaled to the crop; so nothing but the crop is computed. A shorter one is scaled as it is, and
+    the crop shows `MEAN_PIXEL` beyond it, labelled void. Images are interpolated bilinearly,
+    labels take the nearest pixel.
 
     Args:
         image: uint8 (H, W, 3).
@@ -110,45 +115,50 @@ def augment(image, label, config: Config, number):
     seed = tf.stack([tf.cast(config.seed, tf.int64), number])
     draws = tf.random.stateless_uniform([4], seed)
     scale = _random_scale(draws[0], config)
-    size = tf.shape(label)
-    scaled = tf.maximum(tf.cast(tf.round(tf.cast(size, tf.float32) * scale), tf.int32), 1)
-    # The crop lies inside the scaled image, or, where that is smaller, the image inside the crop.
-    shown = tf.minimum(scaled, side)
-    slack = scaled - shown + 1
-    origin = tf.cast(draws[1:3] * tf.cast(slack, tf.float32), tf.int32)
-    origin = tf.minimum(origin, slack - 1)
     mirrored = tf.constant(config.flip) & (draws[3] < 0.5)
-    right = scaled[1] - origin[1] - shown[1]
-    # Mirrored before it is scaled, as bytes: several times less work than mirroring the crop.
-    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
-    left = tf.where(mirrored, right, origin[1])
-    image = tf.raw_ops.ScaleAndTranslate(
-        images=image[tf.newaxis],
-        size=shown,
-        scale=tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32),
-        translation=-tf.cast(tf.stack([origin[0], left]), tf.float32),
-        kernel_type="triangle",
-        antialias=False,
-    )[0]
-    rows = _nearest(origin[0], shown[0], scaled[0], size[0])
-    columns = _nearest(origin[1], shown[1], scaled[1], size[1])
-    columns = tf.where(mirrored, columns[::-1], columns)
-    label = tf.gather(tf.gather(label, rows, axis=0), columns, axis=1)
-    missing = side - shown
-    before = tf.where(mirrored, missing[1], 0)
-    paddings = tf.stack([[0, missing[0]], tf.stack([before, missing[1] - before])])
-    label = tf.pad(label, paddings, constant_values=tf.constant(IGNORE_LABEL, tf.uint8))
-    image = tf.pad(image, tf.concat([paddings, [[0, 0]]], axis=0), constant_values=MEAN_PIXEL)
+    # OpenCV resizes ten times faster than TensorFlow's operations on CPU.
+    image, label = tf.numpy_function(
+        functools.partial(_crop, side),
+        [image, label, scale, draws[1:3], mirrored],
+        (tf.float32, tf.uint8),
+        stateful=False,
+    )
     return tf.ensure_shape(image, (side, side, 3)), tf.ensure_shape(label, (side, side))
 
 
-def _nearest(origin, count, scaled, size):
-    """The source pixels nearest to `count` positions of the scaled image from `origin` on."""
-    positions = origin + tf.range(count)
-    centers = (tf.cast(positions, tf.float32) + 0.5) * (
-        tf.cast(size, tf.float32) / tf.cast(scaled, tf.float32)
+def _crop(side, image, label, scale, places, mirrored):
+    """The crop at `places` (vertical, horizontal), from 0 to 1, of an example in NumPy."""
+    sizes = label.shape
+    windows = [_window(size, scale, side, place) for size, place in zip(sizes, places, strict=True)]
+    (rows, height), (columns, width) = windows
+    image, label = image[rows, columns], label[rows, columns]
+    if mirrored:
+        image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+    shown = np.s_[:height, side - width :] if mirrored else np.s_[:height, :width]
+    pixels = np.full((side, side, 3), MEAN_PIXEL, np.float32)
+    pixels[shown] = cv2.resize(
+        image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
     )
-    return tf.minimum(tf.cast(centers, tf.int32), size - 1)
+    labels = np.full((side, side), IGNORE_LABEL, np.uint8)
+    nearest = (_nearest(*sizes) for sizes in zip(label.shape, (height, width), strict=True))
+    labels[shown] = label[np.ix_(*nearest)]
+    return pixels, labels
+
+
+def _window(size, scale, side, place):
+    """Which of an axis' pixels to show, as a slice, and how many of the crop's they become."""
+    scaled = max(round(float(size * scale)), 1)
+    if scaled <= side:
+        return slice(0, size), scaled
+    count = min(max(round(float(side / scale)), 1), size)
+    start = int(place * (size - count + 1))
+    return slice(start, start + count), side
+
+
+def _nearest(size, scaled):
+    """The pixels of an axis nearest to the centres of those it is scaled to."""
+    centers = (np.arange(scaled) + 0.5) * (size / scaled)
+    return np.minimum(centers.astype(np.intp), size - 1)
 
 
 def _random_scale(draw, config):

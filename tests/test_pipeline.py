@@ -108,26 +108,26 @@ def test_an_image_of_the_crops_size_comes_out_as_it_went_in():
 
 @pytest.mark.parametrize("size", [(97, 131), (20, 131), (5, 7), (1, 1)])
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.75])
-def test_scaling_agrees_with_tensorflows_resize_then_crop(size, scale):
+def test_scaling_agrees_with_tensorflows_resize_of_the_window(size, scale):
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (*size, 3), np.uint8)
     label = rng.integers(0, 11, size).astype(np.uint8)
     cropped, labels = draw(image, label, min_scale=scale, max_scale=scale)
     scaled = [max(round(side * scale), 1) for side in size]
-    resized = tf.image.resize(image, scaled).numpy()
-    nearest = tf.image.resize(label[..., None], scaled, "nearest").numpy()[..., 0]
-    inside = labels != 255
-    rows, columns = min(scaled[0], 33), min(scaled[1], 33)
-    assert inside[:rows, :columns].all() and inside.sum() == rows * columns
-    matches = [
-        (top, left)
-        for top in range(scaled[0] - rows + 1)
-        for left in range(scaled[1] - columns + 1)
-        if np.array_equal(nearest[top : top + rows, left : left + columns], labels[:rows, :columns])
+    rows, columns = shown = [min(side, 33) for side in scaled]
+    window = [
+        round(33 / scale) if side > 33 else whole for side, whole in zip(scaled, size, strict=True)
     ]
-    top, left = matches[0]
-    expected = resized[top : top + rows, left : left + columns]
-    np.testing.assert_allclose(cropped[:rows, :columns], expected, atol=0.05)
+    inside = labels != 255
+    assert inside[:rows, :columns].all() and inside.sum() == rows * columns
+    matches = []
+    for top, left in np.ndindex(size[0] - window[0] + 1, size[1] - window[1] + 1):
+        part = np.s_[top : top + window[0], left : left + window[1]]
+        nearest = tf.image.resize(label[part][..., None], shown, "nearest").numpy()[..., 0]
+        if np.array_equal(nearest, labels[:rows, :columns]):
+            matches.append(tf.image.resize(image[part], shown).numpy())
+    (expected,) = matches
+    np.testing.assert_allclose(cropped[:rows, :columns], expected, atol=0.01)
     np.testing.assert_array_equal(cropped[~inside], MEAN_PIXEL)
 
 

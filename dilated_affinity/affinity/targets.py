@@ -43,8 +43,8 @@ def affinity_targets(labels, rates, ignore_label=255):
             "labels must be an integer tensor of shape (..., height, width). "
             f"Received: labels of dtype {labels.dtype.name} and shape {labels.shape}"
         )
-    words = _packed_targets(labels, check_rates(rates), int(ignore_label))
-    # Outside the compiled function, where it costs nothing: XLA would take the words apart.
+    words = _words(*_bits(labels, check_rates(rates), int(ignore_label)))
+    # Outside the compiled functions, where it costs nothing: XLA would take the words apart.
     targets = tf.bitcast(words, tf.uint8)
     return tf.reshape(targets, [*_sizes(labels), NEIGHBORS * targets.shape[-2]])
 
@@ -57,42 +57,51 @@ def _sizes(labels):
     ]
 
 
-@tf.function(jit_compile=True, autograph=False)
-def _packed_targets(labels, rates, ignore_label):
-    """The targets of a rate as the bytes of one uint64, lowest first: (N, H, W, |R|).
+# Compiled in two functions. In one, XLA would fuse them into a loop over words of 8 bytes, whose
+# comparisons of single bytes then use an eighth of each vector; so it takes three times as long.
 
-    A word per rate instead of eight bytes: writing single bytes to 32 channels keeps XLA from
-    using vector instructions, and takes six times as long.
-    """
+
+@tf.function(jit_compile=True, autograph=False)
+def _bits(labels, rates, ignore_label):
+    """Two uint8 (N, H, W) for each rate: bit c tells of neighbour c's being same, not a pair."""
     shape = tf.shape(labels)
     height, width = shape[-2], shape[-1]
     center = tf.reshape(labels, tf.stack([-1, height, width]))
     vertical, horizontal = reach(rates)
     if labels.dtype.min <= ignore_label <= labels.dtype.max:
-        valid = center != tf.constant(ignore_label, labels.dtype)
+        void = center == tf.constant(ignore_label, labels.dtype)
     else:
-        valid = tf.ones_like(center, tf.bool)
-    # NOT_A_PAIR has all bits set, so that "or" with it gives it.
-    none = tf.where(valid, np.uint8(0), np.uint8(NOT_A_PAIR))
+        void = tf.zeros_like(center, tf.bool)
     paddings = [[0, 0], [vertical] * 2, [horizontal] * 2]
     padded = tf.pad(center, paddings)
-    padded_none = tf.pad(none, paddings, constant_values=np.uint8(NOT_A_PAIR))
-    parts = []
-    for dy, dx in neighbor_offsets(rates):
+    padded_void = tf.pad(void, paddings, constant_values=True)
+    same = [tf.zeros_like(center, tf.uint8) for _ in rates]
+    no_pair = list(same)
+    for channel, (dy, dx) in enumerate(neighbor_offsets(rates)):
         top, left = vertical + dy, horizontal + dx
         window = (slice(None), slice(top, top + height), slice(left, left + width))
-        same = tf.cast(center == padded[window], tf.uint8)
-        parts.append(_or(same, _or(none, padded_none[window])))
-    for wider in (tf.uint16, tf.uint32, tf.uint64):
-        parts = [
-            _or(tf.cast(low, wider), tf.bitwise.left_shift(tf.cast(high, wider), 4 * wider.size))
-            for low, high in zip(parts[::2], parts[1::2], strict=True)
-        ]
-    return tf.stack(parts, axis=-1)
+        rate, bit = channel // NEIGHBORS, np.uint8(1 << channel % NEIGHBORS)
+        same[rate] |= tf.where(center == padded[window], bit, np.uint8(0))
+        no_pair[rate] |= tf.where(void | padded_void[window], bit, np.uint8(0))
+    return same, no_pair
 
 
-def _or(one, other):
-    return tf.bitwise.bitwise_or(one, other)
+@tf.function(jit_compile=True, autograph=False)
+def _words(same, no_pair):
+    """The targets of a rate as the bytes of one uint64, lowest first: (N, H, W, |R|)."""
+    same, no_pair = (_bytes_of_bits(tf.stack(bits, axis=-1)) for bits in (same, no_pair))
+    # 255 in every byte that `no_pair` has a 1 in: 256 * x - x.
+    return same | (tf.bitwise.left_shift(no_pair, np.uint64(8)) - no_pair)
+
+
+def _bytes_of_bits(bits):
+    """The bits of uint8 as the bytes of uint64, each 0 or 1."""
+    words = tf.cast(bits, tf.uint64) * np.uint64(0x01010101)
+    words |= tf.bitwise.left_shift(words, np.uint64(32))
+    # Byte k keeps bit k alone, which the addition carries to the byte's highest bit.
+    words &= np.uint64(0x8040201008040201)
+    words = tf.bitwise.right_shift(words + np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(7))
+    return words & np.uint64(0x0101010101010101)
 
 
 def neighbor_counts(targets):
