@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-COMMANDS = ("train_main", "eval_main", "predict_main", "export_main", "statistics_main")
+COMMANDS = sorted(path.stem for path in (HERE / "dilated_affinity" / "cli").glob("*_main.py"))
+NOTEBOOK = ["ipykernel>=6.29,<8"]
+DOCS = ["furo>=2024.8.6", "myst-parser>=4,<6", "sphinx>=8.1,<10"]
 
 setup(
     name="dilated_affinity",
@@ -16,6 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["dilated_affinity", "dilated_affinity.*"]),
+    package_data={"dilated_affinity.report": ["page.html", "page.css", "page.js"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1,<3",
@@ -35,7 +38,22 @@ setup(
     extras_require={
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"],
         "jax": ["jax>=0.10,<1"],
-        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.14,<1"],
+        "crf": ["pydensecrf2>=1.1,<2"],
+        "benchmarks": ["keras-hub>=0.32,<1", "pydensecrf2>=1.1,<2"],
+        "tensorboard": ["tensorboard>=2.19,<3"],
+        "notebook": NOTEBOOK,
+        "docs": DOCS,
+        "test": [
+            *NOTEBOOK,
+            *DOCS,
+            "nbclient>=0.10,<1",
+            "nbformat>=5.10,<6",
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.14,<1",
+            "selenium>=4.20,<5",
+            "tensorboard>=2.19,<3",
+        ],
     },
     entry_points={
         "console_scripts": [f"{name} = dilated_affinity.cli.{name}:main" for name in COMMANDS],

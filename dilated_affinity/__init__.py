@@ -15,14 +15,15 @@ from dilated_affinity.affinity.propagation import (
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets, neighbor_counts
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import load_dataset
+from dilated_affinity.datasets.loading import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
 from dilated_affinity.evaluation import evaluate
 from dilated_affinity.export import export_model
-from dilated_affinity.inference import inference_model
+from dilated_affinity.inference import Predictor, inference_model
 from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
+from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import evaluation_dataset, training_dataset
 from dilated_affinity.search import search_refinement
 from dilated_affinity.training import load_run, train
@@ -41,8 +42,10 @@ __all__ = [
     "DilatedAffinityError",
     "MeanIoU",
     "PixelAccuracy",
+    "Predictor",
     "RunError",
     "SemanticLoss",
+    "TensorBoardMonitor",
     "__version__",
     "affinities_from_targets",
     "affinity_targets",
@@ -53,6 +56,7 @@ __all__ = [
     "inference_model",
     "load_dataset",
     "load_run",
+    "load_source",
     "neighbor_counts",
     "neighbor_offsets",
     "parse_rates",

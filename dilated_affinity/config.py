@@ -32,7 +32,22 @@ def _setting(default, text, source, *, group, choices=None, low=None, high=None,
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _crf(default, text, low):
+    """A field of the dense CRF, named as that of `baselines.crf.DenseCRF` behind `crf_`."""
+    source = "kazuto1011/deeplab-pytorch, for VOC"
+    return _setting(default, text, source, group="refinement", low=low, moves=True)
+
+
 _DEEPLAB = "tensorflow/models research/deeplab"
+
+REFINEMENTS = ("exact", "decoder_stride", "early_stop")
+"""Variants of the refinement; `dilated_affinity.refinement` says what they are."""
+
+STRUCTURES = ("none", "affinity", "aaf", "boundary")
+"""What training may learn of structure: nothing, the paper's way, or that of a baseline."""
+
+POSTPROCESSES = ("none", "propagate", "crf")
+"""What may refine predictions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +119,14 @@ class Config:
         0.95, "Momentum of batch norm's moving statistics.", _DEEPLAB, group="model", low=0, high=1
     )
 
+    structure: str = _setting(
+        "affinity",
+        "What is trained beside the classes: affinity, the paper's method; aaf (adaptive affinity "
+        "fields) or boundary (weights near boundaries), which it compares with; or none.",
+        "paper 4.3",
+        group="loss",
+        choices=STRUCTURES,
+    )
     weighting: str = _setting(
         "sqrt_neighbor",
         "Weighting of the affinity loss, a row of Table 1.",
@@ -222,10 +245,51 @@ class Config:
     )
     validate_every: int = _setting(
         0,
-        "Steps between validations and checkpoints; 0 validates ten times in all.",
+        "Steps between validations; 0 validates ten times in all.",
         "ours",
         group="run",
         low=0,
+    )
+
+    checkpoint_every: int = _setting(
+        500,
+        "Steps between checkpoints; every validation makes one, too.",
+        "ours",
+        group="run",
+        low=1,
+        moves=True,
+    )
+    keep_checkpoints: int = _setting(
+        3,
+        "How many checkpoints to keep, the newest, beside the best.",
+        "ours",
+        group="run",
+        low=2,
+        moves=True,
+    )
+    tensorboard: bool = _setting(
+        False,
+        "Write losses, IoU and pictures for TensorBoard to model_dir/tensorboard.",
+        "ours",
+        group="run",
+        moves=True,
+    )
+    on_nan: str = _setting(
+        "error",
+        "When the loss or a gradient is NaN or infinite: stop, or leave out the step and count it.",
+        "ours",
+        group="run",
+        choices=("error", "skip"),
+        moves=True,
+    )
+    on_bad_example: str = _setting(
+        "error",
+        "When a training image or label cannot be used: stop, or take another example and count "
+        "it, up to 1 % of the split.",
+        "ours",
+        group="run",
+        choices=("error", "skip"),
+        moves=True,
     )
 
     eval_scales: str = _setting(
@@ -252,6 +316,15 @@ class Config:
         moves=True,
     )
 
+    postprocess: str = _setting(
+        "propagate",
+        "What refines predictions: propagate, by affinity where the run has any; crf, a dense CRF "
+        "(needs the extra crf); or none.",
+        "paper 4.3",
+        group="refinement",
+        choices=POSTPROCESSES,
+        moves=True,
+    )
     propagation_iterations: int = _setting(
         10, "Iterations of affinity propagation.", "paper 4.4", group="refinement", low=0
     )
@@ -260,6 +333,41 @@ class Config:
     )
     mu: float = _setting(
         7.0, "Steepness mu of the affinity's sigmoid.", "paper 3.3", group="refinement", low=1.001
+    )
+    refinement: str = _setting(
+        "exact",
+        "exact: propagation at every pixel. decoder_stride: on the pixels where the decoder's "
+        "features stand, for rates that are multiples of its stride; faster and smoother. "
+        "early_stop: until labels have come to rest.",
+        "ours",
+        group="refinement",
+        choices=REFINEMENTS,
+    )
+    stop_patience: int = _setting(
+        1,
+        "Iterations in a row that must leave the labels alone for early_stop.",
+        "ours",
+        group="refinement",
+        low=1,
+    )
+    stop_tolerance: float = _setting(
+        1e-3,
+        "Share of an image's pixels whose labels an iteration may change and still leaves them "
+        "alone for early_stop.",
+        "ours",
+        group="refinement",
+        low=0,
+        high=0.999,
+    )
+    crf_iterations: int = _crf(10, "Iterations of the dense CRF.", low=0)
+    crf_gaussian_weight: float = _crf(3.0, "Weight of the CRF's kernel of nearness alone.", low=0)
+    crf_gaussian_xy: float = _crf(1.0, "Standard deviation of that kernel in pixels.", low=0.01)
+    crf_bilateral_weight: float = _crf(
+        4.0, "Weight of the CRF's kernel of nearness and colour.", low=0
+    )
+    crf_bilateral_xy: float = _crf(67.0, "Standard deviation of that kernel in pixels.", low=0.01)
+    crf_bilateral_rgb: float = _crf(
+        3.0, "Standard deviation of that kernel in grey levels.", low=0.01
     )
 
     def __post_init__(self):
@@ -290,8 +398,9 @@ class Config:
 
     @property
     def affinity_rates(self):
-        """`rates` as pairs, or None for plain DeepLabv3+."""
-        return None if self.rates == "none" else parse_rates(self.rates)
+        """`rates` as pairs, or None for a run without affinity."""
+        rates = None if self.rates == "none" else parse_rates(self.rates)
+        return rates if self.structure == "affinity" else None
 
     @property
     def multi_grid_factors(self) -> tuple[int, ...] | None:
@@ -357,8 +466,9 @@ class Config:
             return cls(**settings)
         except OSError as error:
             raise DataError(f"{path}: cannot read the configuration: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise DataError(f"{path}: not the configuration of a run: {error}") from None
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            text = " ".join(str(error).split())
+            raise DataError(f"{path}: not the configuration of a run: {text}") from None
 
 
 def _checked(field, value):

@@ -6,8 +6,8 @@ processes, each of which runs the same commands and computes its part of every b
 
 import contextlib
 import dataclasses
+import json
 import os
-import pickle
 import tempfile
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from dilated_affinity import errors
 from dilated_affinity.errors import ConfigError, DilatedAffinityError
 
 PROCESS_VARIABLES = (
@@ -148,9 +149,11 @@ def check_shares(config, replicas: Replicas):
         config: The run's settings, a `Config`.
         replicas: The devices.
     """
-    configs = [from_process(lambda: config, process) for process in range(replicas.processes)]
-    for process, other in enumerate(configs):
-        changes = configs[0].changes(other, f"in process {process}")
+    settings = dataclasses.asdict(config)
+    given = [from_process(lambda: settings, process) for process in range(replicas.processes)]
+    for process, values in enumerate(given):
+        first, other = config.replace(**given[0]), config.replace(**values)
+        changes = first.changes(other, f"in process {process}")
         if changes:
             raise ConfigError(f"All processes must have the same settings. Received: {changes}")
     if config.batch_size // config.accumulation % replicas.count:
@@ -202,11 +205,11 @@ def join_processes():
 def from_process(function, process=0):
     """What `function` returns or raises on one process, on every process.
 
-    All processes must come here together; only the one calls the function, whose result must be
-    picklable. Without other processes this is a plain call.
+    All processes must come here together; only the one calls the function. Without other processes
+    this is a plain call.
 
     Args:
-        function: Function without arguments.
+        function: Function without arguments, whose result JSON can hold.
         process: The process that calls it.
 
     Returns:
@@ -215,24 +218,55 @@ def from_process(function, process=0):
     """
     if not _several_processes():
         return function()
+    return json.loads(_bytes_from_process(lambda: json.dumps(function()).encode(), process))
+
+
+def _bytes_from_process(function, process=0):
+    """Does what `from_process` does for a function that returns bytes.
+
+    What processes tell each other is bytes and JSON. To unpickle it would be to run whatever code
+    they, or others at their address, send.
+    """
     import jax
     from jax.experimental import multihost_utils
 
-    calls, outcome = jax.process_index() == process, b""
+    calls, message = jax.process_index() == process, b""
     if calls:
         try:
-            outcome = pickle.dumps((function(), None))
+            message = _RESULT + function()
         except (DilatedAffinityError, OSError) as error:
-            outcome = pickle.dumps((None, error))
-    size = multihost_utils.broadcast_one_to_all(np.int32(len(outcome)), calls)
+            message = _ERROR + json.dumps(_described(error)).encode()
+    size = multihost_utils.broadcast_one_to_all(np.int32(len(message)), calls)
     content = np.zeros(size, np.uint8)
     if calls:
-        content[:] = np.frombuffer(outcome, np.uint8)
-    content = multihost_utils.broadcast_one_to_all(content, calls)
-    result, error = pickle.loads(content.tobytes())
-    if error is not None:
-        raise error
-    return result
+        content[:] = np.frombuffer(message, np.uint8)
+    message = multihost_utils.broadcast_one_to_all(content, calls).tobytes()
+    if message[:1] == _ERROR:
+        raise _error_of(json.loads(message[1:]))
+    return message[1:]
+
+
+_RESULT, _ERROR = b"+", b"-"
+
+
+def _described(error):
+    if isinstance(error, OSError):
+        return ["OSError", error.errno, error.strerror or str(error), error.filename]
+    return [type(error).__name__, str(error)]
+
+
+def _error_of(description):
+    name, *arguments = description
+    return {"OSError": OSError, **vars(errors)}[name](*arguments)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether a flag is set on any process; all must come here together."""
+    if not _several_processes():
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
 def first_process_first(function):
@@ -255,12 +289,14 @@ def file_of_first_process(path):
     if not _several_processes():
         yield path if path.is_file() else None
         return
-    content = from_process(lambda: path.read_bytes() if path.is_file() else None)
+    if not from_process(path.is_file):
+        yield None
+        return
+    content = _bytes_from_process(path.read_bytes)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
-        if content is not None:
-            copy.write_bytes(content)
-        yield None if content is None else copy
+        copy.write_bytes(content)
+        yield copy
 
 
 @contextlib.contextmanager

@@ -10,16 +10,17 @@ from dilated_affinity.affinity.propagation import (
     SELF_WEIGHT,
     STEEPNESS,
     affinities_from_targets,
-    propagate,
     steep_sigmoid,
 )
 from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference import Canvases, network, pad_to
+from dilated_affinity.inference import network
 from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
+from dilated_affinity.refinement import Refiner
 
 ITERATIONS = (0, 1, 3, 6, 10)
 """Iterations of Tables 3 and 4."""
@@ -27,8 +28,8 @@ ITERATIONS = (0, 1, 3, 6, 10)
 REFINE_WITH = ("prediction", "ground_truth")
 
 
-def mean_iou(predict, source: Source) -> float:
-    """mIoU of a model's semantic head over all examples, without propagation.
+def class_iou(predict, source: Source) -> np.ndarray:
+    """IoU of each class over all examples, without propagation; NaN for classes not seen.
 
     Args:
         predict: The model, as `inference.network` wraps it.
@@ -38,7 +39,7 @@ def mean_iou(predict, source: Source) -> float:
     for example in _examples(source, "validation"):
         logits = predict(example["image"][np.newaxis])
         metric.update_state(example["label"][np.newaxis], logits["semantic"])
-    return float(np.nanmean(metric.class_iou()))
+    return metric.class_iou()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Evaluation:
         split_size: Number of images.
         class_names: Name of each class.
         iterations: Iterations of propagation at which the rest was measured.
-        refine_with: `"prediction"` or `"ground_truth"`, the affinity used.
+        refine_with: `"prediction"` or `"ground_truth"`, the affinity used; or `"crf"`.
         class_iou: float64 (len(iterations), C); NaN for classes not seen.
         pixel_accuracy: One for each number of iterations.
         boundary_iou: Mean boundary IoU, likewise.
@@ -109,7 +110,8 @@ class Evaluation:
     def table(self) -> str:
         """A table for people: percentages, a column for each number of iterations."""
         affinity = "" if self.rates is None else f", {self.refine_with.replace('_', ' ')} affinity"
-        lines = [f"{self.split_size} images; columns: iterations of propagation{affinity}"]
+        what = "the dense CRF" if self.refine_with == "crf" else "propagation"
+        lines = [f"{self.split_size} images; columns: iterations of {what}{affinity}"]
         width = max(map(len, (*self.class_names, "pixel accuracy")))
         lines.append(" " * width + "".join(f"{count:>9}" for count in self.iterations))
 
@@ -149,6 +151,7 @@ def evaluate(
     scales=(1.0,),
     flip=False,
     window=0,
+    refinement="exact",
 ) -> Evaluation:
     """Measures a model on every example of a split, before and after propagation.
 
@@ -166,13 +169,15 @@ def evaluate(
         flip: Average with the mirror image, too.
         window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
             for whole images.
+        refinement: As for `inference_model`.
 
     Returns:
         `Evaluation`.
 
     Raises:
         ConfigError: If the iterations are not ascending, or need affinity that is not there; for
-            scales or a window that make no sense.
+            scales or a window that make no sense; for a variant of the refinement that the model
+            does not allow.
     """
     iterations = check_iterations(iterations)
     if refine_with not in REFINE_WITH:
@@ -191,12 +196,13 @@ def evaluate(
     boundaries = [BoundaryIoU(classes.num_classes) for _ in iterations]
     accuracy = None if rates is None else AffinityAccuracy(rates)
     predict, canvases = network(model, scales, flip, window), Canvases()
+    refine = Refiner(model, rates, self_weight, refinement)
     for example in _examples(source, "evaluation"):
         size = example["label"].shape
-        logits, inside = padded_logits(predict, example["image"], canvases)
-        affinities = None
+        logits = padded_logits(predict, example["image"], canvases)
+        affinities, canvas = None, logits["semantic"].shape[1:3]
         if rates is not None:
-            labels = pad_to(example["label"], inside.shape[1:], classes.ignore_label)
+            labels = pad_to(example["label"], canvas, classes.ignore_label)
             targets = affinity_targets(labels, rates)
             accuracy.update_state(targets, logits["affinity"])
             affinities = (
@@ -204,11 +210,9 @@ def evaluate(
                 if refine_with == "ground_truth"
                 else steep_sigmoid(logits["affinity"], mu)
             )
-        refined = refinements(
-            ops.softmax(logits["semantic"]), affinities, rates, iterations, self_weight, inside
-        )
+        refined = refine(ops.softmax(logits["semantic"]), affinities, size, iterations)
         for probabilities, iou, boundary in zip(refined, ious, boundaries, strict=True):
-            predicted = ops.argmax(probabilities, axis=-1)[:, : size[0], : size[1]]
+            predicted = ops.argmax(probabilities, axis=-1)
             iou.update_state(example["label"][np.newaxis], predicted)
             boundary.update_state(example["label"][np.newaxis], predicted)
     return Evaluation(
@@ -236,7 +240,7 @@ def check_iterations(iterations) -> tuple[int, ...]:
 
 
 def padded_logits(predict, image, canvases: Canvases):
-    """Logits of an image on a canvas for propagation, and where on it the image is.
+    """Logits of an image on a canvas for propagation, the image top left.
 
     Args:
         predict: The model, as `inference.network` wraps it.
@@ -244,27 +248,13 @@ def padded_logits(predict, image, canvases: Canvases):
         canvases: The canvases in use.
 
     Returns:
-        A dict of float32 (1, h, w, C) by head, and a boolean mask (1, h, w).
+        A dict of float32 (1, h, w, C) by head.
     """
-    size = image.shape[:2]
-    canvas = canvases.fit(size)
-    logits = {
+    canvas = canvases.fit(image.shape[:2])
+    return {
         head: pad_to(ops.convert_to_numpy(values)[0], canvas)
         for head, values in predict(image[np.newaxis]).items()
     }
-    return logits, pad_to(np.ones(size, bool), canvas)
-
-
-def refinements(probabilities, affinities, rates, iterations, self_weight, valid_mask):
-    """Yields what `propagate` gives after each of the ascending numbers of iterations."""
-    done = 0
-    for count in iterations:
-        if count > done:
-            probabilities = propagate(
-                probabilities, affinities, rates, count - done, self_weight, valid_mask
-            )
-            done = count
-        yield probabilities
 
 
 def _examples(source, description):

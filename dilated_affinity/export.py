@@ -19,7 +19,7 @@ from dilated_affinity.affinity.propagation import (
 from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
 from dilated_affinity.export_formats import FORMATS, Options, arrays
 from dilated_affinity.files import write_atomically
-from dilated_affinity.inference import inference_model
+from dilated_affinity.inference import InferenceModel, check_images, inference_model
 from dilated_affinity.models.backbone import check_choice
 
 TOLERANCE = 1e-4
@@ -59,6 +59,7 @@ def export_model(
     jit_compile=True,
     overwrite=False,
     metadata: dict | None = None,
+    refinement="exact",
 ) -> Agreement:
     """Writes a trained model as an artifact that predicts images, and checks it on a real one.
 
@@ -87,6 +88,7 @@ def export_model(
         overwrite: Replace an earlier export. Defaults to False.
         metadata: JSON-serialisable dict, kept in a SavedModel as
             `assets.extra/dilated_affinity.json`.
+        refinement: As for `inference_model`.
 
     Returns:
         `Agreement` with the Keras model.
@@ -115,8 +117,9 @@ def export_model(
     """
     check_output(output, format, overwrite)
     output = Path(output)
-    image = _checked_image(image)
-    whole = _serving_model(model, iterations, self_weight, mu, affinity)
+    image = np.asarray(image)
+    check_images(image, rank=3)
+    whole = _serving_model(model, iterations, self_weight, mu, refinement, affinity)
     options = Options(jit_compile, metadata)
     measured = []
 
@@ -155,18 +158,8 @@ def check_output(output: str | os.PathLike, format, overwrite=False):
         raise DataError(f"{output}: is not an export of the format {format}; it stays as it is.")
 
 
-def _checked_image(image):
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        raise ConfigError(
-            "image must be uint8 RGB of shape (height, width, 3). "
-            f"Received: {image.dtype} of shape {image.shape}"
-        )
-    return image
-
-
-def _serving_model(model, iterations, self_weight, mu, affinity):
-    whole = inference_model(model, iterations, self_weight, mu)
+def _serving_model(model, iterations, self_weight, mu, refinement, affinity):
+    whole = inference_model(model, iterations, self_weight, mu, refinement)
     outputs = dict(whole.output)
     if affinity and "affinity" not in outputs:
         raise ConfigError(
@@ -174,7 +167,7 @@ def _serving_model(model, iterations, self_weight, mu, affinity):
         )
     if not affinity:
         outputs.pop("affinity", None)
-    return keras.Model(whole.input, outputs, name=whole.name)
+    return InferenceModel(whole.input, outputs, name=whole.name)
 
 
 def _write(whole, path, format, options):

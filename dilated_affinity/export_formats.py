@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from dilated_affinity.affinity.early_stopping import EarlyStoppingPropagation
 from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.files import write_atomically
 
@@ -91,12 +92,16 @@ def _checked(images):
 
 
 def _few_sizes(layer):
-    if isinstance(layer, AffinityPropagation):
-        return _PaddedPropagation.from_config(layer.get_config())
+    padded = {
+        AffinityPropagation: _PaddedPropagation,
+        EarlyStoppingPropagation: _PaddedEarlyStoppingPropagation,
+    }
+    if type(layer) in padded:
+        return padded[type(layer)].from_config(layer.get_config())
     return layer
 
 
-class _PaddedPropagation(AffinityPropagation):
+class _OnPaddedSides:
     """Propagation behind a mask on sides rounded up, which XLA compiles for few sizes only."""
 
     def call(self, inputs):
@@ -105,6 +110,14 @@ class _PaddedPropagation(AffinityPropagation):
         padded = [ops.pad(each, [*margin, [0, 0]]) for each in inputs]
         inside = ops.pad(ops.ones_like(inputs[0][..., 0], "bool"), margin)
         return super().call(padded, inside)[:, :height, :width]
+
+
+class _PaddedPropagation(_OnPaddedSides, AffinityPropagation):
+    pass
+
+
+class _PaddedEarlyStoppingPropagation(_OnPaddedSides, EarlyStoppingPropagation):
+    pass
 
 
 def _load_saved_model(path):

@@ -1,13 +1,21 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and keeping a folder to one process."""
 
+import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+_ASIDE = ".writing-"
+
 
 def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], None]):
     """Writes a file aside, flushes it to disk and renames it into place.
+
+    Whenever the process or the machine stops, `path` holds the earlier file or the new one, whole.
+    A link at `path` is replaced, not followed.
 
     Args:
         path: The file to create or replace; its folder is made if missing.
@@ -16,7 +24,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=".writing-", suffix=path.name, dir=path.parent)
+    handle, aside = tempfile.mkstemp(prefix=_ASIDE, suffix=path.name, dir=path.parent)
     os.close(handle)
     aside = Path(aside)
     try:
@@ -24,12 +32,48 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
             aside.write_bytes(content)
         else:
             content(aside)
-        with open(aside, "rb") as written:
-            os.fsync(written.fileno())
+        _flush(aside)
         # mkstemp makes files that only their owner may read.
         umask = os.umask(0)
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
         os.replace(aside, path)
+        # The new name is on disk only when its folder is.
+        _flush(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | os.PathLike):
+    """Removes what `write_atomically` left in a folder when its process was killed.
+
+    Only for a folder in which no other process writes.
+    """
+    for path in Path(folder).glob(f"{_ASIDE}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: str | os.PathLike):
+    """Holds the lock of a file, made if missing, that one process at a time can have.
+
+    The kernel gives it back however the process ends, `kill -9` included, so that none is ever
+    left behind.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

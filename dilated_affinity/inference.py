@@ -1,5 +1,6 @@
 """Using a trained model: in one call on images, or on the files of a folder."""
 
+import collections
 import dataclasses
 import functools
 import os
@@ -11,14 +12,17 @@ import numpy as np
 from keras import layers, ops
 from PIL import Image
 
+from dilated_affinity.affinity.early_stopping import EarlyStop, EarlyStoppingPropagation
 from dilated_affinity.affinity.propagation import (
     ITERATIONS,
     SELF_WEIGHT,
     STEEPNESS,
     AffinityPropagation,
-    propagate,
+    check_settings,
+    check_steepness,
     steep_sigmoid,
 )
+from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.compilation import any_image_size
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.image_files import IMAGE_SUFFIXES, decode_image, read_bytes
@@ -26,14 +30,20 @@ from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.models.deeplab import affinity_rates
+from dilated_affinity.models.resize import AlignedResize
 from dilated_affinity.multi_view import MultiScale, SlidingWindow
 from dilated_affinity.progress import progress
+from dilated_affinity.refinement import Refiner, check_refinement, decoder_resize, divided_rates
 from dilated_affinity.scales import check_scales
 from dilated_affinity.visualization import affinity_picture, comparison, overlay
 
 
 def inference_model(
-    model: keras.Model, iterations=ITERATIONS, self_weight=SELF_WEIGHT, mu=STEEPNESS
+    model: keras.Model,
+    iterations=ITERATIONS,
+    self_weight=SELF_WEIGHT,
+    mu=STEEPNESS,
+    refinement="exact",
 ) -> keras.Model:
     """Wraps a trained model into one that maps images to refined labels (section 3.3).
 
@@ -42,11 +52,17 @@ def inference_model(
         iterations: Iterations of propagation. Defaults to 10.
         self_weight: lambda of Eq. 6. Defaults to 6.
         mu: Steepness of Eq. 7. Defaults to 7.
+        refinement: `"exact"`, `"decoder_stride"`, `"early_stop"` or an `EarlyStop`, see
+            `dilated_affinity.refinement.check_refinement`. Defaults to `"exact"`.
 
     Returns:
         `keras.Model` from uint8 RGB images (B, H, W, 3) to a dict of `"labels"` uint8 (B, H, W),
         `"probabilities"` float32 (B, H, W, C), and, for a model with an affinity head,
         `"affinity"` float32 (B, H, W, 8|R|), the probability that a neighbour shares the class.
+
+    Raises:
+        ConfigError: For an argument out of its range, or a variant of the refinement that the model
+            does not allow. The model returned raises it for what are no uint8 RGB images.
 
     Example:
 
@@ -56,19 +72,67 @@ def inference_model(
     >>> outputs["labels"].shape
     TensorShape([1, 33, 41])
     """
+    check_settings(iterations, self_weight)
+    check_steepness(mu)
+    refinement = check_refinement(refinement)
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    logits = model(ops.cast(images, "float32"))
-    probabilities = layers.Softmax(dtype="float32")(logits["semantic"])
-    outputs = {}
     rates = affinity_rates(model)
-    if rates is not None:
-        propagation = AffinityPropagation(rates, iterations, self_weight, mu)
-        if iterations:
+    settings = (iterations, self_weight, mu)
+    refined = rates is not None and iterations > 0
+    if refined and refinement == "decoder_stride":
+        logits, probabilities = _refined_at_decoder_stride(model, images, rates, settings)
+    else:
+        logits = model(ops.cast(images, "float32"))
+        probabilities = layers.Softmax(dtype="float32")(logits["semantic"])
+        if refined and isinstance(refinement, EarlyStop):
+            stop = dataclasses.asdict(refinement)
+            propagation = EarlyStoppingPropagation(rates, *settings, **stop)
             probabilities = propagation([probabilities, logits["affinity"]])
+        elif refined:
+            propagation = AffinityPropagation(rates, *settings)
+            probabilities = propagation([probabilities, logits["affinity"]])
+    outputs = {
+        "labels": ops.cast(ops.argmax(probabilities, axis=-1), "uint8"),
+        "probabilities": probabilities,
+    }
+    if rates is not None:
         outputs["affinity"] = ops.sigmoid(logits["affinity"])
-    outputs["labels"] = ops.cast(ops.argmax(probabilities, axis=-1), "uint8")
-    outputs["probabilities"] = probabilities
-    return keras.Model(images, outputs, name=f"{model.name}_inference")
+    return InferenceModel(images, outputs, name=f"{model.name}_inference")
+
+
+def _refined_at_decoder_stride(model, images, rates, settings):
+    """The model's logits, and refined probabilities of which only the result is large."""
+    resize = decoder_resize(model)
+    heads = {f"{name}_at_stride": model.get_layer(name).input[0] for name in model.output}
+    whole = keras.Model(model.input, {**model.output, **heads}, name=model.name)
+    logits = whole(ops.cast(images, "float32"))
+    probabilities = layers.Softmax(dtype="float32")(logits["semantic_at_stride"])
+    propagation = AffinityPropagation(divided_rates(rates, resize.source_stride), *settings)
+    refined = propagation([probabilities, logits["affinity_at_stride"]])
+    enlarge = AlignedResize(resize.source_stride, 1, resize.padding, dtype="float32")
+    return logits, enlarge([refined, images])
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class InferenceModel(keras.Model):
+    """A functional model of images that refuses what are none, where Keras would convert it."""
+
+    def __call__(self, images, *args, **kwargs):
+        check_images(images)
+        return super().__call__(images, *args, **kwargs)
+
+
+def check_images(images, rank=4):
+    """Raises `ConfigError` unless the images are uint8 RGB, of shape (H, W, 3) or a batch."""
+    dtype, shape = getattr(images, "dtype", None), tuple(getattr(images, "shape", ()))
+    if dtype is not None:
+        dtype = keras.backend.standardize_dtype(dtype)
+    if dtype != "uint8" or len(shape) != rank or shape[-1] != 3 or 0 in shape:
+        wanted = ("batch", "height", "width", "3")[-rank:]
+        received = f"{dtype} of shape {shape}" if dtype else type(images).__name__
+        raise ConfigError(
+            f"images must be uint8 RGB of shape ({', '.join(wanted)}). Received: {received}"
+        )
 
 
 def network(model: keras.Model, scales: Sequence[float] = (1.0,), flip=False, window=0):
@@ -99,44 +163,6 @@ def network(model: keras.Model, scales: Sequence[float] = (1.0,), flip=False, wi
     return predict
 
 
-class Canvases:
-    """Sizes to pad to, so that code compiled for each shape is compiled for few.
-
-    The first size is used as it is: most data sets have one. A later size takes the smallest
-    earlier one that holds it and has at most twice its pixels; failing that, its sides are
-    rounded up to multiples of 256.
-    """
-
-    _STEP = 256
-
-    def __init__(self):
-        self._known = []
-
-    def fit(self, size) -> tuple[int, int]:
-        """The (height, width) to pad an image of the given (height, width) to."""
-        height, width = size
-        holding = [
-            (h, w)
-            for h, w in self._known
-            if h >= height and w >= width and h * w <= 2 * height * width
-        ]
-        if holding:
-            return min(holding, key=lambda canvas: canvas[0] * canvas[1])
-        canvas = (height, width)
-        if self._known:
-            canvas = tuple(-(-side // self._STEP) * self._STEP for side in size)
-        self._known.append(canvas)
-        return canvas
-
-
-def pad_to(array, canvas, value=0) -> np.ndarray:
-    """Pads (H, W, ...) at the bottom and right to the canvas, as a batch of one (1, h, w, ...)."""
-    array = np.asarray(array)
-    rows, columns = (whole - side for whole, side in zip(canvas, array.shape[:2], strict=True))
-    widths = [(0, rows), (0, columns)] + [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, widths, constant_values=value)[np.newaxis]
-
-
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """Labels of one image, and what they came from.
@@ -165,6 +191,11 @@ class Predictor:
         flip: Average with the mirror image, too.
         window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
             for whole images.
+        refinement: As for `inference_model`.
+
+    Raises:
+        ConfigError: For an argument out of its range, or a variant of the refinement that the model
+            does not allow.
     """
 
     def __init__(
@@ -176,35 +207,40 @@ class Predictor:
         scales=(1.0,),
         flip=False,
         window=0,
+        refinement="exact",
     ):
+        check_settings(iterations, self_weight)
+        check_steepness(mu)
         self.rates = affinity_rates(model)
         self._network = network(model, scales, flip, window)
+        self._refine = Refiner(model, self.rates, self_weight, refinement)
         self._iterations = iterations
-        self._self_weight = self_weight
         self._mu = mu
         self._canvases = Canvases()
 
     def __call__(self, image) -> Prediction:
         """Predicts one image, uint8 (H, W, 3) RGB."""
+        check_images(image, rank=3)
         logits = self._network(image[np.newaxis])
         probabilities = ops.convert_to_numpy(ops.softmax(logits["semantic"]))[0]
         unrefined = probabilities.argmax(axis=-1).astype(np.uint8)
         if self.rates is None:
             return Prediction(unrefined, unrefined, None)
         affinity = ops.convert_to_numpy(logits["affinity"])[0]
-        height, width = unrefined.shape
         canvas = self._canvases.fit(unrefined.shape)
-        refined = propagate(
+        refined = self._refine(
             pad_to(probabilities, canvas),
             steep_sigmoid(pad_to(affinity, canvas), self._mu),
-            self.rates,
-            self._iterations,
-            self._self_weight,
-            pad_to(np.ones(unrefined.shape, bool), canvas),
+            unrefined.shape,
+            (self._iterations,),
         )
-        labels = ops.convert_to_numpy(ops.argmax(refined, axis=-1))[0, :height, :width]
+        labels = ops.convert_to_numpy(ops.argmax(next(refined), axis=-1))[0]
         same = ops.convert_to_numpy(ops.sigmoid(affinity))
         return Prediction(labels.astype(np.uint8), unrefined, same)
+
+    def map(self, images):
+        """Yields the `Prediction` of each image, in order."""
+        return map(self, images)
 
 
 def predict_files(
@@ -298,19 +334,24 @@ def _write_predictions(predictor, classes, items, overwrite, label_ids):
             target = _target(stem, kind)
             if target.exists() and not overwrite:
                 raise DataError(f"{target}: exists already; overwriting was not asked for.")
+    # Read while earlier ones are refined: a predictor may work on several at once.
+    waiting = collections.deque()
+
+    def images():
+        for _, _, read in progress(items, "prediction"):
+            waiting.append(read())
+            yield waiting[-1]["image"]
+
     written = []
-    for stem, _, read in progress(items, "prediction"):
-        example = read()
-        pictures = _pictures(predictor, classes, example, label_ids)
+    for (stem, _, _), prediction in zip(items, predictor.map(images()), strict=True):
+        pictures = _pictures(prediction, predictor.rates, classes, waiting.popleft(), label_ids)
         for kind, picture in pictures.items():
             write_atomically(_target(stem, kind), picture.save)
         written.append(_target(stem, "labels"))
     return written
 
 
-def _pictures(predictor, classes, example, label_ids):
-    image = example["image"]
-    prediction = predictor(image)
+def _pictures(prediction, rates, classes, example, label_ids):
     labels = (
         palette_image(prediction.labels, classes)
         if label_ids is None
@@ -318,13 +359,13 @@ def _pictures(predictor, classes, example, label_ids):
     )
     pictures = {
         "labels": labels,
-        "overlay": Image.fromarray(overlay(image, prediction.labels, classes)),
+        "overlay": Image.fromarray(overlay(example["image"], prediction.labels, classes)),
     }
     if prediction.affinity is not None:
-        picture = affinity_picture(prediction.affinity, predictor.rates)
+        picture = affinity_picture(prediction.affinity, rates)
         pictures["affinity"] = Image.fromarray(picture)
     if "label" in example:
-        picture = comparison(example, prediction, predictor.rates, classes)
+        picture = comparison(example, prediction, rates, classes)
         pictures["comparison"] = Image.fromarray(picture)
     return pictures
 

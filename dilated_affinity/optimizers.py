@@ -74,6 +74,9 @@ class MultiplierSGD(keras.optimizers.SGD):
     Momentum accumulates `learning_rate * gradient` in Keras, so a multiplied learning rate acts as
     it would in an optimizer of that variable alone.
 
+    It refuses an update if the loss or any gradient is NaN or infinite: variables and momentum
+    stay as they are, while `iterations` goes on. `refused` counts these.
+
     Args:
         *args: As for `keras.optimizers.SGD`.
         multipliers: Factor by variable path (`variable.path`); 1 for variables not named.
@@ -92,6 +95,37 @@ class MultiplierSGD(keras.optimizers.SGD):
             )
         self._factors = [self.multipliers.get(variable.path, 1.0) for variable in variables]
         super().build(variables)
+        self.refused = self.add_variable((), dtype="int", name="refused")
+
+    def scale_loss(self, loss):
+        """The loss, by which Keras differentiates; one that is not finite has NaN gradients."""
+        loss = super().scale_loss(loss)
+        return loss * ops.where(ops.isfinite(loss), 1.0, float("nan"))
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if keras.backend.backend() == "tensorflow":
+            # Comes to `_distributed_tf_update_step`, which has the sums over all replicas.
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        finite = _all_finite(grads)
+        changing = [*trainable_variables, *self.momentums]
+        before = [variable.value for variable in changing]
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        for variable, value in zip(changing, before, strict=True):
+            variable.assign(ops.where(finite, variable.value, value))
+        self.refused.assign_add(ops.cast(~finite, self.refused.dtype))
+
+    def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+        update = super()._distributed_tf_update_step
+        reduced = [distribution.experimental_local_results(grad)[0] for grad, _ in grads_and_vars]
+
+        def apply():
+            update(distribution, grads_and_vars, learning_rate)
+
+        def refuse():
+            self.refused.assign_add(1)
+
+        ops.cond(_all_finite(reduced), apply, refuse)
 
     def update_step(self, gradient, variable, learning_rate):
         factor = self._factors[self._get_variable_index(variable)]
@@ -99,3 +133,7 @@ class MultiplierSGD(keras.optimizers.SGD):
 
     def get_config(self):
         return {**super().get_config(), "multipliers": self.multipliers}
+
+
+def _all_finite(tensors):
+    return ops.all(ops.stack([ops.all(ops.isfinite(each)) for each in tensors]))

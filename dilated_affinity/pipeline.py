@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.baselines.boundary import boundary_weights
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.loading import Source, load_source, read_examples
@@ -39,6 +40,9 @@ def training_dataset(
         [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and, unless the config's
         rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). S is `crop_size`, and B
         `batch_size`, divided by `parts` and by `accumulation`, with that many batches to a step.
+        With `structure="aaf"` the targets hold the labels as `"aaf"`, too; with
+        `structure="boundary"` elements are `(images, targets, weights)`, where weights are
+        `{"semantic": boundary_weights(labels)}`.
 
     Raises:
         ConfigError: If the batch cannot be divided into so many parts.
@@ -72,12 +76,24 @@ def training_dataset(
         targets = {"semantic": labels}
         if rates is not None:
             targets["affinity"] = affinity_targets(labels, rates, IGNORE_LABEL)
+        if config.structure == "aaf":
+            targets["aaf"] = labels
+        if config.structure == "boundary":
+            weights = boundary_weights(labels, ignore_label=IGNORE_LABEL)
+            return images, targets, {"semantic": weights}
         return images, targets
 
     batches = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(size, drop_remainder=True)
     batches = batches.map(with_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(2)
+
+
+def batch_ids(config: Config, source: Source, step: int) -> list[str]:
+    """Ids of the examples that `training_dataset` gives as the batch of a step, from 0."""
+    numbers = tf.range(step * config.batch_size, (step + 1) * config.batch_size, dtype=tf.int64)
+    indices = tf.map_fn(lambda n: _example_index(n, len(source), config.seed), numbers)
+    return [source[int(index)]["id"] for index in indices]
 
 
 def evaluation_dataset(config: Config, split=None):

@@ -1,7 +1,8 @@
-"""Progress bars, quiet where nobody watches."""
+"""Progress bars with rate and time left, quiet where nobody watches."""
 
 import sys
 
+import keras
 from tqdm.auto import tqdm
 
 
@@ -10,6 +11,53 @@ def watched() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def progress(iterable, description, total=None):
-    """Iterates with a bar of rate and time left, or silently where nobody watches."""
-    return tqdm(iterable, desc=description, total=total, disable=not watched(), unit="")
+def progress(iterable, description, total=None, unit=""):
+    """Iterates with a bar of rate and time left, or silently where nobody watches.
+
+    Args:
+        iterable: What to iterate over.
+        description: What is going on, before the bar.
+        total: Number of items, where `len(iterable)` does not tell.
+        unit: What an item is, such as `"image"`.
+    """
+    return _bar(iterable, description, unit, total=total)
+
+
+class TrainingProgress(keras.callbacks.Callback):
+    """A bar over all the steps of a run, however many calls of `fit` they take.
+
+    Keras' own bar is of one epoch. This one shows steps done and to do, rate, time left and the
+    epoch's mean losses, and nothing where nobody watches; give `fit` `verbose=0` beside it.
+
+    Args:
+        total: Steps of the whole run.
+        initial: Steps done before. Defaults to 0.
+        accumulation: Batches to a step. Defaults to 1.
+    """
+
+    def __init__(self, total: int, initial=0, accumulation=1):
+        super().__init__()
+        self._accumulation = accumulation
+        self._bar = _bar(None, "training", "step", total=total, initial=initial)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % self._accumulation:
+            return
+        losses = {name: value for name, value in (logs or {}).items() if name.endswith("loss")}
+        self._bar.set_postfix(losses, refresh=False)
+        self._bar.update()
+
+    def close(self):
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+
+def _bar(iterable, description, unit, **options):
+    return tqdm(
+        iterable,
+        desc=description,
+        unit=f" {unit}" if unit else "",
+        disable=not watched(),
+        dynamic_ncols=True,
+        **options,
+    )

@@ -7,18 +7,15 @@ import numpy as np
 from keras import ops
 
 from dilated_affinity.affinity.propagation import SELF_WEIGHT, STEEPNESS, steep_sigmoid
+from dilated_affinity.canvases import Canvases
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation import (
-    ITERATIONS,
-    check_iterations,
-    padded_logits,
-    refinements,
-)
-from dilated_affinity.inference import Canvases, network
+from dilated_affinity.evaluation import ITERATIONS, check_iterations, padded_logits
+from dilated_affinity.inference import network
 from dilated_affinity.metrics import MeanIoU
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
+from dilated_affinity.refinement import Refiner
 
 SELF_WEIGHTS = (1.5, SELF_WEIGHT, 20.0, 80.0)
 STEEPNESSES = (STEEPNESS, 50.0, 1000.0)
@@ -88,6 +85,7 @@ def search_refinement(
     scales=(1.0,),
     flip=False,
     window=0,
+    refinement="exact",
 ) -> RefinementSearch:
     """Measures all combinations of lambda, mu and iterations; the network sees each image once.
 
@@ -102,13 +100,14 @@ def search_refinement(
         scales: See `evaluate`.
         flip: See `evaluate`.
         window: See `evaluate`.
+        refinement: See `evaluate`.
 
     Returns:
         `RefinementSearch`.
 
     Raises:
-        ConfigError: If there is nothing to try, a value is out of its range, or the model has no
-            affinity.
+        ConfigError: If there is nothing to try, a value is out of its range, the model has no
+            affinity, or does not allow the variant of the refinement.
     """
     iterations = check_iterations(iterations)
     self_weights, mus = tuple(map(float, self_weights)), tuple(map(float, mus))
@@ -124,20 +123,18 @@ def search_refinement(
     ious = np.empty(shape, object)
     for index in np.ndindex(shape):
         ious[index] = MeanIoU(source.classes.num_classes)
+    refiners = [Refiner(model, rates, value, refinement) for value in self_weights]
     predict, canvases = network(model, scales, flip, window), Canvases()
     for number in progress(range(len(source)), "search"):
         example = source[number]
-        height, width = example["label"].shape
-        logits, inside = padded_logits(predict, example["image"], canvases)
+        logits = padded_logits(predict, example["image"], canvases)
         probabilities = ops.softmax(logits["semantic"])
         for mu, rows in zip(mus, ious, strict=True):
             affinities = steep_sigmoid(logits["affinity"], mu)
-            for self_weight, row in zip(self_weights, rows, strict=True):
-                refined = refinements(
-                    probabilities, affinities, rates, iterations, self_weight, inside
-                )
+            for refine, row in zip(refiners, rows, strict=True):
+                refined = refine(probabilities, affinities, example["label"].shape, iterations)
                 for values, iou in zip(refined, row, strict=True):
-                    predicted = ops.argmax(values, axis=-1)[:, :height, :width]
+                    predicted = ops.argmax(values, axis=-1)
                     iou.update_state(example["label"][np.newaxis], predicted)
     mean_iou = np.vectorize(lambda iou: np.nanmean(iou.class_iou()), otypes=[float])(ious)
     return RefinementSearch(len(source), iterations, self_weights, mus, mean_iou)

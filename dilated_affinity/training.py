@@ -1,7 +1,7 @@
-"""Training: one `model.fit` that can stop and continue, in a folder that says what it holds."""
+"""Training: a run that can stop at any moment and continue, in a folder that says what it holds."""
 
 import dataclasses
-import json
+import math
 import os
 from pathlib import Path
 
@@ -11,17 +11,17 @@ import tensorflow as tf
 from absl import logging
 
 from dilated_affinity.affinity.geometry import format_rates
-from dilated_affinity.affinity.loss import AffinityLoss
-from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.affinity.targets import NOT_A_PAIR
-from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import (
-    Source,
-    data_error_from,
-    label_readers,
-    load_source,
+from dilated_affinity.checkpoints import (
+    Checkpoints,
+    TrainingState,
+    read_state,
+    write_checkpoint,
 )
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.loading import data_error_from, load_source
+from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.distribution import (
+    any_process,
     check_shares,
     file_of_first_process,
     find_replicas,
@@ -30,24 +30,27 @@ from dilated_affinity.distribution import (
     join_processes,
     on_own_devices,
 )
-from dilated_affinity.errors import RunError, first_line
-from dilated_affinity.evaluation import mean_iou
-from dilated_affinity.files import write_atomically
-from dilated_affinity.inference import network
-from dilated_affinity.losses import SemanticLoss
-from dilated_affinity.metrics import AffinityAccuracy, PixelAccuracy
-from dilated_affinity.models.deeplab import DeepLabV3Plus
-from dilated_affinity.optimizers import MultiplierSGD, WarmupPolynomialDecay
-from dilated_affinity.pipeline import training_dataset
-from dilated_affinity.progress import progress, watched
-from dilated_affinity.version import __version__
+from dilated_affinity.errors import DataError, RunError, first_line
+from dilated_affinity.evaluation import class_iou
+from dilated_affinity.finite_steps import heads_not_finite
+from dilated_affinity.inference import Predictor, network
+from dilated_affinity.monitoring import TensorBoardMonitor
+from dilated_affinity.pipeline import batch_ids, training_dataset
+from dilated_affinity.progress import TrainingProgress, watched
+from dilated_affinity.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG_FILE,
+    claimed,
+    run_statistics,
+    save_config,
+    write_log,
+)
+from dilated_affinity.run_model import at_output_stride, build_model, compile_model
+from dilated_affinity.stopping import StopRequest
 
-CONFIG_FILE = "config.json"
-STATISTICS_FILE = "statistics.json"
-LOG_FILE = "log.csv"
-LATEST = Path("checkpoints", "latest.keras")
-BEST = Path("checkpoints", "best.keras")
-BEST_NOTE = Path("checkpoints", "best.json")
+_ASK_OTHERS_EVERY = 10
+"""Steps after which processes tell each other whether one of them has been asked to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,136 +66,14 @@ class TrainingResult:
     best_mean_iou: float | None
 
 
-def build_model(config: Config, num_classes: int, statistics=None) -> keras.Model:
-    """The model of a run, with fresh weights as its settings say.
-
-    Args:
-        config: The run's settings.
-        num_classes: Number of classes of the data set.
-        statistics: `AffinityStatistics` for the bias prior; None where there is no affinity head
-            or its weights are to be loaded.
-    """
-    weights = None if config.backbone_weights == "none" else config.backbone_weights
-    policy = keras.config.dtype_policy()
-    if config.mixed_precision != "none":
-        keras.config.set_dtype_policy(f"mixed_{config.mixed_precision}")
-    try:
-        return _deeplab(config, num_classes, statistics, weights)
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def _deeplab(config, num_classes, statistics, weights):
-    return DeepLabV3Plus(
-        num_classes,
-        config.affinity_rates,
-        backbone=config.backbone,
-        output_stride=config.output_stride,
-        weights=weights,
-        affinity_bias=None if statistics is None else statistics.bias(),
-        batch_norm=config.batch_norm,
-        batch_norm_momentum=config.batch_norm_momentum,
-        weight_decay=config.weight_decay,
-        separable=config.separable,
-        filters=config.filters,
-        dropout=config.dropout,
-        multi_grid=config.multi_grid_factors,
-    )
-
-
-def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.Model:
-    """Compiles a model with the recipe's optimizer, losses and progress metrics.
-
-    Args:
-        model: A model as `build_model` makes it.
-        config: The run's settings.
-        statistics: `AffinityStatistics` of the training labels; None without an affinity head.
-
-    Returns:
-        The model to train: one with the same layers, weights, optimizer and losses, whose affinity
-        logits stand at the decoder's stride. There the affinity loss resizes them itself, which
-        takes less time and memory than in the model. Without an affinity head it is `model`.
-    """
-    schedule = WarmupPolynomialDecay(
-        config.learning_rate,
-        config.iterations,
-        config.power,
-        config.warmup_steps,
-        config.warmup_learning_rate,
-        config.accumulation,
-    )
-    backbone = {id(variable) for variable in model.get_layer(config.backbone).variables}
-    multipliers = {
-        variable.path: config.head_multiplier
-        for variable in model.trainable_variables
-        if id(variable) not in backbone
-    }
-    optimizer = MultiplierSGD(
-        schedule,
-        momentum=config.momentum,
-        multipliers=multipliers,
-        gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
-    )
-    _compile(model, config, optimizer, statistics)
-    if statistics is None:
-        _make_trackers(model)
-        return model
-    resize = model.get_layer("affinity")
-    # In the place of the resize, or Keras would order the variables otherwise than in the whole
-    # model; under JAX an optimizer knows them by their order alone.
-    logits = keras.layers.Identity(dtype="float32")(model.get_layer("affinity_logits").output)
-    small = {**model.output, "affinity": logits}
-    trained = keras.Model(model.input, small, name=model.name)
-    grid = {"logits_stride": resize.source_stride, "padding": resize.padding}
-    _compile(trained, config, model.optimizer, statistics, **grid)
-    _make_trackers(trained)
-    return trained
-
-
-def _make_trackers(model):
-    """Makes the variables that Keras' losses and metrics make when they are first called.
-
-    Within `fit` under TensorFlow that would be during its tracing, which is then done once more.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return
-    predicted = {
-        name: np.zeros((1, 1, 1, output.shape[-1]), "float32")
-        for name, output in model.output.items()
-    }
-    targets = {"semantic": np.zeros((1, 1, 1), "uint8")}
-    if "affinity" in predicted:
-        targets["affinity"] = np.full(predicted["affinity"].shape, NOT_A_PAIR, "uint8")
-    model.compute_loss(y=targets, y_pred=predicted)
-    model.compute_metrics(None, targets, predicted)
-    model.reset_metrics()
-
-
-def _compile(model, config, optimizer, statistics, **grid):
-    losses, loss_weights = {"semantic": SemanticLoss()}, {"semantic": 1.0}
-    metrics = {"semantic": [PixelAccuracy()]}
-    if statistics is not None:
-        losses["affinity"] = AffinityLoss(statistics, config.weighting, config.gamma, **grid)
-        loss_weights["affinity"] = config.beta
-        metrics["affinity"] = [AffinityAccuracy(statistics.rates, **grid)]
-    model.compile(
-        optimizer=optimizer,
-        loss=losses,
-        loss_weights=loss_weights,
-        metrics=metrics,
-        # Under TensorFlow the full-resolution passes are compiled where they stand, and XLA's
-        # convolutions on CPU are slower than its own. JAX would run a step op by op.
-        jit_compile=keras.backend.backend() == "jax",
-    )
-
-
 def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> TrainingResult:
     """Trains, or continues to train, in `model_dir`.
 
-    Writes `config.json`, `statistics.json`, `log.csv` and `checkpoints/` (`latest.keras` with the
-    optimizer's state, `best.keras` with the best validation mIoU). Started again with the same
-    settings it continues from `latest.keras` and ends with the weights of an undisturbed run. On
-    an interrupt (Ctrl-C) it saves first.
+    Writes `config.json`, `statistics.json`, `log.csv` and `checkpoints/`: the newest as
+    `step-*.keras`, and `best.keras` with the best validation mIoU. Started again with the same
+    settings it continues from the newest checkpoint that is not damaged, and ends with the weights
+    of an undisturbed run, bit for bit, whenever and however it was ended. On Ctrl-C and SIGTERM it
+    ends the step, saves, and then ends with `KeyboardInterrupt` or exit status 143.
 
     In several processes (see `distribution.join_processes`) each calls this with the same settings.
     They compute every batch together; the first one alone reads and writes `model_dir`.
@@ -207,7 +88,9 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
 
     Raises:
         DataError: If data or weights cannot be read.
-        RunError: If `model_dir` belongs to a run of other settings, or cannot be used.
+        RunError: If `model_dir` belongs to a run of other settings or to one that is running, or
+            cannot be used or written; or if a loss or gradient is not finite, unless
+            `config.on_nan` is `"skip"`.
         ConfigError: If the devices cannot share the batch, or processes have different settings.
     """
     model_dir = Path(model_dir)
@@ -216,129 +99,9 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     tf.config.experimental.enable_op_determinism()
     replicas = find_replicas(config.num_replicas)
     check_shares(config, replicas)
-    from_process(lambda: _claim(model_dir, config))
-    source, validation = first_process_first(
-        lambda: [
-            load_source(config.dataset, split, config.data_dir)
-            for split in (config.train_split, config.val_split)
-        ]
-    )
-    statistics = from_process(lambda: _statistics(config, source, model_dir))
-    with replicas.building():
-        model = build_model(config, source.classes.num_classes, statistics)
-        trained = compile_model(model, config, statistics)
-        model.optimizer.build(model.trainable_variables)
-    step = _restore(model, model_dir, config)
-    logging.info(
-        "%s: %d training and %d validation images, %d classes, rates %s; %s with %s parameters; "
-        "steps %d to %d of batch %d, replicas: %d, %s; writing to %s",
-        config.dataset,
-        len(source),
-        len(validation),
-        source.classes.num_classes,
-        "none" if statistics is None else format_rates(statistics.rates),
-        config.backbone,
-        f"{model.count_params():,}",
-        step,
-        config.iterations,
-        config.batch_size,
-        replicas.count,
-        model.dtype_policy.name,
-        model_dir,
-    )
-    run = _Run(config, model, trained, model_dir, source, validation, replicas)
-    last = min(config.iterations, step + stop_after) if stop_after else config.iterations
-    while step < last:
-        step = run.segment(step, last)
-    return TrainingResult(step, run.best)
-
-
-class _Run:
-    """Trains one model from validation to validation."""
-
-    def __init__(self, config, model, trained, model_dir, source, validation, replicas):
-        self.config = config
-        self.model = model
-        self.trained = trained
-        self.model_dir = model_dir
-        self.source = source
-        self.validation = validation
-        self.replicas = replicas
-        self.best = from_process(lambda: _best_so_far(model_dir))
-        self._evaluated = self._predict = None
-
-    def segment(self, step, last):
-        """Trains from `step` to the next validation or to `last`; returns the step reached."""
-        interval = self.config.validation_interval
-        end = min((step // interval + 1) * interval, last)
-        epoch = step // interval
-        part = self.replicas.process, self.replicas.processes
-        batches = training_dataset(self.config, self.source, step, end - step, *part)
-        callbacks, verbose = [], 0
-        if end % interval == 0 or end == self.config.iterations:
-            callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=self._validate))
-        if self.replicas.is_first:
-            callbacks.append(keras.callbacks.CSVLogger(self.model_dir / LOG_FILE, append=True))
-            verbose = "auto" if watched() else 2
-        try:
-            with self.replicas.fitting():
-                self.trained.fit(
-                    batches,
-                    initial_epoch=epoch,
-                    epochs=epoch + 1,
-                    callbacks=callbacks,
-                    shuffle=False,
-                    verbose=verbose,
-                )
-        except tf.errors.OpError as error:
-            raise data_error_from(error) or error from None
-        except KeyboardInterrupt:
-            self._write(LATEST, self.model.save)
-            logging.warning("interrupted: saved %s", self.model_dir / LATEST)
-            raise
-        self._write(LATEST, self.model.save)
-        reached = int(self.model.optimizer.iterations)
-        if reached == step:
-            # float16 leaves out steps whose gradients overflow.
-            raise RunError(f"{self.model_dir}: no gradient was finite in steps {step} to {end}.")
-        return reached
-
-    def _validate(self, epoch, logs):
-        """Adds the validation mIoU to the epoch's logs and keeps the best model."""
-        del epoch
-        # The first process computes and writes alone here, and Keras inside `fit` would have all
-        # processes make every variable together.
-        with on_own_devices():
-            value = from_process(self._mean_iou)
-            logs["step"] = int(self.model.optimizer.iterations)
-            logs["val_mean_iou"] = value
-            if self.best is None or value > self.best:
-                self.best = value
-                self._write(BEST, self.model.save)
-                note = json.dumps({"step": logs["step"], "val_mean_iou": value})
-                self._write(BEST_NOTE, note.encode())
-
-    def _mean_iou(self):
-        if self._evaluated is None:
-            self._evaluated = at_output_stride(self.model, self.config)
-            self._predict = network(self._evaluated)
-        self._evaluated.set_weights(self.model.get_weights())
-        return mean_iou(self._predict, self.validation)
-
-    def _write(self, name, content):
-        if self.replicas.is_first:
-            write_atomically(self.model_dir / name, content)
-
-
-def at_output_stride(model: keras.Model, config: Config) -> keras.Model:
-    """A model with the same weights at the config's `eval_output_stride`."""
-    num_classes = model.get_layer("semantic_logits").filters
-    other = build_model(
-        config.replace(output_stride=config.eval_output_stride, backbone_weights="none"),
-        num_classes,
-    )
-    other.set_weights(model.get_weights())
-    return other
+    with StopRequest() as request, claimed(model_dir, config):
+        run = _Run(config, model_dir, replicas, request)
+        return run.train(stop_after)
 
 
 def load_run(model_dir: str | os.PathLike, **overrides) -> tuple[Config, keras.Model]:
@@ -356,77 +119,300 @@ def load_run(model_dir: str | os.PathLike, **overrides) -> tuple[Config, keras.M
     if not (model_dir / CONFIG_FILE).is_file():
         raise RunError(f"{model_dir}: no run here ({CONFIG_FILE} is missing).")
     config = Config.load(model_dir / CONFIG_FILE).replace(**overrides)
-    if not (model_dir / BEST).is_file():
+    best = model_dir / BEST
+    if not best.is_file():
         raise RunError(f"{model_dir}: this run has no {BEST} yet; it was never validated.")
-    return config, at_output_stride(_load_model(model_dir / BEST), config)
-
-
-def _load_model(path):
+    read_state(best)
     try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # whatever a damaged zip, JSON or HDF5 file makes Keras raise
-        raise RunError(f"{path}: cannot load this model: {first_line(error)}") from error
+        model = keras.models.load_model(best, compile=False)
+    except Exception as error:  # whatever Keras raises on what it does not know
+        raise RunError(f"{best}: cannot load this model: {first_line(error)}") from error
+    return config, at_output_stride(model, config)
 
 
-def _claim(model_dir, config):
-    """Makes `model_dir` this run's, or refuses it."""
-    path = model_dir / CONFIG_FILE
-    if path.is_file():
-        earlier = Config.load(path)
-        changes = earlier.changes(config, "now")
-        if changes:
-            raise RunError(
-                f"{model_dir}: holds a run of another configuration: {changes}. "
-                "Choose another model_dir, or the same settings to continue it."
-            )
-    try:
-        config.save(path, __version__)
-    except OSError as error:
-        raise RunError(f"{model_dir}: cannot write here: {error.strerror}") from None
+class _Run:
+    """Trains one model from validation to validation."""
 
+    def __init__(self, config, model_dir, replicas, request):
+        self.config = config
+        self.model_dir = model_dir
+        self.replicas = replicas
+        self.request = request
+        self.source, self.validation = first_process_first(
+            lambda: [
+                load_source(config.dataset, split, config.data_dir)
+                for split in (config.train_split, config.val_split)
+            ]
+        )
+        if config.on_bad_example == "skip":
+            self.source = SkippingSource(self.source)
+        save_config(model_dir, config)
+        statistics = run_statistics(config, self.source, model_dir)
+        with replicas.building():
+            self.model = build_model(config, self.source.classes.num_classes, statistics)
+            self.trained = compile_model(self.model, config, statistics)
+        self.checkpoints = Checkpoints(model_dir / CHECKPOINTS, config.keep_checkpoints)
+        self.state = self._restored()
+        self._evaluated = self._predict = self._predictor = None
+        self._bar = self._monitor = None
+        if replicas.is_first:
+            self._bar = TrainingProgress(config.iterations, self.state.step, config.accumulation)
+            if config.tensorboard:
+                self._monitor = TensorBoardMonitor(model_dir / "tensorboard")
+        self._announce(statistics)
 
-def _statistics(config, source: Source, model_dir):
-    """Statistics of the training labels: from the run, from the given file, or counted now."""
-    rates = config.affinity_rates
-    if rates is None:
-        return None
-    path = model_dir / STATISTICS_FILE
-    if path.is_file() or config.statistics:
-        given = path if path.is_file() else config.statistics
-        statistics = AffinityStatistics.load(given)
-        if statistics.rates != rates:
-            raise RunError(
-                f"{given}: statistics of rates {format_rates(statistics.rates)}, "
-                f"but the run has rates {config.rates}."
-            )
-    else:
-        readers = progress(label_readers(source), "affinity statistics")
-        statistics = AffinityStatistics.from_labels(readers, rates)
-    statistics.save(path)
-    return statistics
-
-
-def _restore(model, model_dir, config):
-    """Brings the model to where the latest checkpoint, if any, left it; returns the steps done."""
-    path = model_dir / LATEST
-    with file_of_first_process(path) as checkpoint:
+    def train(self, stop_after):
+        """Trains to the end, or for some steps."""
         try:
-            if checkpoint is not None:
-                model.load_weights(checkpoint)
-        except Exception as error:  # as in _load_model
-            raise RunError(
-                f"{path}: cannot continue from this checkpoint: {first_line(error)}"
-            ) from error
-    step = int(np.asarray(model.optimizer.iterations))
-    # Keras does not save this state. It counts calls, so the step decides it.
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
-            layer.seed_generator.state.assign([config.seed, step * config.accumulation])
-    return step
+            return self._train(stop_after)
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+
+    def _train(self, stop_after):
+        last = self.config.iterations
+        if stop_after:
+            last = min(last, self.state.step + stop_after)
+        while True:
+            if self.state.rows and "val_mean_iou" not in self.state.rows[-1]:
+                self._validate()
+            if self.state.step >= last:
+                return TrainingResult(self.state.step, self.state.best)
+            self._fit(last)
+
+    def save(self):
+        """Writes a checkpoint of where the run stands now; returns its path, as text."""
+        self.state.step = self._steps_done()
+        if isinstance(self.source, SkippingSource):
+            self.state.skipped_examples = dict(self.source.skipped)
+        return from_process(lambda: str(self.checkpoints.write(self.model, self.state)))
+
+    def keep_metrics(self):
+        """Notes the metrics in the middle of an epoch, so that its row of the log counts all."""
+        self.state.metrics = [np.asarray(v).tolist() for v in self.trained.metrics_variables]
+
+    def not_finite(self, logs):
+        """Stops the run, or counts the step, whose loss or gradients are not finite."""
+        step = self.state.batches
+        ids = batch_ids(self.config, self.source, step - 1)
+        images = f"Images of its batch: {', '.join(ids)}"
+        if self.config.on_nan == "skip":
+            self.state.skipped_steps += 1
+            logging.warning("step %d skipped: %s. %s", step, _wrong_losses(logs), images)
+            return
+        what = _wrong_losses(logs) if _wrong_heads(logs) else self._wrong_gradients(step - 1)
+        raise RunError(
+            f"step {step}: {what}; training stopped. The checkpoint before it is kept. {images}"
+        )
+
+    def _wrong_gradients(self, step):
+        found = {}
+        for part in range(self.replicas.count):
+            share = part, self.replicas.count
+            for images, targets in training_dataset(self.config, self.source, step, 1, *share):
+                found.update(dict.fromkeys(heads_not_finite(self.trained, images, targets)))
+        heads = f" of {' and '.join(found)}" if found else ""
+        return f"the loss or gradients{heads} are not finite"
+
+    def _fit(self, last):
+        """Trains to the next validation or to `last`, and saves."""
+        interval, step = self.config.validation_interval, self.state.step
+        epoch = step // interval
+        epoch_end = min((epoch + 1) * interval, self.config.iterations)
+        steps = min(epoch_end, last) - step
+        part = self.replicas.process, self.replicas.processes
+        batches = training_dataset(self.config, self.source, self.state.batches, steps, *part)
+        after_steps = _AfterSteps(self, steps)
+        try:
+            with self.replicas.fitting(), self.request.noted():
+                self.trained.fit(
+                    batches,
+                    initial_epoch=epoch,
+                    epochs=epoch + 1,
+                    callbacks=[after_steps, *filter(None, (self._bar, self._monitor))],
+                    shuffle=False,
+                    verbose=2 if self.replicas.is_first and not watched() else 0,
+                )
+        except tf.errors.OpError as error:
+            raise data_error_from(error) or error from None
+        reached = self._steps_done()
+        if reached == epoch_end:
+            self.state.metrics = []
+            self._add_row(epoch, reached, after_steps.logs)
+        else:
+            self.keep_metrics()
+        path = self.save()
+        if after_steps.stopped:
+            logging.warning("asked to stop: saved %s; the same command continues", path)
+            self.request.stop()
+        if reached == step:
+            # float16 leaves out steps whose gradients overflow.
+            raise RunError(f"{self.model_dir}: no gradient was finite in {steps} steps.")
+
+    def _add_row(self, epoch, step, logs):
+        skipped = len(self.source.skipped) if isinstance(self.source, SkippingSource) else 0
+        counts = {"skipped_steps": self.state.skipped_steps, "skipped_examples": skipped}
+        self.state.rows.append({"epoch": epoch, **logs, **counts, "step": step})
+
+    def _validate(self):
+        """Adds the validation mIoU to the last row of the log and keeps the best model."""
+        # The first process computes and writes alone here.
+        with on_own_devices():
+            ious = from_process(lambda: self._class_iou().tolist())
+        value = float(np.nanmean(ious))
+        best = self.state.best
+        self.state.rows[-1]["val_mean_iou"] = value
+        logging.info("step %d: validation mIoU %.2f %%", self.state.step, 100 * value)
+        if best is None or value > best or not from_process(self._has_best):
+            from_process(lambda: write_checkpoint(self.model_dir / BEST, self.model, self.state))
+        from_process(lambda: write_log(self.model_dir, self.state))
+        if self._monitor is not None:
+            self._show(ious)
+        self.save()
+
+    def _class_iou(self):
+        if self._evaluated is None:
+            self._evaluated = at_output_stride(self.model, self.config)
+            self._predict = network(self._evaluated)
+        self._evaluated.set_weights(self.model.get_weights())
+        return class_iou(self._predict, self.validation)
+
+    def _show(self, ious):
+        """Writes a validation, and pictures of its first images, for TensorBoard."""
+        if self._predictor is None:
+            config = self.config
+            settings = config.propagation_iterations, config.self_weight, config.mu
+            self._predictor = Predictor(self._evaluated, *settings)
+        names, step = self.validation.classes.names, self.state.step
+        self._monitor.write_class_iou(names, ious, step=step)
+        self._monitor.write_pictures(self._predictor, self.validation, step=step)
+
+    def _has_best(self):
+        try:
+            read_state(self.model_dir / BEST)
+        except DataError as error:
+            logging.warning("%s. It is replaced by the model of this validation.", error)
+            return False
+        return True
+
+    def _restored(self):
+        """Brings the model to where the newest checkpoint, if any, left it."""
+        newest = from_process(lambda: str(self.checkpoints.latest() or ""))
+        state = TrainingState()
+        if newest:
+            with file_of_first_process(newest) as checkpoint:
+                state = read_state(checkpoint)
+                _load(self.model, checkpoint, newest)
+        step = self._steps_done()
+        if step != state.step:
+            raise RunError(f"{newest}: holds step {step}, but says that it is {state.step}.")
+        # Keras does not save this state. It counts calls, so the batches decide it.
+        calls = state.batches * self.config.accumulation
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+                layer.seed_generator.state.assign([self.config.seed, calls])
+        if isinstance(self.source, SkippingSource):
+            self.source.skipped.update(state.skipped_examples)
+        return state
+
+    def _steps_done(self):
+        # int() does not know the variables of several replicas.
+        return int(np.asarray(self.model.optimizer.iterations))
+
+    def _announce(self, statistics):
+        logging.info(
+            "%s: %d training and %d validation images, %d classes, rates %s; %s with %s "
+            "parameters; steps %d to %d of batch %d on %s, %s; writing to %s",
+            self.config.dataset,
+            len(self.source),
+            len(self.validation),
+            self.source.classes.num_classes,
+            "none" if statistics is None else format_rates(statistics.rates),
+            self.config.backbone,
+            f"{self.model.count_params():,}",
+            self.state.step,
+            self.config.iterations,
+            self.config.batch_size,
+            _devices(self.replicas.count),
+            self.model.dtype_policy.name,
+            self.model_dir,
+        )
 
 
-def _best_so_far(model_dir):
-    path = model_dir / BEST_NOTE
-    if not path.is_file():
-        return None
-    return float(json.loads(path.read_text(encoding="utf-8"))["val_mean_iou"])
+class _AfterSteps(keras.callbacks.Callback):
+    """What a run does between two steps of `fit`.
+
+    Attributes:
+        logs: Means of losses and metrics over the epoch.
+        stopped: Whether it ended because the run was asked to.
+    """
+
+    def __init__(self, run, steps):
+        super().__init__()
+        self._run = run
+        self._steps = steps
+        self._finite = True
+        self.logs = {}
+        self.stopped = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        values = self._run.state.metrics
+        if values:
+            for variable, value in zip(self.model.metrics_variables, values, strict=True):
+                # Of several replicas the first gets all: shares of whole numbers are rounded.
+                replicas = getattr(variable.value, "values", [variable])
+                replicas[0].assign(value)
+
+    def on_train_batch_end(self, batch, logs=None):
+        run = self._run
+        self._finite &= math.isfinite(logs["loss"])
+        done, part = divmod(batch + 1, run.config.accumulation)
+        if part:
+            return
+        run.state.batches += 1
+        if not self._finite:
+            run.not_finite(logs)
+            self._finite = True
+        if self._asked_to_stop(done):
+            self.stopped = self.model.stop_training = True
+        elif run.state.batches % run.config.checkpoint_every == 0 and done < self._steps:
+            # Under JAX, reading it gives the model the values of this step.
+            _ = self.model
+            run.keep_metrics()
+            run.save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs = {name: float(value) for name, value in logs.items()}
+
+    def _asked_to_stop(self, done):
+        received = self._run.request.received is not None
+        if self._run.replicas.processes == 1:
+            return received
+        return done % _ASK_OTHERS_EVERY == 0 and any_process(received)
+
+
+def _devices(count):
+    kind = "GPU" if keras.distribution.list_devices("gpu") else "CPU"
+    return kind if count == 1 else f"{count} devices ({kind})"
+
+
+def _load(model, checkpoint, name):
+    try:
+        model.load_weights(checkpoint)
+    except Exception as error:  # whatever Keras raises on weights of another model
+        raise RunError(
+            f"{name}: cannot continue from this checkpoint: {first_line(error)}"
+        ) from error
+
+
+def _wrong_heads(logs):
+    return [
+        name.removesuffix("_loss")
+        for name, value in logs.items()
+        if name.endswith("_loss") and not math.isfinite(value)
+    ]
+
+
+def _wrong_losses(logs):
+    heads = _wrong_heads(logs)
+    return f"the loss of {' and '.join(heads)} is not finite" if heads else "not finite"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dilated_affinity.distribution import replica_strategy
-from dilated_affinity.errors import ConfigError
+from dilated_affinity.distribution import _described, _error_of, replica_strategy
+from dilated_affinity.errors import ConfigError, RunError
 
 SCRIPT = """
 import json, sys
@@ -19,7 +19,7 @@ tf.config.experimental.enable_op_determinism()
 from tiny import tiny_config
 from dilated_affinity import AffinityStatistics, affinity_targets
 from dilated_affinity.distribution import replica_strategy
-from dilated_affinity.training import build_model, compile_model
+from dilated_affinity.run_model import build_model, compile_model
 
 config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
 rng = np.random.default_rng(0)
@@ -44,8 +44,19 @@ def run(replicas):
         trained = compile_model(model, config, statistics)
     batches = tf.data.Dataset.from_tensors((images, targets)).unbatch().batch(4)
     history = trained.fit(batches, verbose=0).history
-    return history, {v.path: np.asarray(v) for v in model.variables}
+    after = {v.path: np.asarray(v) for v in model.variables}
+    broken = images.copy()
+    broken[0] = np.nan  # the second replica's part is as good as ever
+    unusable = tf.data.Dataset.from_tensors((broken, targets)).unbatch().batch(4)
+    loss = []
+    note = lambda _, logs: loss.append(logs["loss"])
+    notes = [keras.callbacks.LambdaCallback(on_train_batch_end=note)]
+    trained.fit(unusable, callbacks=notes, verbose=0)
+    same = all(np.array_equal(after[v.path], v) for v in model.variables)
+    steps.append([int(np.asarray(model.optimizer.iterations)), np.isnan(loss).tolist(), same])
+    return history, after
 
+steps = []
 one, two = run(1), run(2)
 print(json.dumps({
     "loss": [one[0], two[0]],
@@ -53,6 +64,7 @@ print(json.dumps({
         float(np.abs(one[1][k] - two[1][k]).max() / max(np.abs(one[1][k]).max(), 0.1))
         for k in one[1]),
     "variables": len(one[1]),
+    "steps": steps,
     "moved": sum(int(np.any(v)) for v in one[1].values()),
 }))
 """
@@ -85,6 +97,16 @@ def test_weights_and_moving_statistics_are_those_of_one_device(steps):
     assert steps["worst"] < 1e-5
 
 
+def test_a_step_that_is_not_finite_on_one_replica_is_taken_back_on_all(steps):
+    assert steps["steps"] == [[2, [True], True], [2, [True], True]]
+
+
 def test_more_replicas_than_devices_are_refused():
     with pytest.raises(ConfigError, match="Received: num_replicas=64"):
         replica_strategy(64)
+
+
+@pytest.mark.parametrize("error", [RunError("full"), ConfigError("a=1"), OSError(28, "No space")])
+def test_errors_reach_other_processes_as_json(error):
+    received = _error_of(json.loads(json.dumps(_described(error))))
+    assert type(received) is type(error) and str(received) == str(error)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dilated_affinity import export, export_formats
 from dilated_affinity.affinity import propagation
+from dilated_affinity.affinity.early_stopping import EarlyStop
 from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.export import export_model
 from dilated_affinity.export_formats import FORMATS, METADATA, Format
@@ -206,6 +207,31 @@ def test_litert(model, images, image, tmp_path):
     assert_agrees(predict(images=images), inference_model(model, **SETTINGS)(images))
 
 
+VARIANTS = {"decoder_stride": "decoder_stride", "early_stop": EarlyStop(1, 0.05)}
+
+
+@pytest.mark.parametrize(
+    ("format", "suffix"),
+    [
+        pytest.param("saved_model", "", marks=pytest.mark.slow),
+        ("keras", ".keras"),
+        pytest.param("litert", ".tflite", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("refinement", VARIANTS.values(), ids=VARIANTS)
+def test_other_refinements(images, tmp_path, format, suffix, refinement):
+    rates = ((4, 8),)  # multiples of the decoder's stride
+    model = decisive(DeepLabV3Plus(5, rates, "tiny", weights=None, filters=8, separable=False))
+    path = tmp_path / f"model{suffix}"
+    settings = {"iterations": 5, "mu": 20.0, "refinement": refinement}
+    export_model(model, path, images[0, :40, :50], format, **settings)
+    received = FORMATS[format].load(path)(images)
+    expected = inference_model(model, **settings)(images)
+    assert_agrees(received, {name: expected[name] for name in ("labels", "probabilities")})
+    exact = inference_model(model, 5, mu=20.0)(images)["probabilities"]
+    assert np.abs(exact - received["probabilities"]).max() > 0.01
+
+
 def test_a_model_without_affinity(image, tmp_path):
     plain = DeepLabV3Plus(5, None, "tiny", weights=None, filters=8)
     export_model(plain, tmp_path / "model.keras", image, "keras")
@@ -330,6 +356,7 @@ def test_overwrites_an_earlier_export_but_no_other_folder(model, image, tmp_path
         ({"self_weight": -1.0}, "self_weight must be at least 0"),
         ({"image": np.zeros((40, 50, 3), "float32")}, "uint8 RGB .* Received: float32"),
         ({"image": np.zeros((40, 50, 4), "uint8")}, r"Received: uint8 of shape \(40, 50, 4\)"),
+        ({"refinement": "fast"}, "refinement must be one of exact, decoder_stride, early_stop"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -5,14 +5,13 @@ from PIL import Image
 from tiny import ListSource
 
 from dilated_affinity.affinity.propagation import propagate, steep_sigmoid
+from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.datasets.classes import VOC2012
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.inference import (
-    Canvases,
     Predictor,
     inference_model,
     network,
-    pad_to,
     palette_image,
     predict_examples,
     predict_files,

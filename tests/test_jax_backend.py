@@ -32,6 +32,7 @@ from dilated_affinity import (
     propagate,
     training_dataset,
 )
+from dilated_affinity.checkpoints import Checkpoints
 from dilated_affinity.distribution import (
     PROCESS_VARIABLES,
     find_replicas,
@@ -39,7 +40,9 @@ from dilated_affinity.distribution import (
     join_processes,
 )
 from dilated_affinity.errors import ConfigError, RunError
-from dilated_affinity.training import LATEST, build_model, compile_model, train
+from dilated_affinity.run_folder import CHECKPOINTS
+from dilated_affinity.run_model import build_model, compile_model
+from dilated_affinity.training import train
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -177,8 +180,17 @@ def step():
             for variable in (*model.variables, *model.optimizer.variables)
         }
         fitted = trained.fit(batches, epochs=3, shuffle=False, verbose=0).history
+        before = [np.array(variable) for variable in model.variables]
+        broken = tf.data.Dataset.from_tensors((batch[0] * np.nan, batch[1]))
+        loss = []
+        note = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda _, logs: loss.append(logs["loss"])
+        )
+        trained.fit(broken, callbacks=[note], shuffle=False, verbose=0)
+    same = [np.array_equal(v, np.array(w)) for v, w in zip(before, model.variables, strict=True)]
+    taken_back = [all(same), np.isnan(loss).all(), int(model.optimizer.iterations) == 5]
     first = {f"first/{name}": values[0] for name, values in history.items()}
-    return {**first, **states, "fitted": fitted["loss"]}
+    return {**first, **states, "fitted": fitted["loss"], "taken_back": taken_back}
 
 
 def backbone(name):
@@ -337,6 +349,10 @@ def two_processes(camvid, tmp_path_factory):
     return run_under_jax("fit", folder, camvid, *runs, processes=2), *runs
 
 
+def latest(model_dir):
+    return Checkpoints(model_dir / CHECKPOINTS).latest()
+
+
 @needs_jax
 @pytest.mark.slow
 def test_a_short_run_trains_resumes_and_leaves_what_tensorflow_reads(one_process):
@@ -345,9 +361,14 @@ def test_a_short_run_trains_resumes_and_leaves_what_tensorflow_reads(one_process
     assert 0 <= results["mean_iou"] <= 1 and results["refused"]
     header, *rows = (model_dir / "log.csv").read_text().splitlines()
     losses = [float(row.split(",")[header.split(",").index("loss")]) for row in rows]
-    assert len(losses) == 3 and np.isfinite(losses).all()
-    model = keras.models.load_model(model_dir / LATEST, compile=False)
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    model = keras.models.load_model(latest(model_dir), compile=False)
     assert np.isfinite(model(np.zeros((1, 33, 33, 3)))["semantic"]).all()
+
+
+@needs_jax
+def test_a_step_that_is_not_finite_is_taken_back(under_jax):
+    assert under_jax["step/taken_back"].all()
 
 
 @needs_jax
@@ -375,7 +396,7 @@ def test_two_processes_train_and_resume_as_one_and_one_of_them_writes(one_proces
     assert not other.exists()
     names = {path.relative_to(single) for path in single.rglob("*")}
     assert {path.relative_to(model_dir) for path in model_dir.rglob("*")} == names
-    final = [keras.models.load_model(each / LATEST, compile=False) for each in (model_dir, single)]
+    final = [keras.models.load_model(latest(each), compile=False) for each in (model_dir, single)]
     for two, one in zip(*(model.weights for model in final), strict=True):
         scale = max(np.abs(one).max(), 0.1)
         np.testing.assert_allclose(two, one, rtol=0, atol=1e-4 * scale, err_msg=one.path)

@@ -1,12 +1,122 @@
-"""README's code does what it says."""
+"""README's code and commands do what it says."""
 
+import os
 import re
+import runpy
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from tiny import write_camvid
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+SMALLER = {
+    "backbone": "mobilenet_v2_0.35",
+    "backbone_weights": "none",
+    "eval_output_stride": "16",
+    "filters": "16",
+    "crop_size": "65",
+    "batch_size": "2",
+    "iterations": "2",
+    "train_split": "train[:4]",
+    "val_split": "val[:1]",
+}
+"""What makes a training of README's short; everything else is as printed."""
+
+ELSEWHERE = {
+    "python3": "the continuous integration sets up an environment and runs the tests in it",
+    ".": "as python3",
+    "pip": "as python3",
+    "python": "as python3",
+    "sphinx-build": "tests/test_docs.py",
+    "export": "tests/test_jax_backend.py has several processes",
+}
+
+
+def commands():
+    """Every command in README's shell blocks, without those of several machines."""
+    text = README.read_text(encoding="utf-8")
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
+        if "KERAS_DISTRIBUTION" not in block:
+            for line in re.split(r"\n|&&", block):
+                if line.strip():
+                    yield shlex.split(line)
+
+
+def ours():
+    return [words for words in commands() if words[0].endswith("_main")]
+
+
+def smaller(words):
+    """A command as printed, or a shorter training."""
+    if words[0] != "train_main" or "--check_only" in words:
+        return words
+    kept = [word for word in words if word.lstrip("-").split("=")[0] not in SMALLER]
+    settings = dict(SMALLER)
+    if "--dataset=cityscapes" in words:
+        settings["val_split"] = "train[:1]"  # the part of Cityscapes at hand has no other
+    return [*kept, *(f"--{name}={value}" for name, value in settings.items())]
+
+
+def test_every_command_is_known_and_run_here_or_elsewhere():
+    console = {path.stem for path in (ROOT / "dilated_affinity" / "cli").glob("*_main.py")}
+    found = {words[0] for words in commands()}
+    assert found <= console | set(ELSEWHERE)
+    assert {"train_main", "eval_main", "predict_main", "export_main", "report_main"} <= found
+
+
+def write_own_folder(folder):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 3)):
+        for index in range(count):
+            mask = np.zeros((80, 96, 3), np.uint8)
+            mask[:, int(rng.integers(20, 70)) :] = (255, 0, 0)
+            image = np.clip(mask // 2 + rng.integers(0, 99, mask.shape), 0, 255).astype(np.uint8)
+            for kind, pixels in (("images", image), ("masks", mask)):
+                path = folder / kind / split / f"photograph {index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    (folder / "classes.csv").write_text("name,r,g,b\nfloor,0,0,0\nwall,255,0,0\n")
+
+
+def unavailable(words, shared):
+    """Why a command cannot run on this machine, or None."""
+    for name, place in (("voc2012_aug", "voc2012_mini"), ("cityscapes", "cityscapes_mini")):
+        if f"--dataset={name}" in words and not (shared / place).exists():
+            return f"{place} is not on this machine"
+    return None
+
+
+@pytest.mark.slow
+def test_every_command_runs_in_its_order(tmp_path):
+    """Trainings on little data for two steps; the rest as printed, each upon those before it."""
+    shared = ROOT.parent / "shared" / "data"
+    write_camvid(tmp_path / "CamVid", train=60, size=(80, 96))
+    write_own_folder(tmp_path / "my_data")
+    (tmp_path / "photographs").symlink_to(tmp_path / "my_data" / "images" / "val")
+    (tmp_path / "VOC").symlink_to(shared / "voc2012_mini")
+    (tmp_path / "Cityscapes").symlink_to(shared / "cityscapes_mini")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    for words in ours():
+        if unavailable(words, shared):
+            continue
+        done = subprocess.run(
+            [sys.executable, "-m", "dilated_affinity", *smaller(words)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=900,
+        )
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    for made in ("runs/mine/report.html", "predictions/mine", "exports/camvid/saved_model.pb"):
+        assert (tmp_path / made).exists()
 
 
 @pytest.mark.slow
@@ -22,3 +132,11 @@ def test_the_notebook_lines_train_and_predict(tmp_path, monkeypatch):
     assert refined.shape == (1, *names["example"]["label"].shape)
     assert refined.dtype == np.uint8
     assert refined.max() < 7
+
+
+def test_the_results_are_those_of_the_recorded_runs():
+    text = README.read_text(encoding="utf-8")
+    with_results = runpy.run_path(str(ROOT / "docs" / "readme_results.py"))["with_results"]
+    assert text.count("<!-- results: ") == 2
+    assert with_results(text) == text
+    assert with_results(text.replace("| predicted |", "| guessed |")) == text

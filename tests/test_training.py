@@ -1,16 +1,31 @@
+import csv
 import dataclasses
 import json
+import os
 import shutil
+import signal
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tiny import tiny_config, write_camvid
 
-from dilated_affinity import training
 from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.checkpoints import Checkpoints, read_state
+from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError, DataError, RunError
-from dilated_affinity.training import build_model, compile_model, load_run, train
+from dilated_affinity.files import exclusive_lock
+from dilated_affinity.pipeline import batch_ids, training_dataset
+from dilated_affinity.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    LOCK_FILE,
+    LOG_FILE,
+    STATISTICS_FILE,
+)
+from dilated_affinity.run_model import build_model, compile_model
+from dilated_affinity.training import load_run, train
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +41,12 @@ def undisturbed(camvid, tmp_path_factory):
     return result, model_dir
 
 
+def latest(model_dir):
+    return Checkpoints(model_dir / CHECKPOINTS).latest()
+
+
 def final_weights(model_dir):
-    model = keras.models.load_model(model_dir / training.LATEST)
+    model = keras.models.load_model(latest(model_dir))
     return [np.asarray(variable) for variable in (*model.weights, *model.optimizer.variables)]
 
 
@@ -46,14 +65,28 @@ def test_a_run_leaves_its_settings_statistics_log_and_checkpoints(camvid, undist
     for column in ("loss", "semantic_loss", "affinity_loss", "semantic_accuracy", "val_mean_iou"):
         assert column in header.split(",")
     assert "affinity_accuracy" in header and len(rows) == 2
-    assert json.loads((model_dir / "checkpoints" / "best.json").read_text())["val_mean_iou"] == (
-        result.best_mean_iou
-    )
+    assert read_state(model_dir / BEST).best == result.best_mean_iou
 
 
 def test_the_same_seed_ends_with_identical_weights(camvid, undisturbed, tmp_path):
-    train(tiny_config(camvid), tmp_path)
+    """Whether TensorBoard is told of the run or not."""
+    train(tiny_config(camvid, tensorboard=True), tmp_path)
     assert_same(undisturbed[1], tmp_path)
+    (written,) = tmp_path.glob("tensorboard/validation/*")
+    events = [
+        (event.step, value.tag)
+        for event in tf.compat.v1.train.summary_iterator(str(written))
+        for value in event.summary.value
+    ]
+    for step in (2, 4):
+        assert (step, "mean_iou/before_refinement") in events
+        assert any(at == step and tag.startswith("examples/") for at, tag in events)
+
+
+def test_a_mistyped_split_does_not_claim_the_folder(camvid, tmp_path):
+    with pytest.raises(ConfigError, match="vall"):
+        train(tiny_config(camvid, val_split="vall"), tmp_path)
+    assert train(tiny_config(camvid), tmp_path, stop_after=1).step == 1
 
 
 def test_a_stopped_run_started_again_ends_with_the_same_weights(camvid, undisturbed, tmp_path):
@@ -67,9 +100,9 @@ def test_a_stopped_run_started_again_ends_with_the_same_weights(camvid, undistur
 
 def test_a_finished_run_is_left_as_it_is(camvid, undisturbed):
     result, model_dir = undisturbed
-    before = (model_dir / training.LATEST).read_bytes()
+    before = latest(model_dir).read_bytes()
     assert train(tiny_config(camvid), model_dir) == result
-    assert (model_dir / training.LATEST).read_bytes() == before
+    assert latest(model_dir).read_bytes() == before
 
 
 def test_other_settings_are_refused_and_named(camvid, undisturbed):
@@ -78,27 +111,78 @@ def test_other_settings_are_refused_and_named(camvid, undisturbed):
     assert json.loads((undisturbed[1] / "config.json").read_text())["config"]["beta"] == 6.0
 
 
-def test_an_interrupt_saves_what_was_done(camvid, tmp_path, monkeypatch):
-    config = tiny_config(camvid, validate_every=4)
-    fit = keras.Model.fit
+def test_a_signal_in_a_save_ends_the_run_and_nothing_is_lost(
+    camvid, undisturbed, tmp_path, monkeypatch
+):
+    write = Checkpoints.write
 
-    def interrupted(self, batches, **kwargs):
-        fit(self, batches.take(1), **kwargs)
-        raise KeyboardInterrupt
+    def terminated(self, model, state):
+        if state.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(self, model, state)
 
-    monkeypatch.setattr(keras.Model, "fit", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    config = tiny_config(camvid, checkpoint_every=1)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
+        patched.setattr(Checkpoints, "write", terminated)
         train(config, tmp_path)
-    monkeypatch.undo()
-    assert train(config, tmp_path, stop_after=1).step == 2
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert read_state(latest(tmp_path)).step == 2
+    assert train(config, tmp_path).step == 4
+    assert_same(undisturbed[1], tmp_path)
+    # The epoch in whose middle it was stopped is logged as if it had not been.
+    logs = [(each / LOG_FILE).read_text() for each in (undisturbed[1], tmp_path)]
+    assert logs[0] == logs[1]
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(camvid, undisturbed, tmp_path):
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    camvid, undisturbed, tmp_path, caplog
+):
     model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
-    path = model_dir / training.LATEST
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match="latest.keras"):
-        train(tiny_config(camvid), model_dir)
+    newest = latest(model_dir)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert train(tiny_config(camvid), model_dir).step == 4
+    assert f"{newest}: the checkpoint is cut off" in caplog.text
+    assert_same(undisturbed[1], model_dir)
+
+
+def test_a_damaged_best_model_is_named(undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    (model_dir / BEST).write_bytes((model_dir / BEST).read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"best\.keras: the checkpoint is cut off"):
+        load_run(model_dir)
+
+
+def test_a_folder_in_use_is_refused(camvid, undisturbed):
+    model_dir = undisturbed[1]
+    with exclusive_lock(model_dir / LOCK_FILE):
+        with pytest.raises(RunError, match="another process is training in this folder"):
+            train(tiny_config(camvid), model_dir)
+
+
+def test_numbers_gone_wrong_stop_the_run_or_are_counted(camvid, tmp_path):
+    config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="2")
+    source = load_source(config.dataset, config.train_split, config.data_dir)
+    ids = ", ".join(batch_ids(config, source, 1))
+    wrong = rf"step 2: the loss of .*semantic.* not finite; .*Images of its batch: {ids}$"
+    for _ in range(2):
+        with pytest.raises(RunError, match=wrong):
+            train(config, tmp_path)
+        assert read_state(latest(tmp_path)).step == 1
+    assert train(config.replace(on_nan="skip"), tmp_path).step == 4
+    assert read_state(latest(tmp_path)).skipped_steps == 3
+    assert all(np.isfinite(values).all() for values in final_weights(tmp_path))
+
+
+def test_a_bad_example_is_left_out_named_and_counted(tmp_path, caplog):
+    data = write_camvid(tmp_path / "data", train=120)
+    config = tiny_config(data, rates="none", on_bad_example="skip")
+    source = load_source(config.dataset, config.train_split, config.data_dir)
+    bad = batch_ids(config, source, 0)[0]
+    (data / "train" / f"{bad}.png").write_bytes(b"no image")
+    assert train(config, tmp_path / "run").step == 4
+    assert caplog.text.count(f"{bad}.png: expected an image file") == 1
+    with open(tmp_path / "run" / LOG_FILE) as file:
+        assert [row["skipped_examples"] for row in csv.DictReader(file)] == ["1", "1"]
 
 
 def test_statistics_of_other_rates_are_refused(camvid, tmp_path):
@@ -113,7 +197,7 @@ def test_the_loaded_run_is_the_best_model_at_the_evaluation_stride(camvid, undis
     _, model_dir = undisturbed
     config, model = load_run(model_dir, eval_output_stride=8)
     assert config.eval_output_stride == 8
-    saved = keras.models.load_model(model_dir / training.BEST, compile=False)
+    saved = keras.models.load_model(model_dir / BEST, compile=False)
     for first, second in zip(saved.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
     assert model.get_layer("aspp_atrous0").dilation_rate == (12, 12)
@@ -126,7 +210,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_a_run_that_was_never_validated_is_refused(undisturbed, tmp_path):
     model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
-    (model_dir / training.BEST).unlink()
+    (model_dir / BEST).unlink()
     with pytest.raises(RunError, match="never validated"):
         load_run(model_dir)
 
@@ -171,7 +255,7 @@ def test_an_image_that_cannot_be_read_ends_training_with_its_name(camvid, undist
     data = shutil.copytree(camvid, tmp_path / "camvid")
     for path in (data / "train").iterdir():
         path.write_bytes(path.read_bytes()[:300])
-    statistics = str(undisturbed[1] / training.STATISTICS_FILE)
+    statistics = str(undisturbed[1] / STATISTICS_FILE)
     with pytest.raises(DataError, match=r"train_\d.png"):
         train(tiny_config(data, statistics=statistics), tmp_path / "run")
 
@@ -179,7 +263,7 @@ def test_an_image_that_cannot_be_read_ends_training_with_its_name(camvid, undist
 def test_the_head_multiplier_multiplies_the_first_step(camvid):
     """Without momentum yet, the first step is -learning_rate * multiplier * gradient."""
     config = tiny_config(camvid, rates="none", head_multiplier=10.0, weight_decay=0.0, dropout=0.0)
-    images, targets = next(iter(training.training_dataset(config)))
+    images, targets = next(iter(training_dataset(config)))
     steps = {}
     for factor in (1.0, 10.0):
         keras.utils.set_random_seed(0)
@@ -224,13 +308,13 @@ def test_a_batch_that_replicas_or_accumulation_cannot_share_is_refused(camvid):
 
 
 def test_the_trained_model_shares_everything_with_the_whole_one(camvid, undisturbed):
-    statistics = AffinityStatistics.load(undisturbed[1] / training.STATISTICS_FILE)
+    statistics = AffinityStatistics.load(undisturbed[1] / STATISTICS_FILE)
     config = tiny_config(camvid)
     model = build_model(config, 11, statistics)
     trained = compile_model(model, config, statistics)
     assert trained.optimizer is model.optimizer
     assert {id(v) for v in trained.variables} == {id(v) for v in model.variables}
-    images, targets = next(iter(training.training_dataset(config)))
+    images, targets = next(iter(training_dataset(config)))
     np.testing.assert_allclose(
         trained.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
         model.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
@@ -242,7 +326,7 @@ def test_weight_decay_pulls_a_kernel_by_learning_rate_times_decay_times_kernel(c
     """Without momentum yet; nothing but kernels of ordinary convolutions is pulled."""
     settings = {"dropout": 0.0, "learning_rate": 0.01, "head_multiplier": 1.0}
     config = tiny_config(camvid, rates="none", **settings)
-    images, targets = next(iter(training.training_dataset(config)))
+    images, targets = next(iter(training_dataset(config)))
     after, before = {}, {}
     for decay in (0.0, 0.5):
         keras.utils.set_random_seed(0)

@@ -6,13 +6,25 @@ from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.datasets.classes import CAMVID
+from dilated_affinity.errors import ConfigError
 from dilated_affinity.visualization import (
+    REFINEMENT_ENTRIES,
+    affinity_accuracy_figure,
     affinity_picture,
     agreeing_neighbors,
+    class_entries,
+    class_iou_figure,
     colorize,
+    confusion_matrix_figure,
     count_frequency_figure,
+    error_map,
+    figure_array,
+    learning_curves_figure,
     overlay,
+    pixel_affinity_figure,
+    refinement_map,
     side_by_side,
+    with_legend,
 )
 
 
@@ -87,3 +99,117 @@ def test_the_figure_leaves_out_what_does_not_occur(pixels, tmp_path):
         figure.savefig(tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         assert np.asarray(image.convert("L")).min() < 128
+
+
+def test_a_legend_stands_below_the_picture_in_its_entries_colours():
+    picture = np.full((20, 200, 3), 7, np.uint8)
+    shown = with_legend(picture, [("road", (128, 64, 128)), ("sky", (70, 130, 180))])
+    assert shown.shape[1] == 200 and shown.shape[0] > 20
+    assert (shown[:20] == 7).all()
+    legend = shown[20:].reshape(-1, 3).tolist()
+    assert [128, 64, 128] in legend and [70, 130, 180] in legend and [0, 0, 0] in legend
+
+
+def test_a_narrow_picture_gets_its_legend_in_rows():
+    names = [("a long name of a class", (1, 2, 3))] * 3
+    wide = with_legend(np.zeros((10, 900, 3), np.uint8), names)
+    narrow = with_legend(np.zeros((10, 60, 3), np.uint8), names)
+    assert narrow.shape[0] > wide.shape[0] and narrow.shape[1] > 60
+    assert (narrow[:10, 60:] == 255).all()
+
+
+def test_entries_are_the_classes_that_occur_and_void():
+    labels = np.array([[3, 255], [0, 200]], np.uint8)
+    names = [name for name, _ in class_entries(labels, CAMVID)]
+    assert names == ["sky", "road", "void"]
+
+
+def test_the_error_map_marks_wrong_pixels_that_are_not_void():
+    label = np.array([[1, 1, 255, 255]], np.uint8)
+    predicted = np.array([[1, 0, 0, 255]], np.uint8)
+    right, wrong, void, also_void = error_map(label, predicted)[0].tolist()
+    assert wrong == [213, 94, 0] and right != wrong and void == also_void == [255] * 3
+
+
+def test_the_refinement_map_is_the_same_as_a_loop():
+    rng = np.random.default_rng(3)
+    label, before, after = rng.integers(0, 3, (3, 9, 11)).astype(np.uint8)
+    label[0] = 255
+    picture = refinement_map(label, before, after)
+    colors = dict(REFINEMENT_ENTRIES)
+    for place in np.ndindex(label.shape):
+        kind = {
+            (True, True): "right",
+            (False, True): "repaired",
+            (True, False): "harmed",
+            (False, False): "wrong before and after",
+        }[label[place] == before[place], label[place] == after[place]]
+        kind = "void" if label[place] == 255 else kind
+        assert tuple(picture[place]) == colors[kind]
+
+
+def test_neighbours_of_a_pixel_are_yellow_for_same_and_blue_for_different():
+    affinity = np.zeros((20, 30, 8))
+    affinity[10, 15] = [1, 1, 1, 1, 0, 0, 0, 0]
+    figure = pixel_affinity_figure(np.zeros((20, 30, 3), np.uint8), affinity, ((2, 4),), (10, 15))
+    points = figure.axes[0].collections[0]
+    figure.canvas.draw()
+    assert points.get_offsets().tolist() == [
+        [11, 8], [15, 8], [19, 8], [11, 10], [19, 10], [11, 12], [15, 12], [19, 12]
+    ]  # fmt: skip
+    red, _, blue, _ = points.get_facecolors().T
+    assert (red[:4] > blue[:4]).all() and (blue[4:] > red[4:]).all()
+
+
+def test_pairs_that_do_not_exist_are_not_drawn():
+    targets = np.full((9, 9, 8), 1, np.uint8)
+    targets[4, 4, 0] = 255
+    figure = pixel_affinity_figure(np.zeros((9, 9, 3), np.uint8), targets, ((1, 1),), (4, 4))
+    assert len(figure.axes[0].collections[0].get_offsets()) == 7
+
+
+@pytest.mark.parametrize("pixel", [(-1, 0), (0, 9), (9, 0)])
+def test_a_pixel_outside_the_image_is_refused(pixel):
+    with pytest.raises(ConfigError, match="inside the image of 9x9"):
+        pixel_affinity_figure(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9, 8)), ((1, 1),), pixel)
+
+
+def test_the_confusion_matrix_is_in_percent_of_each_row():
+    figure = confusion_matrix_figure([[8, 2, 0], [0, 0, 0], [1, 0, 3]], ("a", "b", "c"))
+    shares = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shares[[0, 2]], [[80, 20, 0], [25, 0, 75]])
+    assert np.isnan(np.ma.filled(shares[1], np.nan)).all()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["80", "20", "25", "75"]
+
+
+def test_learning_curves_leave_out_what_a_row_has_not():
+    log = [
+        {"step": "5", "semantic_loss": "2.0", "affinity_loss": "0.5", "val_mean_iou": ""},
+        {"step": "9", "semantic_loss": "1.0", "affinity_loss": "0.25", "val_mean_iou": "0.5"},
+    ]
+    losses, scores = learning_curves_figure(log).axes
+    lines = {line.get_label(): line for line in (*losses.lines, *scores.lines)}
+    assert lines["semantic"].get_xdata().tolist() == [5, 9]
+    assert lines["affinity"].get_ydata().tolist() == [0.5, 0.25]
+    np.testing.assert_array_equal(lines["validation"].get_ydata(), [np.nan, 50])
+
+
+def test_learning_curves_take_the_history_of_fit():
+    history = {"semantic_loss": [3.0, 2.0], "semantic_mean_iou": [0.1, 0.2]}
+    losses, scores = learning_curves_figure(history).axes
+    assert losses.get_xlabel() == "epoch" and losses.lines[0].get_xdata().tolist() == [1, 2]
+    assert scores.lines[0].get_ydata().tolist() == [10, 20]
+
+
+def test_bars_of_classes_and_lines_of_affinity_are_in_percent():
+    axes = class_iou_figure(("a", "b"), [0.5, np.nan], [0.25, 0.75]).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [50, 0, 25, 75]
+    axes = affinity_accuracy_figure(np.full((2, 9), 0.5), ((1, 1), (2, 4))).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["(1,1)", "(2,4)"]
+    assert set(axes.lines[0].get_ydata()) == {50}
+
+
+def test_a_figure_becomes_a_picture():
+    picture = figure_array(class_iou_figure(("a", "b"), [0.5, 0.6]))
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    assert picture.min() < 128 and picture.max() == 255

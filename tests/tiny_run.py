@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tiny import NUM_CLASSES, tiny_config, write_camvid
 
-from dilated_affinity import training
-from dilated_affinity.files import write_atomically
+from dilated_affinity.checkpoints import TrainingState, write_checkpoint
+from dilated_affinity.run_folder import BEST, CONFIG_FILE
+from dilated_affinity.run_model import build_model
 from dilated_affinity.version import __version__
 
 
@@ -32,9 +33,9 @@ def command(name, *arguments):
 def write_run(folder, **settings):
     """Writes data and a run below `folder` without training; returns its config and model_dir."""
     config = tiny_config(write_camvid(folder / "camvid"), **settings)
-    config.save(folder / "model" / training.CONFIG_FILE, __version__)
-    model = training.build_model(config, NUM_CLASSES)
+    config.save(folder / "model" / CONFIG_FILE, __version__)
+    model = build_model(config, NUM_CLASSES)
     for name in ("semantic_logits", "affinity_logits"):  # logits of some size, not all near 0
         model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 100)
-    write_atomically(folder / "model" / training.BEST, model.save)
+    write_checkpoint(folder / "model" / BEST, model, TrainingState())
     return config, folder / "model"

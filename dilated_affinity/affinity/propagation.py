@@ -30,7 +30,7 @@ def steep_sigmoid(logits, mu=STEEPNESS):
     Raises:
         ConfigError: If `mu` is not above 1.
     """
-    _check_steepness(mu)
+    check_steepness(mu)
     return ops.sigmoid(ops.cast(logits, "float32") * math.log(mu))
 
 
@@ -59,9 +59,9 @@ def propagate(
     probabilities once more for every iteration.
 
     Args:
-        probabilities: (B, H, W, C), non-negative, summing to 1 over the classes.
-        affinities: (B, H, W, 8|R|) in [0, 1], in the order of `neighbor_offsets`; from
-            `steep_sigmoid` or `affinities_from_targets`.
+        probabilities: Floating point (B, H, W, C), non-negative, summing to 1 over the classes.
+        affinities: Floating point (B, H, W, 8|R|) in [0, 1], in the order of `neighbor_offsets`;
+            from `steep_sigmoid` or `affinities_from_targets`.
         rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
         iterations: How often to apply Eq. 6, at least 0. Defaults to 10.
         self_weight: lambda of Eq. 6, at least 0. Defaults to 6.
@@ -72,21 +72,38 @@ def propagate(
         float32 probabilities of shape (B, H, W, C).
 
     Raises:
-        ConfigError: If `iterations` or `self_weight` is negative.
-        ValueError: If shapes do not fit each other or `rates`.
+        ConfigError: If `iterations` or `self_weight` is negative, shapes do not fit each other or
+            `rates`, a dtype is not the one above, or values that are valid are not finite. The
+            last is found only where tensors have values, not while a graph is traced.
+    """
+    probabilities, affinities, valid, rates, self_weight = checked_arguments(
+        probabilities, affinities, rates, iterations, self_weight, valid_mask
+    )
+    return _refine(probabilities, affinities, valid, int(iterations), self_weight, rates)
+
+
+def checked_arguments(probabilities, affinities, rates, iterations, self_weight, valid_mask):
+    """Arguments of `propagate` as it computes with them, or its `ConfigError`.
+
+    Returns:
+        Probabilities, affinities, the mask as (B, H, W, 1) or None, rates, and self_weight; all but
+        the rates in float32.
     """
     rates = check_rates(rates)
-    _check_settings(iterations, self_weight)
+    check_settings(iterations, self_weight)
+    _check_dtypes(probabilities, affinities, valid_mask)
     probabilities = ops.convert_to_tensor(probabilities, "float32")
     affinities = ops.convert_to_tensor(affinities, "float32")
     _check_shapes(probabilities, affinities, rates, valid_mask)
     if valid_mask is not None:
         valid_mask = ops.cast(valid_mask, "float32")[..., None]
+    _check_finite(probabilities, affinities, valid_mask)
     self_weight = ops.convert_to_tensor(self_weight, "float32")
-    return _refine(probabilities, affinities, valid_mask, int(iterations), self_weight, rates)
+    return probabilities, affinities, valid_mask, rates, self_weight
 
 
-def _check_settings(iterations, self_weight):
+def check_settings(iterations, self_weight):
+    """Raises `ConfigError` unless both are in their range."""
     if isinstance(iterations, bool) or int(iterations) != iterations or iterations < 0:
         raise ConfigError(
             f"iterations must be a whole number, at least 0. Received: iterations={iterations!r}"
@@ -95,33 +112,89 @@ def _check_settings(iterations, self_weight):
         raise ConfigError(f"self_weight must be at least 0. Received: self_weight={self_weight}")
 
 
-def _check_steepness(mu):
+def check_steepness(mu):
+    """Raises `ConfigError` unless mu is in its range."""
     if not mu > 1:
         raise ConfigError(f"mu must be above 1. Received: mu={mu}")
+
+
+def _check_dtypes(probabilities, affinities, valid_mask):
+    given = {"probabilities": probabilities, "affinities": affinities}
+    for name, values in given.items():
+        dtype = getattr(values, "dtype", "float32")
+        if not keras.backend.is_float_dtype(dtype):
+            hint = "; make them of targets by affinities_from_targets" * (name == "affinities")
+            raise ConfigError(
+                f"{name} must be floating point{hint}. "
+                f"Received: dtype {keras.backend.standardize_dtype(dtype)}"
+            )
+    dtype = getattr(valid_mask, "dtype", "bool")
+    if keras.backend.standardize_dtype(dtype) != "bool":
+        raise ConfigError(
+            f"valid_mask must be boolean. Received: dtype {keras.backend.standardize_dtype(dtype)}"
+        )
+
+
+def _check_finite(probabilities, affinities, valid):
+    """Raises `ConfigError` for values that are not finite, where tensors have values.
+
+    XLA leaves assertions out of what it compiles, so that there is none in a graph.
+    """
+    if not all(map(_has_values, (probabilities, affinities, valid))):
+        return
+    wrong = int(_count_not_finite(probabilities, affinities, valid))
+    if wrong:
+        raise ConfigError(
+            "probabilities and affinities must be finite. "
+            f"Received: NaN or infinity at {wrong} pixels"
+        )
+
+
+def _has_values(tensor):
+    """False for a tensor that stands for values while a graph is traced."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.is_symbolic_tensor(tensor)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer)
+    return True
+
+
+@compiled
+def _count_not_finite(probabilities, affinities, valid):
+    # A sum over the channels is not finite where one of them is not.
+    totals = ops.sum(probabilities, axis=-1) + ops.sum(affinities, axis=-1)
+    wrong = ops.logical_not(ops.isfinite(totals))
+    if valid is not None:
+        wrong = ops.logical_and(wrong, valid[..., 0] > 0)
+    return ops.sum(ops.cast(wrong, "int32"))
 
 
 def _check_shapes(probabilities, affinities, rates, valid_mask):
     shapes = [tuple(probabilities.shape), tuple(affinities.shape)]
     if len(shapes[0]) != 4 or len(shapes[1]) != 4:
-        raise ValueError(
+        raise ConfigError(
             "probabilities and affinities must be (batch, height, width, channels). "
             f"Received: shapes {shapes[0]} and {shapes[1]}"
         )
     channels = NEIGHBORS * len(rates)
     if shapes[1][-1] != channels:
-        raise ValueError(
+        raise ConfigError(
             f"affinities must have {channels} channels, 8 for each of the {len(rates)} rates. "
             f"Received: shape {shapes[1]}, rates={rates}"
         )
     if valid_mask is not None:
         shapes.append(tuple(valid_mask.shape))
         if len(shapes[2]) != 3:
-            raise ValueError(
+            raise ConfigError(
                 f"valid_mask must be (batch, height, width). Received: shape {shapes[2]}"
             )
     for sizes in zip(*(shape[:3] for shape in shapes), strict=True):
         if len({size for size in sizes if size is not None}) > 1:
-            raise ValueError(
+            raise ConfigError(
                 "probabilities, affinities and valid_mask must agree in batch, height and width. "
                 f"Received: shapes {', '.join(map(str, shapes))}"
             )
@@ -140,23 +213,28 @@ def _refine(probabilities, affinities, valid, iterations, self_weight, rates):
             ops.convert_to_tensor(iterations, "int32"),
             self_weight,
             rates,
-        )
+        )[..., : probabilities.shape[-1]]
 
         def gradient(*arguments, upstream=None):
             # The PyTorch backend passes `upstream` by name.
             upstream = arguments[0] if upstream is None else upstream
-            return _propagate_gradient(
+            to_probabilities, to_affinities = _propagate_gradient(
                 upstream, probabilities, affinities, valid, self_weight, rates, iterations
             )
+            return to_probabilities[..., : probabilities.shape[-1]], to_affinities
 
         return refined, gradient
 
     return refine(probabilities, affinities)
 
 
+# The compiled functions leave the class axis padded. Cut inside, the result would be one more
+# buffer beside that in which they iterate.
+
+
 @compiled
 def _propagate(probabilities, affinities, valid, iterations, self_weight, rates):
-    grid = _Grid(probabilities, affinities, valid, self_weight, rates)
+    grid = Grid(probabilities, affinities, valid, self_weight, rates)
     start = grid.start(probabilities)
     refined = ops.fori_loop(0, iterations, lambda _, current: grid.step(current), start)
     return grid.end(refined, probabilities)
@@ -165,7 +243,7 @@ def _propagate(probabilities, affinities, valid, iterations, self_weight, rates)
 @compiled
 def _propagate_gradient(upstream, probabilities, affinities, valid, self_weight, rates, iterations):
     """Gradients by probabilities and affinities; keeps the probabilities of every iteration."""
-    grid = _Grid(probabilities, affinities, valid, self_weight, rates)
+    grid = Grid(probabilities, affinities, valid, self_weight, rates)
 
     def forward(current, _):
         return grid.step(current), current
@@ -184,7 +262,7 @@ def _propagate_gradient(upstream, probabilities, affinities, valid, self_weight,
     return grid.end(to_probabilities, upstream), to_affinities
 
 
-class _Grid:
+class Grid:
     """Eq. 6 on one set of affinities: what does not change from one iteration to the next."""
 
     def __init__(self, probabilities, affinities, valid, self_weight, rates):
@@ -195,24 +273,40 @@ class _Grid:
         self.affinities = affinities
         self.self_weight = self_weight
         self.valid = valid
-        self.present = ops.ones_like(probabilities[..., :1]) if valid is None else valid
-        # Outside `present` probabilities stay 0 throughout, so invalid neighbours add nothing to
+        # Where not valid, probabilities stay 0 throughout, so that these neighbours add nothing to
         # the numerator; the denominator's sum over neighbours is the same in every iteration.
         self.support = sum(
             affinities[..., channel : channel + 1] * exists
-            for channel, exists in enumerate(self.neighbors(self.present))
+            for channel, exists in enumerate(self.existing_neighbors())
         )
 
     def start(self, values):
-        """With the class axis padded, and 0 where nothing is present."""
-        values = ops.pad(values, [[0, 0]] * 3 + [[0, -self.classes % _LANES]])
-        # `where`, not a product: what lies outside may be NaN.
-        return ops.where(self.present > 0, values, 0.0)
+        """With the class axis padded, and 0 where not valid."""
+        # Selected, not multiplied: what is not valid may be NaN.
+        return self._where_valid(self._padded(values), 0.0)
 
     def end(self, values, elsewhere):
-        """Without the padding of the class axis; `elsewhere` where nothing is valid."""
-        values = values[..., : self.classes]
+        """The values, with the class axis padded still, but `elsewhere` where not valid."""
+        return values if self.valid is None else self._where_valid(values, self._padded(elsewhere))
+
+    def _padded(self, values):
+        return ops.pad(values, [[0, 0]] * 3 + [[0, -self.classes % _LANES]])
+
+    def _where_valid(self, values, elsewhere):
         return values if self.valid is None else ops.where(self.valid > 0, values, elsewhere)
+
+    def existing_neighbors(self):
+        """1 for pixels whose neighbour is there, else 0; for each neighbour, in channel order."""
+        if self.valid is not None:
+            yield from self.neighbors(self.valid)
+            return
+        # From the indices, not by shifting ones: XLA would keep an image of each as a constant.
+        rows = ops.reshape(ops.arange(self.height), (-1, 1, 1))
+        columns = ops.reshape(ops.arange(self.width), (-1, 1))
+        for dy, dx in self.offsets:
+            row_exists = (rows + dy >= 0) & (rows + dy < self.height)
+            column_exists = (columns + dx >= 0) & (columns + dx < self.width)
+            yield ops.cast(row_exists & column_exists, "float32")
 
     def neighbors(self, tensor, sign=1):
         """The tensor seen from every pixel's neighbours, in channel order; 0 where none is.
@@ -234,27 +328,28 @@ class _Grid:
         # neither to itself nor to anyone else.
         total = own + self.support
         refined = mixed / ops.where(total > 0, total, 1.0)
-        return ops.where(self.present > 0, ops.where(total > 0, refined, current), 0.0)
+        return self._where_valid(ops.where(total > 0, refined, current), 0.0)
 
     def step_gradient(self, upstream, current, refined):
         """Gradients of `step` by `current` and by the affinities."""
         peak = ops.max(current, axis=-1, keepdims=True)
         total = self.self_weight * peak + self.support
-        listens = (self.present > 0) & (total > 0)
-        to_mixed = ops.where(listens, upstream / ops.where(total > 0, total, 1.0), 0.0)
+        listens = total > 0
+        to_mixed = ops.where(listens, upstream / ops.where(listens, total, 1.0), 0.0)
+        to_mixed = self._where_valid(to_mixed, 0.0)
         to_total = -ops.sum(to_mixed * refined, axis=-1, keepdims=True)
         to_own = ops.sum(to_mixed * current, axis=-1, keepdims=True) + to_total
         # Equal maxima share their gradient.
         highest = ops.cast(current == peak, "float32")
         highest = highest / ops.sum(highest, axis=-1, keepdims=True)
         to_current = self.self_weight * (peak * to_mixed + to_own * highest)
-        to_current = to_current + ops.where(listens, 0.0, upstream * self.present)
+        to_current = to_current + self._where_valid(ops.where(listens, 0.0, upstream), 0.0)
         of_others = zip(
             self.neighbors(to_mixed, sign=-1), self.neighbors(self.affinities, sign=-1), strict=True
         )
         for channel, (mixed, affinities) in enumerate(of_others):
             to_current = to_current + affinities[..., channel : channel + 1] * mixed
-        seen = zip(self.neighbors(current), self.neighbors(self.present), strict=True)
+        seen = zip(self.neighbors(current), self.existing_neighbors(), strict=True)
         to_affinities = [
             ops.sum(to_mixed * neighbor, axis=-1, keepdims=True) + to_total * exists
             for neighbor, exists in seen
@@ -297,8 +392,8 @@ class AffinityPropagation(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
-        _check_settings(iterations, self_weight)
-        _check_steepness(mu)
+        check_settings(iterations, self_weight)
+        check_steepness(mu)
         self.rates = check_rates(rates)
         self.iterations = iterations
         self.self_weight = self_weight

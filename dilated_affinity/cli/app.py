@@ -1,14 +1,19 @@
-"""Runs a command: every error that a user can cause is one line and an exit status."""
+"""Runs a command: every error is one line and an exit status; --help and --version are ours."""
 
+import importlib.metadata
 import os
 import sys
+from logging import WARNING
 
 from absl import app, flags, logging
 
-from dilated_affinity.errors import ConfigError, DilatedAffinityError
+from dilated_affinity.cli.help_page import help_page
+from dilated_affinity.errors import ConfigError, DilatedAffinityError, first_line
+from dilated_affinity.version import __version__
 
 USAGE_ERROR = 2
 RUN_ERROR = 1
+INTERRUPTED = 130
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -17,12 +22,17 @@ def run(main):
     """Parses the command line and calls `main()`; never returns.
 
     Exit status: 0 for success, 2 for a command line that makes no sense, 1 for data, files or a
-    run that cannot be used, 130 after Ctrl-C.
+    run that cannot be used and for every other error, 130 after Ctrl-C. A traceback is shown with
+    `--debug` only.
     """
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_Plain())
-    app.run(lambda arguments: sys.exit(_status(main)), flags_parser=_parse)
+    logging.get_absl_handler().addFilter(_concerns_the_user)
+    app.run(
+        lambda arguments: sys.exit(_status(main)),
+        flags_parser=lambda arguments: _parse(arguments, main.__module__),
+    )
 
 
 def required(value, name):
@@ -32,35 +42,78 @@ def required(value, name):
     return value
 
 
-def _parse(arguments):
+def command_name() -> str:
+    """The command as the user knows it."""
+    return os.path.basename(sys.argv[0]).removesuffix(".py")
+
+
+def versions() -> str:
+    """The package's version and those of what it runs on, without importing them."""
+    found = (f"{name} {importlib.metadata.version(name)}" for name in ("keras", "numpy"))
+    return f"dilated_affinity {__version__} ({', '.join(found)}, Python {sys.version.split()[0]})"
+
+
+def complain(error):
+    """Writes one line on standard error, the command's name before it."""
+    print(f"{command_name()}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _parse(arguments, module):
+    asked = {argument.lstrip("-") for argument in _before_separator(arguments[1:])}
+    if asked & {"help", "helpshort", "h"}:
+        print(help_page(command_name(), module))
+        sys.exit(0)
+    if "version" in asked:
+        print(versions())
+        sys.exit(0)
     try:
         extra = flags.FLAGS(arguments)[1:]
     except flags.Error as error:
-        _complain(error)
-        sys.exit(USAGE_ERROR)
+        _refuse(error)
     if extra:
-        _complain(f"unexpected argument: {extra[0]!r}. Settings are given as --name=value.")
-        sys.exit(USAGE_ERROR)
+        _refuse(f"unexpected argument: {extra[0]!r}. Settings are given as --name=value.")
     return arguments
+
+
+def _before_separator(arguments):
+    """The flags, without what stands behind a lone `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [argument for argument in arguments[:end] if argument.startswith("-")]
+
+
+def _refuse(error):
+    complain(f"{error} See {command_name()} --help.")
+    sys.exit(USAGE_ERROR)
 
 
 def _status(main):
     try:
         main()
     except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
-    except (DilatedAffinityError, OSError) as error:
+        complain("interrupted")
+        return INTERRUPTED
+    except Exception as error:
         if _DEBUG.value:
             raise
-        _complain(error)
+        complain(_explained(error))
         return USAGE_ERROR if isinstance(error, ConfigError) else RUN_ERROR
     return 0
 
 
-def _complain(error):
-    text = " ".join(str(error).split())
-    print(f"{os.path.basename(sys.argv[0]).removesuffix('.py')}: {text}", file=sys.stderr)
+def _explained(error):
+    if isinstance(error, DilatedAffinityError | OSError):
+        return error
+    kind = type(error).__name__
+    message = first_line(error)
+    text = kind if message == kind else f"{kind}: {message}"
+    return f"unexpected {text} (--debug shows where it came from)"
+
+
+def _concerns_the_user(record):
+    """Leaves out where TensorFlow Datasets looks for its files."""
+    return record.levelno >= WARNING or (
+        f"{os.sep}tensorflow_datasets{os.sep}" not in record.pathname
+    )
 
 
 class _Plain(logging.PythonFormatter):

@@ -5,7 +5,16 @@ import dataclasses
 from absl import flags
 
 from dilated_affinity.config import Config
+from dilated_affinity.datasets.loading import dataset_names
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.models.deeplab import BACKBONES
 from dilated_affinity.recipes import RECIPES
+from dilated_affinity.suggestion import did_you_mean
+
+_NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES)}
+"""Settings whose values are names that grow with the package."""
+
+_defined: dict[str, str] = {}
 
 
 def define(names=None):
@@ -14,20 +23,13 @@ def define(names=None):
     Returns:
         A function that returns the settings given on the command line, as a dict.
     """
-    defined = []
-    for field in dataclasses.fields(Config):
-        if names is not None and field.name not in names:
-            continue
-        defined.append(field.name)
+    fields = [field for field in dataclasses.fields(Config) if names is None or field.name in names]
+    follows_recipe = any(field.name == "dataset" for field in fields)
+    for field in fields:
+        default = _default(field) if follows_recipe else "the run's"
+        _defined[field.name] = default
+        text = _text(field)
         choices = field.metadata["choices"]
-        text = f"{field.metadata['help']} Default: {field.default!r} ({field.metadata['source']})."
-        recipes = [
-            f"{name} {recipe[field.name]!r}"
-            for name, recipe in RECIPES.items()
-            if field.name in recipe
-        ]
-        if recipes:
-            text += f" For {', '.join(recipes)}."
         if field.type is bool:
             flags.DEFINE_bool(field.name, None, text)
         elif field.type is int:
@@ -40,12 +42,61 @@ def define(names=None):
             flags.DEFINE_string(field.name, None, text)
 
     def given():
-        values = {name: flags.FLAGS[name].value for name in defined}
+        values = {field.name: flags.FLAGS[field.name].value for field in fields}
         return {name: value for name, value in values.items() if value is not None}
 
     return given
 
 
+def groups() -> dict[str, dict[str, str]]:
+    """The flags that `define` has defined: their groups, names and defaults as text."""
+    found = {}
+    for field in dataclasses.fields(Config):
+        if field.name in _defined:
+            found.setdefault(field.metadata["group"], {})[field.name] = _defined[field.name]
+    return found
+
+
 def recipe_with(settings: dict) -> Config:
-    """The recipe of `settings["dataset"]`, or of the default data set, with these settings."""
-    return Config.for_dataset(settings.pop("dataset", Config.dataset), **settings)
+    """The recipe of `settings["dataset"]`, or of the default data set, with these settings.
+
+    Raises:
+        ConfigError: For a data set or backbone that does not exist, before anything is written,
+            and for what `Config` refuses.
+    """
+    settings = dict(settings)
+    config = Config.for_dataset(settings.pop("dataset", Config.dataset), **settings)
+    for name, known in _NAMES.items():
+        value = getattr(config, name)
+        if value not in known:
+            raise ConfigError(
+                f"{name} must be one of {', '.join(known)}.{did_you_mean(value, known)} "
+                f"Received: {name}={value!r}"
+            )
+    return config
+
+
+def _text(field):
+    text, known = field.metadata["help"], field.metadata["choices"]
+    if field.name in _NAMES:
+        known = _NAMES[field.name]
+    elif field.type is str:  # absl adds an enum's values itself
+        known = None
+    return f"{text} One of {', '.join(map(str, known))}." if known else text
+
+
+def _default(field):
+    text = f"{_shown(field.default)} ({field.metadata['source']})"
+    recipes = {}
+    for name, recipe in RECIPES.items():
+        if field.name in recipe:
+            recipes.setdefault(_shown(recipe[field.name]), []).append(name)
+    return "; ".join(
+        [text, *(f"{value} for {' and '.join(names)}" for value, names in recipes.items())]
+    )
+
+
+def _shown(value):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) or "none"

@@ -3,12 +3,15 @@
     eval_main --model_dir=runs/camvid
     eval_main --model_dir=runs/camvid --refine_with=ground_truth
     eval_main --model_dir=runs/camvid --scales=0.75,1,1.25 --flip
+    eval_main --model_dir=runs/camvid --refinement=decoder_stride
+    eval_main --model_dir=runs/camvid --postprocess=crf
     eval_main --model_dir=runs/camvid --search --val_split="train[:60]"
 
 Data set, rates, output stride and the rest come from the run's own config.json. The table goes to
 standard output, and, with everything in it, to a JSON file.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,9 +19,11 @@ from absl import flags
 
 from dilated_affinity import evaluation, search
 from dilated_affinity.cli import app, config_flags
+from dilated_affinity.crf_refinement import dense_crf_of, evaluate_crf
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
+from dilated_affinity.refinement import refinement_of
 from dilated_affinity.training import load_run
 from dilated_affinity.visualization import refinement_search_figure
 
@@ -32,6 +37,16 @@ _given = config_flags.define(
         "eval_window",
         "self_weight",
         "mu",
+        "refinement",
+        "stop_patience",
+        "stop_tolerance",
+        "postprocess",
+        "crf_iterations",
+        "crf_gaussian_weight",
+        "crf_gaussian_xy",
+        "crf_bilateral_weight",
+        "crf_bilateral_xy",
+        "crf_bilateral_rgb",
     )
 )
 for _short in ("scales", "flip", "window"):
@@ -75,6 +90,9 @@ def _evaluate():
     if _SEARCH.value:
         _search(config, model, source, views)
         return
+    if config.postprocess == "crf":
+        _evaluate_crf(config, model, source, views)
+        return
     result = evaluation.evaluate(
         model,
         source,
@@ -83,10 +101,24 @@ def _evaluate():
         config.self_weight,
         config.mu,
         *views,
+        refinement=refinement_of(config),
     )
     output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
     settings = {"self_weight": config.self_weight, "mu": config.mu}
     _write(output, config, {**settings, **result.to_json()})
+    print(f"{config.dataset} {config.val_split}: {result.table()}")
+
+
+def _evaluate_crf(config, model, source, views):
+    if _REFINE_WITH.value != "prediction" or flags.FLAGS["iterations"].present:
+        raise ConfigError(
+            "--refine_with and --iterations are of propagation; the CRF has --crf_iterations. "
+            "Received: postprocess='crf'"
+        )
+    crf = dense_crf_of(config)
+    result = evaluate_crf(model, source, crf, *views)
+    output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "evaluation_crf.json"))
+    _write(output, config, {"crf": dataclasses.asdict(crf), **result.to_json()})
     print(f"{config.dataset} {config.val_split}: {result.table()}")
 
 
@@ -100,6 +132,7 @@ def _search(config, model, source, views):
         _numbers(_SEARCH_SELF_WEIGHTS),
         _numbers(_SEARCH_MUS),
         *views,
+        refinement=refinement_of(config),
     )
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "search.json"))
     _write(output, config, result.to_json())
@@ -109,6 +142,8 @@ def _search(config, model, source, views):
 
 
 def _write(output, config, measured):
+    early = config.refinement == "early_stop"
+    stop = {"patience": config.stop_patience, "tolerance": config.stop_tolerance} if early else {}
     content = {
         "dataset": config.dataset,
         "split": config.val_split,
@@ -116,6 +151,8 @@ def _write(output, config, measured):
         "scales": list(config.scales),
         "flip": config.eval_flip,
         "window": config.eval_window,
+        "refinement": config.refinement,
+        **stop,
         **measured,
     }
     write_atomically(output, (json.dumps(content, indent=1) + "\n").encode())
@@ -131,7 +168,13 @@ def _numbers(flag):
 
 
 def _iterations(config):
-    if config.affinity_rates is None and not flags.FLAGS["iterations"].present:
+    given = flags.FLAGS["iterations"].present
+    if config.postprocess == "none" and given:
+        raise ConfigError(
+            "--iterations is of propagation, so it needs --postprocess=propagate. "
+            "Received: postprocess='none'"
+        )
+    if (config.affinity_rates is None or config.postprocess == "none") and not given:
         return (0,)
     try:
         return tuple(int(count) for count in _ITERATIONS.value)

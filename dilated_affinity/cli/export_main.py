@@ -19,6 +19,7 @@ from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.export import check_output, export_model
 from dilated_affinity.export_formats import FORMATS
+from dilated_affinity.refinement import refinement_of
 from dilated_affinity.training import load_run
 from dilated_affinity.version import __version__
 
@@ -30,6 +31,9 @@ _given = config_flags.define(
         "propagation_iterations",
         "self_weight",
         "mu",
+        "refinement",
+        "stop_patience",
+        "stop_tolerance",
     )
 )
 flags.DEFINE_alias("iterations", "propagation_iterations")
@@ -78,6 +82,7 @@ def _export():
         _JIT_COMPILE.value,
         _OVERWRITE.value,
         _metadata(config, source.classes),
+        refinement_of(config),
     )
     print(f"{output}: {_FORMAT.value} written; on {source.ids[0]} {agreement}")
 
@@ -97,6 +102,7 @@ def _metadata(config, classes):
         "propagation_iterations": config.propagation_iterations,
         "self_weight": config.self_weight,
         "mu": config.mu,
+        "refinement": config.refinement,
     }
 
 

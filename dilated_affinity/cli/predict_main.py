@@ -14,10 +14,12 @@ writes the labels as Cityscapes' test server wants them: grey PNG of labelIds.
 from absl import flags
 
 from dilated_affinity.cli import app, config_flags
+from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.loading import make_builder
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference import Predictor, predict_examples, predict_files
+from dilated_affinity.refinement import refinement_of
 from dilated_affinity.training import load_run
 
 _given = config_flags.define(
@@ -30,6 +32,16 @@ _given = config_flags.define(
         "propagation_iterations",
         "self_weight",
         "mu",
+        "refinement",
+        "stop_patience",
+        "stop_tolerance",
+        "postprocess",
+        "crf_iterations",
+        "crf_gaussian_weight",
+        "crf_gaussian_xy",
+        "crf_bilateral_weight",
+        "crf_bilateral_xy",
+        "crf_bilateral_rgb",
     )
 )
 for _short in ("scales", "flip", "window"):
@@ -69,15 +81,7 @@ def _predict():
                 f"Received: a run on {config.dataset}"
             )
         label_ids = CITYSCAPES_LABEL_IDS
-    predictor = Predictor(
-        model,
-        config.propagation_iterations,
-        config.self_weight,
-        config.mu,
-        config.scales,
-        config.eval_flip,
-        config.eval_window,
-    )
+    predictor = _predictor(config, model)
     builder = make_builder(config.dataset, config.data_dir)
     options = {"overwrite": _OVERWRITE.value, "label_ids": label_ids}
     if _INPUT.value:
@@ -86,6 +90,20 @@ def _predict():
         source = builder.source(_SPLIT.value or config.val_split)
         written = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
     print(f"{output_dir}: predicted {len(written)} images")
+
+
+def _predictor(config, model):
+    views = config.scales, config.eval_flip, config.eval_window
+    if config.postprocess == "crf":
+        return CRFPredictor(model, dense_crf_of(config), *views)
+    return Predictor(
+        model,
+        config.propagation_iterations if config.postprocess == "propagate" else 0,
+        config.self_weight,
+        config.mu,
+        *views,
+        refinement_of(config),
+    )
 
 
 def main():

@@ -3,7 +3,8 @@
     train_main --dataset=camvid --data_dir=CamVid --model_dir=runs/camvid
 
 Settings that are not given follow the data set's recipe. Started again with the same model_dir
-and settings, it continues where it stopped.
+and settings, it continues where it stopped, and ends as if it had never been. Ctrl-C and SIGTERM
+end it after the step that it is at, with a checkpoint; a second time, at once.
 
     train_main --dataset=folder --data_dir=my_data --check_only
 

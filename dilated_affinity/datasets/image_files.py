@@ -6,6 +6,7 @@ is the palette index.
 
 import io
 import os
+import stat
 import struct
 import zlib
 
@@ -17,10 +18,17 @@ from dilated_affinity.errors import DataError
 # File name endings that are taken for images when a folder is listed.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
-# Twice Pillow's `MAX_IMAGE_PIXELS`, where Pillow itself speaks of a decompression bomb.
-MAX_PIXELS = 178_956_970
+# Pillow's own `MAX_IMAGE_PIXELS`, from which on it warns of a decompression bomb. Decoding so many,
+# turning them upright and to RGB takes 1.5 GB.
+MAX_PIXELS = 89_478_485
 
-_LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+# Larger files are no images of at most MAX_PIXELS.
+MAX_FILE_BYTES = 2**30
+
+# Pillow's others include PostScript, which it runs another program for.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+_LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_BITS_PER_SAMPLE = 258
 _EXIF_ORIENTATION = 0x0112
@@ -46,7 +54,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     become RGB, palettes are resolved and alpha is dropped.
 
     Args:
-        data: The bytes of the file, in any format that Pillow reads.
+        data: The bytes of the file: PNG, JPEG, BMP, GIF, PNM, TIFF or WebP.
         name: What to call the file in errors.
 
     Returns:
@@ -70,7 +78,7 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     """Decodes a label map to the values that its file stores: palette indices or grey values.
 
     Args:
-        data: The bytes of the file, in any lossless format that Pillow reads.
+        data: The bytes of the file: PNG, BMP, GIF, PNM or TIFF.
         name: What to call the file in errors.
 
     Returns:
@@ -98,7 +106,7 @@ def decode_label_colors(data: bytes, name: str) -> np.ndarray:
     """Decodes a label map that is drawn in colours, palettes resolved.
 
     Args:
-        data: The bytes of the file, in any lossless format that Pillow reads.
+        data: The bytes of the file: PNG, BMP, GIF, PNM or TIFF.
         name: What to call the file in errors.
 
     Returns:
@@ -136,12 +144,29 @@ def has_colors(data: bytes, name: str) -> bool:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Returns the contents of a file; raises `DataError` where it cannot be read."""
+    """Returns the contents of a file.
+
+    Raises:
+        DataError: It cannot be read, is no ordinary file, or has more than `MAX_FILE_BYTES`.
+    """
     try:
-        with open(path, "rb") as file:
+        # Opening a pipe would wait for who writes to it.
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{path}: expected a file. Received: a device, pipe or folder")
+            if status.st_size > MAX_FILE_BYTES:
+                raise DataError(
+                    f"{path}: files may have {MAX_FILE_BYTES} bytes at most. "
+                    f"Received: {status.st_size}"
+                )
             return file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _without_waiting(path, flags):
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def stored_orientation(data: bytes) -> int:
@@ -155,9 +180,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise DataError(f"{name}: expected an image file. Received: an empty file (0 bytes)")
     try:
-        # Pillow warns from half of MAX_PIXELS on and raises above it; silencing the warning here
-        # would not be thread safe.
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _too_large(name, f"{width}x{height} pixels")
@@ -166,7 +189,7 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise _too_large(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
         raise DataError(
-            f"{name}: expected an image file in a format that Pillow reads. "
+            f"{name}: expected an image file: PNG, JPEG, BMP, GIF, PNM, TIFF or WebP. "
             f"Received: {len(data)} bytes of something else"
         ) from error
     except _DECODER_ERRORS as error:

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError, DataError
 
 # Named, not imported: importing TFDS takes seconds that a mere list of names should not cost.
@@ -153,12 +154,16 @@ def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def label_readers(source: Source) -> list[Callable[[], np.ndarray]]:
-    """Returns a function for each example that reads its label, for `AffinityStatistics`."""
-    return [functools.partial(_read_label, source, index) for index in range(len(source))]
+    """Returns a function for each example that reads its label, for `AffinityStatistics`.
+
+    Of a `SkippingSource`, examples that cannot be used count nothing.
+    """
+    read = source.label if isinstance(source, SkippingSource) else _label_of(source)
+    return [functools.partial(read, index) for index in range(len(source))]
 
 
-def _read_label(source: Source, index: int) -> np.ndarray:
-    return source[index]["label"]
+def _label_of(source: Source) -> Callable[[int], np.ndarray]:
+    return lambda index: source[index]["label"]
 
 
 def data_error_from(op_error: tf.errors.OpError) -> DataError | None:

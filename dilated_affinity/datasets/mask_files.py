@@ -11,11 +11,14 @@ import numpy as np
 from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.image_files import (
     IMAGE_SUFFIXES,
-    MAX_PIXELS,
     decode_label,
     read_bytes,
 )
-from dilated_affinity.datasets.tar_files import is_plain_file, reading_archive
+from dilated_affinity.datasets.tar_files import (
+    is_plain_file,
+    read_member,
+    reading_archive,
+)
 from dilated_affinity.errors import DataError
 
 
@@ -127,9 +130,4 @@ def _stream(path: str) -> Iterator[tuple[str, bytes]]:
             # `tarfile` remembers every member that it has come by.
             tar.members.clear()
             if is_plain_file(member, path) and _is_mask(member.name):
-                if member.size > MAX_PIXELS:
-                    raise DataError(
-                        f"{path}: {member.name}: masks may have {MAX_PIXELS} bytes at most. "
-                        f"Received: {member.size}"
-                    )
-                yield member.name, tar.extractfile(member).read()
+                yield member.name, read_member(tar, member, path)

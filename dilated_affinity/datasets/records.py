@@ -112,7 +112,7 @@ class RecordsSource(Sequence):
     def ids(self) -> list[str]:
         """The id of every example, in order."""
         if self._ids is None:
-            self._ids = [self._record(index)[self._keys.id].decode() for index in range(len(self))]
+            self._ids = [self._id(self._record(index)) for index in range(len(self))]
         return self._ids
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class RecordsSource(Sequence):
         # Negative indices and the end of iteration as for any sequence; TFDS has neither.
         index = range(len(self))[index]
         record = self._record(index)
-        example_id = record[self._keys.id].decode()
+        example_id = self._id(record)
         name = f"{self._folder}, example {index} ({example_id})"
         values = decode_label(record[self._keys.label], name)
         return {
@@ -130,6 +130,9 @@ class RecordsSource(Sequence):
             "label": classes_of_values(values, name, self.classes, self._table),
             "id": example_id,
         }
+
+    def _id(self, record: dict) -> str:
+        return record[self._keys.id].decode("utf-8", "replace")
 
     def _record(self, index: int) -> dict:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
+from dilated_affinity.datasets.image_files import MAX_FILE_BYTES
 from dilated_affinity.errors import DataError
 
 
@@ -28,6 +29,25 @@ def is_plain_file(member: tarfile.TarInfo, archive: str) -> bool:
             f"Received: {member.name!r}"
         )
     return member.isfile()
+
+
+def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: str) -> bytes:
+    """Returns the contents of a file in an archive.
+
+    Args:
+        tar: The opened archive.
+        member: The member, for which `is_plain_file` holds.
+        archive: What to call the archive in errors.
+
+    Raises:
+        DataError: It says that it has more than `MAX_FILE_BYTES`, as an archive of a few bytes can.
+    """
+    if member.size > MAX_FILE_BYTES:
+        raise DataError(
+            f"{archive}: {member.name}: files may have {MAX_FILE_BYTES} bytes at most. "
+            f"Received: {member.size}"
+        )
+    return tar.extractfile(member).read()
 
 
 @contextmanager

@@ -113,7 +113,12 @@ def read_class_file(data: bytes, name: str) -> MaskClasses:
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: expected text in UTF-8. Received: {error}") from error
     reader = csv.reader(io.StringIO(text))
-    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise DataError(
+            f"{name}, line {reader.line_num}: expected CSV. Received: {error}"
+        ) from error
     rows = [(number, row) for number, row in rows if any(row)]
     header = [cell.lower() for cell in rows[0][1]] if rows else []
     header = [_COLUMNS.get(cell, cell) for cell in header]

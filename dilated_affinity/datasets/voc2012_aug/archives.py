@@ -4,7 +4,11 @@ import os
 import tarfile
 from collections.abc import Iterator
 
-from dilated_affinity.datasets.tar_files import is_plain_file, reading_archive
+from dilated_affinity.datasets.tar_files import (
+    is_plain_file,
+    read_member,
+    reading_archive,
+)
 from dilated_affinity.datasets.voc2012_aug.id_lists import derive_splits, parse_ids
 from dilated_affinity.errors import DataError
 
@@ -71,7 +75,7 @@ class VocArchives:
         if name not in self._members:
             raise DataError(f"{self._path}: expected the member {name}. Received: no such member")
         with reading_archive(self._path):
-            return self._tar.extractfile(self._members[name]).read()
+            return read_member(self._tar, self._members[name], self._path)
 
 
 def _sbd_files(path: str) -> Iterator[tuple[str, bytes]]:
@@ -82,4 +86,4 @@ def _sbd_files(path: str) -> Iterator[tuple[str, bytes]]:
                 member.name in (f"{_SBD}/train.txt", f"{_SBD}/val.txt")
                 or member.name.startswith(f"{_SBD}/cls/")
             ):
-                yield member.name, tar.extractfile(member).read()
+                yield member.name, read_member(tar, member, path)

@@ -1,10 +1,11 @@
 """The masks of SBD (Hariharan et al. 2011), which are MATLAB files."""
 
-import io
+import zlib
 
 import numpy as np
-import scipy.io
 
+from dilated_affinity.datasets.image_files import MAX_PIXELS
+from dilated_affinity.datasets.voc2012_aug.matlab_files import read_field
 from dilated_affinity.errors import DataError
 
 
@@ -25,24 +26,17 @@ def decode_sbd(data: bytes, name: str) -> np.ndarray:
     if not data:
         raise DataError(f"{name}: expected a MATLAB file. Received: an empty file (0 bytes)")
     try:
-        variables = scipy.io.loadmat(io.BytesIO(data), variable_names=["GTcls"])
-    # SciPy's reader of damaged files raises whatever the bytes happen to lead it to, from
-    # zlib.error to UnboundLocalError; nothing but reading happens here.
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return read_field(data, "GTcls", "Segmentation", MAX_PIXELS)
+    except LookupError as error:
         raise DataError(
-            f"{name}: the MATLAB file is damaged or cut off. Received: {len(data)} bytes, {text}"
+            f"{name}: expected SBD's struct GTcls with the field Segmentation. "
+            f"Received: {error.args[0]}"
         ) from error
-    struct = variables.get("GTcls")
-    if struct is None or not struct.dtype.names or "Segmentation" not in struct.dtype.names:
+    except TypeError as error:
         raise DataError(
-            f"{name}: expected SBD's struct GTcls with the field Segmentation. Received: "
-            + ("no GTcls" if struct is None else f"the fields {struct.dtype.names or ()}")
-        )
-    mask = struct["Segmentation"].flat[0] if struct.size else np.zeros(0)
-    if mask.ndim != 2 or mask.dtype != np.uint8:
+            f"{name}: GTcls.Segmentation must be a uint8 matrix. Received: {error}"
+        ) from error
+    except (ValueError, zlib.error) as error:
         raise DataError(
-            f"{name}: GTcls.Segmentation must be a uint8 matrix. "
-            f"Received: {mask.dtype} of shape {mask.shape}"
-        )
-    return mask
+            f"{name}: the MATLAB file is damaged or cut off. Received: {len(data)} bytes, {error}"
+        ) from error

@@ -1,0 +1,183 @@
+"""Affinity propagation (section 3.3) that ends when labels have come to rest."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from dilated_affinity.affinity.propagation import (
+    ITERATIONS,
+    SELF_WEIGHT,
+    STEEPNESS,
+    AffinityPropagation,
+    Grid,
+    checked_arguments,
+    steep_sigmoid,
+)
+from dilated_affinity.compilation import compiled
+from dilated_affinity.errors import ConfigError
+
+PATIENCE = 1
+TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStop:
+    """When to end propagation before its last iteration.
+
+    Attributes:
+        patience: Iterations in a row that must leave the labels alone, at least 1.
+        tolerance: Share of an image's pixels whose labels an iteration may change and is still
+            said to leave them alone. With 0, not one: on photographs that takes longer than 10
+            iterations.
+
+    Raises:
+        ConfigError: For a value out of its range.
+    """
+
+    patience: int = PATIENCE
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self):
+        if type(self.patience) is not int or self.patience < 1:
+            raise ConfigError(
+                f"patience must be a positive whole number. Received: patience={self.patience!r}"
+            )
+        if not 0 <= self.tolerance < 1:
+            raise ConfigError(
+                f"tolerance must be at least 0 and below 1. Received: tolerance={self.tolerance!r}"
+            )
+
+
+def propagate_until_stable(
+    probabilities,
+    affinities,
+    rates,
+    iterations=ITERATIONS,
+    self_weight=SELF_WEIGHT,
+    valid_mask=None,
+    stop=None,
+):
+    """`propagate`, but no more for an image once its labels have come to rest.
+
+    Each image of a batch ends for itself: its result does not depend on the others. The batch
+    takes the time of its slowest. There is no gradient.
+
+    Args:
+        probabilities: See `propagate`.
+        affinities: See `propagate`.
+        rates: See `propagate`.
+        iterations: The most iterations of Eq. 6, at least 0. Defaults to 10.
+        self_weight: lambda of Eq. 6, at least 0. Defaults to 6.
+        valid_mask: See `propagate`. What it leaves out does not count as pixels of the image.
+        stop: `EarlyStop`; None for its defaults.
+
+    Returns:
+        float32 probabilities of shape (B, H, W, C).
+
+    Raises:
+        ConfigError: As `propagate`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> probabilities = np.full((1, 5, 7, 2), 0.5, "float32")
+    >>> affinities = np.ones((1, 5, 7, 8), "float32")
+    >>> propagate_until_stable(probabilities, affinities, ((1, 1),)).shape
+    TensorShape([1, 5, 7, 2])
+    """
+    stop = stop or EarlyStop()
+    probabilities, affinities, valid, rates, self_weight = checked_arguments(
+        probabilities, affinities, rates, iterations, self_weight, valid_mask
+    )
+    refined, _ = _propagate_until_stable(
+        probabilities,
+        affinities,
+        valid,
+        ops.convert_to_tensor(int(iterations), "int32"),
+        self_weight,
+        ops.convert_to_tensor(stop.patience, "int32"),
+        ops.convert_to_tensor(stop.tolerance, "float32"),
+        rates,
+    )
+    return refined[..., : probabilities.shape[-1]]
+
+
+@compiled
+def _propagate_until_stable(
+    probabilities, affinities, valid, iterations, self_weight, patience, tolerance, rates
+):
+    """Refined probabilities, with the class axis padded, and how many iterations they took."""
+    grid = Grid(probabilities, affinities, valid, self_weight, rates)
+    counted = ops.ones_like(probabilities[..., :1]) if valid is None else valid
+    allowed = tolerance * ops.sum(counted, axis=(1, 2, 3))
+
+    def unfinished(step, _, quiet):
+        return ops.logical_and(step < iterations, ops.any(quiet < patience))
+
+    def iterate(step, current, quiet):
+        moving = ops.reshape(quiet < patience, (-1, 1, 1, 1))
+        refined = ops.where(moving, grid.step(current), current)
+        changed = ops.where(_same_label(current, refined)[..., None], 0.0, counted)
+        changed = ops.sum(changed, axis=(1, 2, 3))
+        return step + 1, refined, ops.where(changed <= allowed, quiet + 1, 0)
+
+    quiet = ops.zeros_like(allowed, "int32")
+    start = ops.zeros_like(iterations), grid.start(probabilities), quiet
+    steps, refined, _ = ops.while_loop(unfinished, iterate, start)
+    return grid.end(refined, probabilities), steps
+
+
+def _same_label(before, after):
+    # Not by argmax, which converters to other formats do not know as Keras computes it.
+    highest = before == ops.max(before, axis=-1, keepdims=True)
+    return ops.max(ops.where(highest, after, -1.0), axis=-1) == ops.max(after, axis=-1)
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class EarlyStoppingPropagation(AffinityPropagation):
+    """`propagate_until_stable` as a layer over probabilities and affinity logits, in float32.
+
+    Args:
+        rates: See `AffinityPropagation`.
+        iterations: The most iterations of Eq. 6. Defaults to 10.
+        self_weight: lambda of Eq. 6. Defaults to 6.
+        mu: Steepness of Eq. 7. Defaults to 7.
+        patience: See `EarlyStop`.
+        tolerance: See `EarlyStop`.
+
+    Call arguments:
+        inputs: `[probabilities, affinity_logits]` of shapes (B, H, W, C) and (B, H, W, 8|R|).
+        valid_mask: Optional boolean (B, H, W), see `propagate`.
+
+    Returns:
+        float32 probabilities of shape (B, H, W, C).
+    """
+
+    def __init__(
+        self,
+        rates,
+        iterations=ITERATIONS,
+        self_weight=SELF_WEIGHT,
+        mu=STEEPNESS,
+        patience=PATIENCE,
+        tolerance=TOLERANCE,
+        **kwargs,
+    ):
+        super().__init__(rates, iterations, self_weight, mu, **kwargs)
+        self.stop = EarlyStop(patience, tolerance)
+
+    def call(self, inputs, valid_mask=None):
+        probabilities, logits = inputs
+        return propagate_until_stable(
+            probabilities,
+            steep_sigmoid(logits, self.mu),
+            self.rates,
+            self.iterations,
+            self.self_weight,
+            valid_mask,
+            self.stop,
+        )
+
+    def get_config(self):
+        return {**super().get_config(), **dataclasses.asdict(self.stop)}

@@ -1,0 +1,230 @@
+"""Adaptive affinity fields (Ke et al., ECCV 2018), the AAF row of Table 5.
+
+Settings and details are those of the authors' code (twke18/Adaptive_Affinity_Fields). It leaves
+out, besides pairs with a void pixel, the pairs of the neighbour opposite to a void one; here these
+count.
+"""
+
+import keras
+from keras import ops
+
+from dilated_affinity.affinity.geometry import NEIGHBORS, neighbor_offsets
+from dilated_affinity.distribution import mean_over_counted
+from dilated_affinity.errors import ConfigError
+
+SIZES = (1, 2, 3)
+"""Distances of the paired pixels, windows of 3, 5 and 7."""
+
+MARGIN = 3.0
+STRIDE = 8
+
+_SMALLEST = 1e-4
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class AdaptiveSizeWeights(keras.layers.Layer):
+    """The weights of AAF's window sizes, learned against the network.
+
+    An identity on its input, to be put anywhere into the model, so that the optimizer trains its
+    variables and checkpoints hold them. Gradients reach them with the opposite sign: where the
+    network descends, they ascend. It also counts the training steps for the loss' decay.
+
+    Args:
+        num_classes: C; each class has weights of its own.
+        sizes: Distances of the paired pixels. Defaults to 1, 2, 3.
+
+    Example:
+
+    >>> layer = AdaptiveSizeWeights(num_classes=4)
+    >>> outputs = layer(ops.zeros((1, 5, 5, 4)))
+    >>> edge, not_edge = layer.shares()
+    >>> edge.shape, round(float(edge[0, 0]), 3)
+    (TensorShape([4, 3]), 0.333)
+    """
+
+    def __init__(self, num_classes, sizes=SIZES, **kwargs):
+        super().__init__(autocast=False, **{"dtype": "float32", **kwargs})
+        sizes = tuple(sizes)
+        if num_classes < 2 or not sizes or min(sizes) < 1:
+            raise ConfigError(
+                "AAF needs at least 2 classes and one size, and sizes of at least 1. "
+                f"Received: num_classes={num_classes}, sizes={sizes}"
+            )
+        self.num_classes = int(num_classes)
+        self.sizes = sizes
+        shape = (self.num_classes, len(self.sizes))
+        self.edge = self.add_weight(shape=shape, initializer="zeros", name="edge")
+        self.not_edge = self.add_weight(shape=shape, initializer="zeros", name="not_edge")
+        self.passes = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="passes",
+        )
+
+    def call(self, inputs, training=False):
+        if training:
+            self.passes.assign_add(1)
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def shares(self):
+        """The sizes' weights of edge and of other entries, each (C, sizes), rows adding up to 1."""
+        return [ops.softmax(_reversed(weights)) for weights in (self.edge, self.not_edge)]
+
+    def finished_steps(self):
+        """Training steps before the one under way, a float32 scalar."""
+        return ops.cast(ops.maximum(self.passes - 1, 0), "float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "sizes": list(self.sizes),
+        }
+
+
+@keras.saving.register_keras_serializable("dilated_affinity")
+class AdaptiveAffinityFieldLoss(keras.losses.Loss):
+    """The AAF loss: probabilities of neighbours alike inside segments and unlike across edges.
+
+    For a pixel i, its neighbour j in one of 8 directions at distance s, and a class c,
+
+        KL = q log(q / p) + (1 - q) log((1 - q) / (1 - p)),    p = P_i(c), q = P_j(c),
+
+    with all four numbers kept within [1e-4, 1]. Where exactly one of the two pixels is of class c,
+    an edge entry, the loss is `max(0, margin - KL)`, elsewhere `KL`; times the weight of (class of
+    i, s). Pairs with a void pixel or one outside the image do not exist. The loss is the mean over
+    edge entries plus the mean over the others (0 where there are none), summed over sizes, times
+    `10 ** (-step / num_steps)`. Means are over the batch on all replicas.
+
+    With the default reduction the loss is that scalar; `reduction="none"` gives a value for each
+    image, whose mean it is. A `sample_weight` of shape (B,) multiplies the images' values.
+
+    Args:
+        size_weights: An `AdaptiveSizeWeights` layer of the trained model. A loss that Keras loads
+            with a model has one of its own; compile the model again to go on training.
+        num_steps: Training steps over which the loss decays to a tenth.
+        margin: Divergence beyond which an edge costs nothing. Defaults to 3.
+        stride: Distance of the rows and columns of labels and logits that are looked at. Defaults
+            to 8, the output stride at which the authors apply it, so that sizes of 1, 2, 3 are 8,
+            16, 24 pixels of the image.
+        ignore_label: The void label. Defaults to 255.
+        reduction: See `keras.losses.Loss`.
+        name: Name of the loss.
+
+    Call arguments:
+        y_true: Labels, shape (B, H, W): classes 0 to C-1 and `ignore_label`.
+        y_pred: Logits, shape (B, H, W, C).
+
+    Raises:
+        ConfigError: For a setting out of its range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = AdaptiveSizeWeights(num_classes=2)
+    >>> loss = AdaptiveAffinityFieldLoss(layer, num_steps=100, stride=1)
+    >>> logits = layer(np.zeros((1, 4, 4, 2), "float32"))
+    >>> [float(loss(np.full((1, 4, 4), label), logits)) for label in (0, 255)]
+    [0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        size_weights,
+        num_steps,
+        margin=MARGIN,
+        stride=STRIDE,
+        ignore_label=255,
+        reduction="sum_over_batch_size",
+        name="aaf_loss",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if num_steps < 1 or stride < 1 or not margin > 0:
+            raise ConfigError(
+                "num_steps and stride must be at least 1 and margin above 0. "
+                f"Received: num_steps={num_steps}, stride={stride}, margin={margin}"
+            )
+        # Behind a function, where Keras' saving does not look: the model is what saves the layer.
+        self._size_weights = lambda: size_weights
+        self.num_steps = int(num_steps)
+        self.margin = float(margin)
+        self.stride = int(stride)
+        self.ignore_label = int(ignore_label)
+
+    def call(self, y_true, y_pred):
+        size_weights = self._size_weights()
+        sampled = (slice(None), slice(None, None, self.stride), slice(None, None, self.stride))
+        labels = ops.cast(y_true[sampled], "int32")
+        entries = _entries(
+            ops.softmax(y_pred[sampled]),
+            labels,
+            labels != self.ignore_label,
+            size_weights,
+            self.margin,
+        )
+        losses = sum(mean_over_counted(sums, ops.sum(counts)) for sums, counts in entries)
+        return losses * 10.0 ** (-size_weights.finished_steps() / self.num_steps)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "size_weights": keras.saving.serialize_keras_object(self._size_weights()),
+            "num_steps": self.num_steps,
+            "margin": self.margin,
+            "stride": self.stride,
+            "ignore_label": self.ignore_label,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["size_weights"])
+        return cls(**{**config, "size_weights": layer})
+
+
+def _reversed(weights):
+    """The values of some variables, whose gradient arrives with the opposite sign."""
+    weights = ops.convert_to_tensor(weights)
+    return 2.0 * ops.stop_gradient(weights) - weights
+
+
+def _entries(probabilities, labels, not_void, size_weights, margin):
+    """Loss sums (B,) and numbers of entries (B,): for each size of edges, then of the others."""
+    one_hot = ops.one_hot(ops.where(not_void, labels, 0), size_weights.num_classes)
+    edge_shares, other_shares = (ops.matmul(one_hot, each) for each in size_weights.shares())
+    yes = ops.clip(probabilities, _SMALLEST, 1.0)
+    no = ops.clip(1.0 - probabilities, _SMALLEST, 1.0)
+    log_yes, log_no = ops.log(yes), ops.log(no)
+    own = yes * log_yes + no * log_no
+    rates = [(size, size) for size in size_weights.sizes]
+    offsets = neighbor_offsets(rates).reshape(len(rates), NEIGHBORS, 2)
+    found = []
+    for index, neighbors in enumerate(offsets):
+        edges, others = [], []
+        for dy, dx in neighbors:
+            here, there = _overlap(dy), _overlap(-dy)
+            here, there = (slice(None), here, _overlap(dx)), (slice(None), there, _overlap(-dx))
+            divergence = own[there] - yes[there] * log_yes[here] - no[there] * log_no[here]
+            pairs = ops.cast(not_void[here] & not_void[there], "float32")[..., None]
+            edge = ops.abs(one_hot[here] - one_hot[there]) * pairs
+            other = pairs - edge
+            edge_losses = edge * ops.relu(margin - divergence)
+            edges.append(_sums(edge_losses * edge_shares[here][..., index, None], edge))
+            others.append(_sums(other * divergence * other_shares[here][..., index, None], other))
+        found += [[sum(parts) for parts in zip(*each, strict=True)] for each in (edges, others)]
+    return found
+
+
+def _overlap(offset):
+    """The part of an axis whose pixels have a neighbour at the offset."""
+    return slice(max(-int(offset), 0), min(-int(offset), 0) or None)
+
+
+def _sums(losses, counted):
+    return ops.sum(losses, axis=(1, 2, 3)), ops.sum(counted, axis=(1, 2, 3))

@@ -1,0 +1,139 @@
+"""Dense CRF (Kraehenbuehl and Koltun, NIPS 2011) on a network's probabilities, a row of Table 5."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import multiprocessing
+import os
+
+import numpy as np
+
+from dilated_affinity.errors import ConfigError
+
+_FEW = 8
+"""Images that one process refines in about the time that others take to start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseCRF:
+    """Refines the class probabilities of an image by a fully connected CRF with colour.
+
+    The defaults are those of kazuto1011/deeplab-pytorch for PASCAL VOC. Needs the package's
+    extra `crf`.
+
+    Attributes:
+        iterations: Mean field iterations. Defaults to 10.
+        gaussian_weight: Weight of the kernel of nearness alone. Defaults to 3.
+        gaussian_xy: Its standard deviation in pixels. Defaults to 1.
+        bilateral_weight: Weight of the kernel of nearness and likeness. Defaults to 4.
+        bilateral_xy: Its standard deviation in pixels. Defaults to 67.
+        bilateral_rgb: Its standard deviation in grey levels. Defaults to 3.
+
+    Raises:
+        ConfigError: For a setting out of its range, or where the extra is not installed.
+
+    Example:
+
+    >>> image = np.zeros((4, 6, 3), np.uint8)
+    >>> probabilities = np.full((4, 6, 2), 0.5, np.float32)
+    >>> DenseCRF(iterations=2)(image, probabilities).shape  # doctest: +SKIP
+    (4, 6, 2)
+    """
+
+    iterations: int = 10
+    gaussian_weight: float = 3.0
+    gaussian_xy: float = 1.0
+    bilateral_weight: float = 4.0
+    bilateral_xy: float = 67.0
+    bilateral_rgb: float = 3.0
+
+    def __post_init__(self):
+        widths = (self.gaussian_xy, self.bilateral_xy, self.bilateral_rgb)
+        weights = (self.gaussian_weight, self.bilateral_weight)
+        if self.iterations < 0 or not min(widths) > 0 or not min(weights) >= 0:
+            raise ConfigError(
+                "A dense CRF needs iterations and weights of at least 0, and deviations above 0. "
+                f"Received: {self}"
+            )
+        _pydensecrf()
+
+    def __call__(self, image, probabilities) -> np.ndarray:
+        """Refines one image.
+
+        Args:
+            image: uint8 (H, W, 3) RGB.
+            probabilities: float (H, W, C), at least 1e-5 of each is taken.
+
+        Returns:
+            float32 (H, W, C), adding up to 1 over the classes.
+        """
+        densecrf, helpers = _pydensecrf()
+        height, width, num_classes = probabilities.shape
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            raise ConfigError(
+                "The image must be uint8 of the probabilities' height and width, with 3 channels. "
+                f"Received: {image.dtype} of shape {image.shape}, probabilities of shape "
+                f"{probabilities.shape}"
+            )
+        energies = helpers.unary_from_softmax(np.moveaxis(probabilities, -1, 0))
+        crf = densecrf.DenseCRF2D(width, height, num_classes)
+        crf.setUnaryEnergy(np.ascontiguousarray(energies))
+        crf.addPairwiseGaussian(sxy=self.gaussian_xy, compat=self.gaussian_weight)
+        crf.addPairwiseBilateral(
+            sxy=self.bilateral_xy,
+            srgb=self.bilateral_rgb,
+            # pydensecrf refuses arrays that it must not write to.
+            rgbim=np.require(image, requirements=["C", "W"]),
+            compat=self.bilateral_weight,
+        )
+        refined = np.array(crf.inference(self.iterations), np.float32)
+        return np.moveaxis(refined.reshape(num_classes, height, width), 0, -1)
+
+    def map(self, pairs, workers=None):
+        """Refines many images in several processes, while `pairs` is still being computed.
+
+        Args:
+            pairs: Iterable of pairs of image and probabilities, as for a call.
+            workers: Number of processes. With 1 all is done in this one; so it is when None where
+                there are so few pairs that starting others would take longer, else there is one
+                for each core.
+
+        Yields:
+            What a call returns for each pair, in their order. Only few pairs are in memory.
+
+        Raises:
+            ConfigError: If `workers` is below 1.
+        """
+        pairs = iter(pairs)
+        if workers is None:
+            first = list(itertools.islice(pairs, _FEW + 1))
+            workers = (os.cpu_count() or 1) if len(first) > _FEW else 1
+            pairs = itertools.chain(first, pairs)
+        if workers < 1:
+            raise ConfigError(f"workers must be at least 1. Received: workers={workers}")
+        if workers == 1:
+            yield from itertools.starmap(self, pairs)
+            return
+        # pydensecrf keeps the interpreter lock, so threads would not help; and TensorFlow's
+        # threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        waiting = collections.deque()
+        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+            for image, probabilities in pairs:
+                waiting.append(pool.submit(self, image, probabilities))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
+def _pydensecrf():
+    try:
+        from pydensecrf import densecrf, utils
+    except ImportError:
+        raise ConfigError(
+            "The dense CRF needs pydensecrf2, which is not installed: "
+            "pip install 'dilated_affinity[crf]'. Received: no module pydensecrf"
+        ) from None
+    return densecrf, utils

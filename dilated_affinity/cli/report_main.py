@@ -1,0 +1,75 @@
+"""Writes a run as one HTML file: settings, curves, tables, its best and worst images.
+
+    report_main --model_dir=runs/camvid
+
+The file loads nothing from anywhere else: it can be sent, or kept beside the run. What `eval_main`
+has measured is in it, too.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.files import write_atomically
+from dilated_affinity.inference import Predictor
+from dilated_affinity.refinement import refinement_of
+from dilated_affinity.report import RunFiles, measure, report_page
+from dilated_affinity.training import load_run
+
+_given = config_flags.define(
+    (
+        "data_dir",
+        "val_split",
+        "eval_output_stride",
+        "eval_scales",
+        "eval_flip",
+        "eval_window",
+        "propagation_iterations",
+        "self_weight",
+        "mu",
+        "refinement",
+        "stop_patience",
+        "stop_tolerance",
+    )
+)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_OUTPUT = flags.DEFINE_string("output", None, "HTML file to write. Default: model_dir/report.html.")
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", 3, "How many of the best and how many of the worst images to show.", lower_bound=0
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "How many images of the split to measure. Default: all.", lower_bound=1
+)
+
+
+def _report():
+    model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
+    output = Path(_OUTPUT.value or model_dir / "report.html")
+    config, model = load_run(model_dir, **_given())
+    files = RunFiles.read(model_dir)
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    predictor = Predictor(
+        model,
+        config.propagation_iterations,
+        config.self_weight,
+        config.mu,
+        config.scales,
+        config.eval_flip,
+        config.eval_window,
+        refinement_of(config),
+    )
+    measurement = measure(predictor, source, _LIMIT.value)
+    page = report_page(config, files, measurement, predictor, source, _EXAMPLES.value)
+    write_atomically(output, page.encode())
+    print(f"{output}: report of {len(measurement.scores)} images")
+
+
+def main():
+    """Entry point of the console script."""
+    app.run(_report)
+
+
+if __name__ == "__main__":
+    main()

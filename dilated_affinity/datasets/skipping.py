@@ -1,0 +1,78 @@
+"""Training on in spite of a few examples that cannot be used."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from dilated_affinity.datasets.classes import IGNORE_LABEL
+from dilated_affinity.errors import DataError
+
+TOLERATED = 0.01
+"""The largest share of a split that may be skipped."""
+
+
+class SkippingSource(Sequence):
+    """A `Source` that gives, in the place of an example that cannot be used, the next one that can.
+
+    Which one that is depends on the files alone, so that a run that is resumed sees the same. Each
+    bad example is named in a warning once.
+
+    Args:
+        source: See `dilated_affinity.datasets.loading.Source`.
+
+    Attributes:
+        skipped: Why, for each bad example met so far, by its index as text.
+
+    Raises:
+        DataError: From `source[i]`, once more than 1 % of the examples have been skipped.
+    """
+
+    def __init__(self, source):
+        self._source = source
+        self.skipped: dict[str, str] = {}
+
+    @property
+    def classes(self):
+        """The class table."""
+        return self._source.classes
+
+    @property
+    def ids(self):
+        """The id of every example, bad ones too."""
+        return self._source.ids
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        index = range(len(self))[index]
+        # Ends: `_skip` raises long before all of them are bad.
+        while (example := self._read(index)) is None:
+            index = (index + 1) % len(self)
+        return example
+
+    def label(self, index: int) -> np.ndarray:
+        """The label of an example, or for a bad one a label of void, which counts nothing."""
+        example = self._read(range(len(self))[index])
+        return np.full((1, 1), IGNORE_LABEL, np.uint8) if example is None else example["label"]
+
+    def _read(self, index):
+        if str(index) in self.skipped:
+            return None
+        try:
+            return self._source[index]
+        except DataError as error:
+            self._skip(index, str(error))
+            return None
+
+    def _skip(self, index, reason):
+        # Several threads may meet the same one; what they say of it is the same.
+        if self.skipped.setdefault(str(index), reason) is reason:
+            logging.warning("skipped: %s", reason)
+        count, size = len(self.skipped), len(self)
+        if count > TOLERATED * size:
+            raise DataError(
+                f"{count} of {size} training examples cannot be used, more than "
+                f"{TOLERATED:.0%}. Received last: {reason}"
+            )

@@ -1,0 +1,109 @@
+"""One pass over a split that keeps a score for every image, before and after refinement."""
+
+import dataclasses
+
+import numpy as np
+
+from dilated_affinity.datasets.loading import Source
+from dilated_affinity.inference import Predictor
+from dilated_affinity.metrics import MeanIoU
+from dilated_affinity.progress import progress
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageScore:
+    """mIoU of one image, over the classes in its label or prediction; NaN for one of void alone.
+
+    Attributes:
+        index: Its index in the split.
+        name: Its id.
+        before: Before refinement, 0 to 1.
+        after: After it.
+    """
+
+    index: int
+    name: str
+    before: float
+    after: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What `measure` counted.
+
+    Attributes:
+        scores: An `ImageScore` for every image, in order.
+        confusion_before: int64 (C, C), rows are labels, before refinement.
+        confusion_after: After it.
+        iou_before: IoU of each class, float64 (C,), NaN for one that does not occur.
+        iou_after: After refinement.
+    """
+
+    scores: tuple[ImageScore, ...]
+    confusion_before: np.ndarray
+    confusion_after: np.ndarray
+    iou_before: np.ndarray
+    iou_after: np.ndarray
+
+    def best(self, count: int) -> tuple[ImageScore, ...]:
+        """The images of the highest mIoU after refinement, best first."""
+        return tuple(reversed(self._ranked()[-count:])) if count else ()
+
+    def worst(self, count: int) -> tuple[ImageScore, ...]:
+        """The images of the lowest mIoU after refinement, worst first, none of the `best`."""
+        ranked = self._ranked()
+        return tuple(ranked[: max(min(count, len(ranked) - count), 0)])
+
+    def _ranked(self):
+        seen = (score for score in self.scores if not np.isnan(score.after))
+        return sorted(seen, key=lambda score: (score.after, score.index))
+
+
+def measure(predictor: Predictor, source: Source, limit: int | None = None) -> Measurement:
+    """Predicts the images of a split and counts what is right, image by image.
+
+    Args:
+        predictor: What predicts.
+        source: The examples.
+        limit: How many of them, from the first on; None for all.
+
+    Returns:
+        `Measurement`.
+    """
+    metrics = [_Summed(source.classes) for _ in range(2)]
+    scores = []
+    for index, name in enumerate(progress(source.ids[:limit], "report", unit="image")):
+        example = source[index]
+        prediction = predictor(example["image"])
+        before, after = (
+            metric.add(example["label"], labels)
+            for metric, labels in zip(
+                metrics, (prediction.unrefined, prediction.labels), strict=True
+            )
+        )
+        scores.append(ImageScore(index, name, before, after))
+    before, after = metrics
+    return Measurement(
+        tuple(scores), before.confusion, after.confusion, before.class_iou(), after.class_iou()
+    )
+
+
+class _Summed:
+    """Image after image through one `MeanIoU`, and the sum of their confusion matrices."""
+
+    def __init__(self, classes):
+        self._metric = MeanIoU(classes.num_classes, classes.ignore_label)
+        self.confusion = np.zeros((classes.num_classes, classes.num_classes), np.int64)
+
+    def add(self, label, predicted) -> float:
+        """The image's own mIoU."""
+        self._metric.reset_state()
+        self._metric.update_state(label[np.newaxis], predicted[np.newaxis])
+        self.confusion += self._metric.confusion_matrix()
+        present = self._metric.class_iou()
+        present = present[~np.isnan(present)]
+        return float(present.mean()) if present.size else float("nan")
+
+    def class_iou(self):
+        self._metric.confusion.assign(self.confusion)
+        return self._metric.class_iou()

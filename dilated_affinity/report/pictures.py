@@ -1,0 +1,105 @@
+"""The pictures of the report, as `data:` addresses, so that the file needs no other."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from dilated_affinity.affinity.geometry import check_rates
+from dilated_affinity.visualization import (
+    REFINEMENT_ENTRIES,
+    agreeing_neighbors,
+    class_entries,
+    color_counts,
+    colorize,
+    overlay,
+    pixel_affinity_figure,
+    refinement_map,
+    with_legend,
+)
+
+_WIDEST = 960
+_NARROWEST = 360
+
+
+def photograph(pixels) -> str:
+    """A picture of many colours, uint8 (H, W, 3), as JPEG."""
+    return _encoded(pixels, "JPEG", Image.Resampling.LANCZOS, quality=88)
+
+
+def drawing(pixels) -> str:
+    """A picture of few colours, uint8 (H, W, 3), as PNG."""
+    return _encoded(pixels, "PNG", Image.Resampling.NEAREST, optimize=True)
+
+
+def figure_source(figure) -> str:
+    """A Matplotlib figure as SVG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return _address("image/svg+xml", buffer.getvalue())
+
+
+def compared(example, prediction, classes):
+    """The two sides of a slider, each a caption and a picture.
+
+    Before and after refinement; for a model without affinity the image and its prediction.
+    """
+    image = example["image"]
+    refined = photograph(overlay(image, prediction.labels, classes))
+    if prediction.affinity is None:
+        return ("image", photograph(image)), ("prediction", refined)
+    before = photograph(overlay(image, prediction.unrefined, classes))
+    return ("before", before), ("after refinement", refined)
+
+
+def panels(example, prediction, rates, classes):
+    """Captions and pictures that stand below the slider."""
+    image, label = example["image"], example["label"]
+    yield "image", photograph(image)
+    entries = class_entries(np.union1d(label, prediction.labels), classes)
+    truth = _enlarged(colorize(label, classes))
+    yield "ground truth", drawing(with_legend(truth, entries))
+    if rates is None:
+        return
+    changed = refinement_map(label, prediction.unrefined, prediction.labels, classes.ignore_label)
+    yield "what refinement changed", drawing(with_legend(_enlarged(changed), REFINEMENT_ENTRIES))
+    vertical, horizontal = check_rates(rates)[0]
+    counts = agreeing_neighbors(prediction.affinity)[..., 0]
+    caption = f"neighbours of the same class at rate ({vertical},{horizontal})"
+    scale = [(str(count), color_counts(np.array([[count]]))[0, 0]) for count in range(9)]
+    yield caption, drawing(with_legend(_enlarged(color_counts(counts)), scale))
+    pixel = telling_pixel(prediction.affinity)
+    figure = pixel_affinity_figure(image, prediction.affinity, rates, pixel)
+    figure.axes[0].set_title(f"affinity of row {pixel[0]}, column {pixel[1]}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+    yield "affinity of one pixel", _address("image/png", buffer.getvalue())
+
+
+def telling_pixel(affinity) -> tuple[int, int]:
+    """(row, column) in the middle of the image whose affinities differ most: beside a boundary."""
+    height, width = affinity.shape[:2]
+    inner = affinity[height // 4 : -(-3 * height // 4), width // 4 : -(-3 * width // 4)]
+    spread = inner.std(axis=-1)
+    row, column = np.unravel_index(spread.argmax(), spread.shape)
+    return int(row + height // 4), int(column + width // 4)
+
+
+def _enlarged(pixels):
+    """A small picture in whole multiples of its size, so that a legend fits below it."""
+    times = -(-_NARROWEST // pixels.shape[1])
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _encoded(pixels, file_format, resampling, **options):
+    image = Image.fromarray(pixels)
+    if image.width > _WIDEST:
+        image = image.resize((_WIDEST, round(image.height * _WIDEST / image.width)), resampling)
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return _address(f"image/{file_format.lower()}", buffer.getvalue())
+
+
+def _address(kind, content):
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

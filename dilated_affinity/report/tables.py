@@ -1,0 +1,98 @@
+"""The tables of the report as HTML."""
+
+import dataclasses
+import math
+from html import escape
+
+from dilated_affinity.config import Config
+
+_AFFINITY = {"prediction": "predicted", "ground_truth": "ground-truth"}
+
+
+def table(header, rows, total=None, kind="") -> str:
+    """An HTML table.
+
+    Args:
+        header: Cells of the first row, HTML.
+        rows: Rows of cells, HTML; the first cell names the row.
+        total: A last row that stands out, or None.
+        kind: CSS class.
+    """
+    lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>"]
+    lines += [_row(row) for row in rows]
+    if total is not None:
+        lines.append(_row(total, ' class="total"'))
+    return f'<div class="scroll"><table class="{kind}">{"".join(lines)}</table></div>'
+
+
+def percent(value, signed=False) -> str:
+    """A fraction in %, or a dash for what was not seen."""
+    if value is None or math.isnan(value):
+        return "&ndash;"
+    return f"{100 * value:{'+' if signed else ''}.2f}"
+
+
+def class_table(classes, before, after, mean_before, mean_after) -> str:
+    """IoU of each class before and after refinement; `after` is None without any."""
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette]
+    names = [
+        f'<i class="swatch" style="background:{color}"></i>{escape(name)}'
+        for color, name in zip(colors, classes.names, strict=True)
+    ]
+    if after is None:
+        rows = [[name, percent(value)] for name, value in zip(names, before, strict=True)]
+        return table(["class", "IoU, %"], rows, ["mean", percent(mean_before)])
+    rows = [
+        [name, percent(first), percent(second), percent(second - first, signed=True)]
+        for name, first, second in zip(names, before, after, strict=True)
+    ]
+    gain = percent(mean_after - mean_before, signed=True)
+    total = ["mean", percent(mean_before), percent(mean_after), gain]
+    return table(["class", "before, %", "after, %", "difference"], rows, total)
+
+
+def iterations_table(evaluations) -> str:
+    """mIoU, boundary IoU and pixel accuracy by iterations, for each evaluation."""
+    parts = []
+    for kind, content in evaluations.items():
+        header = [f"{_AFFINITY.get(kind, escape(kind))} affinity", *map(str, content["iterations"])]
+        measures = ("mean_iou", "boundary_iou", "pixel_accuracy")
+        names = ("mIoU", "boundary IoU", "pixel accuracy")
+        rows = [
+            [name, *map(percent, content[measure])]
+            for name, measure in zip(names, measures, strict=True)
+        ]
+        parts.append(table(header, rows))
+        parts.append(
+            f'<p class="note">{escape(content["split"])}, {content["images"]} images, lambda '
+            f"{content['self_weight']:g}, mu {content['mu']:g}; columns: iterations.</p>"
+        )
+    return "".join(parts)
+
+
+def affinity_table(accuracy) -> str:
+    """Affinity accuracy by rate and neighbour count, as an evaluation holds it."""
+    header = ["rate", "all", *(f"n{count}" for count in range(9))]
+    rows = [
+        [f"({vertical},{horizontal})", *map(percent, [overall, *counts])]
+        for (vertical, horizontal), overall, counts in zip(
+            accuracy["rates"], accuracy["by_rate"], accuracy["by_rate_and_count"], strict=True
+        )
+    ]
+    return table(header, rows)
+
+
+def settings_table(config: Config) -> str:
+    """Every setting, its value, what the recipe says where it differs, and what it means."""
+    recipe = Config.for_dataset(config.dataset)
+    rows = []
+    for field in dataclasses.fields(config):
+        value, usual = getattr(config, field.name), getattr(recipe, field.name)
+        note = "" if value == usual else escape(f"recipe: {usual}")
+        meaning = escape(field.metadata["help"])
+        rows.append([f"<code>{field.name}</code>", escape(str(value)), note, meaning])
+    return table(["setting", "value", "", "meaning"], rows, kind="settings")
+
+
+def _row(cells, attributes=""):
+    return f"<tr{attributes}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

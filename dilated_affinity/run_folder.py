@@ -1,0 +1,128 @@
+"""The folder of a run, `model_dir`: what lies in it, and whose it is."""
+
+import contextlib
+import csv
+import io
+import os
+from pathlib import Path
+
+from dilated_affinity.affinity.geometry import format_rates
+from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.checkpoints import TrainingState
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.loading import Source, label_readers
+from dilated_affinity.distribution import from_process
+from dilated_affinity.errors import RunError
+from dilated_affinity.files import exclusive_lock, remove_unfinished, write_atomically
+from dilated_affinity.progress import progress
+from dilated_affinity.version import __version__
+
+CONFIG_FILE = "config.json"
+STATISTICS_FILE = "statistics.json"
+LOG_FILE = "log.csv"
+LOCK_FILE = ".lock"
+CHECKPOINTS = "checkpoints"
+BEST = Path(CHECKPOINTS, "best.keras")
+
+
+@contextlib.contextmanager
+def claimed(model_dir: Path, config: Config):
+    """Context in which `model_dir` is this run's alone.
+
+    Raises:
+        RunError: It belongs to a run of other settings or to one that is running, or cannot be
+            written.
+    """
+    with contextlib.ExitStack() as stack:
+        from_process(lambda: _claim(model_dir, config, stack))
+        yield
+
+
+def _claim(model_dir, config, stack):
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(exclusive_lock(model_dir / LOCK_FILE))
+    except BlockingIOError:
+        raise RunError(f"{model_dir}: another process is training in this folder.") from None
+    except OSError as error:
+        raise _cannot_write(model_dir, error) from None
+    path = model_dir / CONFIG_FILE
+    if path.is_file():
+        changes = Config.load(path).changes(config, "now")
+        if changes:
+            raise RunError(
+                f"{model_dir}: holds a run of another configuration: {changes}. "
+                "Choose another model_dir, or the same settings to continue it."
+            )
+    try:
+        # Beside the checkpoints, others may be writing, such as an evaluation.
+        remove_unfinished(model_dir / CHECKPOINTS)
+    except OSError as error:
+        raise _cannot_write(model_dir, error) from None
+
+
+def save_config(model_dir: Path, config: Config):
+    """Makes the folder a run of these settings, from when on it refuses others.
+
+    Not before the data has been found, so that who mistyped its name can type it again.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+
+    def save():
+        try:
+            config.save(model_dir / CONFIG_FILE, __version__)
+        except OSError as error:
+            raise _cannot_write(model_dir, error) from None
+
+    from_process(save)
+
+
+def _cannot_write(model_dir, error):
+    return RunError(f"{model_dir}: cannot write here: {error.strerror}")
+
+
+def run_statistics(config: Config, source: Source, model_dir: Path) -> AffinityStatistics | None:
+    """Statistics of the training labels: from the run, from the given file, or counted now.
+
+    None for a run without affinity. Where there are several processes, the first one reads,
+    counts and writes.
+
+    Raises:
+        DataError: The file or a label cannot be read.
+        RunError: The file is of other rates.
+    """
+    if config.affinity_rates is None:
+        return None
+    counts = from_process(lambda: _statistics(config, source, model_dir).get_config())
+    return AffinityStatistics.from_config(counts)
+
+
+def _statistics(config, source, model_dir):
+    path = model_dir / STATISTICS_FILE
+    if path.is_file() or config.statistics:
+        given = path if path.is_file() else config.statistics
+        statistics = AffinityStatistics.load(given)
+        if statistics.rates != config.affinity_rates:
+            raise RunError(
+                f"{given}: statistics of rates {format_rates(statistics.rates)}, "
+                f"but the run has rates {config.rates}."
+            )
+    else:
+        readers = progress(label_readers(source), "affinity statistics")
+        statistics = AffinityStatistics.from_labels(readers, config.affinity_rates)
+    if not path.is_file():
+        statistics.save(path)
+    return statistics
+
+
+def write_log(model_dir: str | os.PathLike, state: TrainingState):
+    """Writes the log of a run as CSV, a row for each validation."""
+    rows = [row for row in state.rows if "val_mean_iou" in row]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(Path(model_dir) / LOG_FILE, text.getvalue().encode())

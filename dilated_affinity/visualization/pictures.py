@@ -1,0 +1,238 @@
+"""Pictures of labels, errors and affinity, as uint8 RGB arrays."""
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
+from dilated_affinity.datasets.classes import ClassTable
+
+_CAPTION_HEIGHT = 22
+_GAP = 4
+_FONT_SIZE = 13
+
+# Okabe and Ito's colours, which stay apart with every kind of colour vision.
+BLUE = (0, 114, 178)
+VERMILION = (213, 94, 0)
+_RIGHT = (222, 222, 222)
+_STILL_WRONG = (96, 96, 96)
+_WHITE = (255, 255, 255)
+
+
+def colorize(labels, classes: ClassTable) -> np.ndarray:
+    """Label map uint8 (H, W) in the data set's colours, uint8 (H, W, 3)."""
+    return classes.color_map()[labels]
+
+
+def overlay(image, labels, classes: ClassTable, opacity=0.6) -> np.ndarray:
+    """The labels' colours laid over the image, with the classes' boundaries drawn in white.
+
+    Args:
+        image: uint8 (H, W, 3).
+        labels: uint8 (H, W).
+        classes: Colours of the classes.
+        opacity: Of the colours, 0 to 1. Defaults to 0.6.
+    """
+    mixed = cv2.addWeighted(image, 1 - opacity, colorize(labels, classes), opacity, 0)
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    mixed[edges] = 255
+    return mixed
+
+
+def with_legend(picture, entries) -> np.ndarray:
+    """A picture with a legend below it: named patches of colour on white, in rows.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        entries: Pairs of name and (red, green, blue), such as `class_entries` gives.
+
+    Returns:
+        uint8 (H', W', 3), H' > H, and W' > W only where a single entry is wider than the picture.
+
+    Example:
+
+    >>> from dilated_affinity.datasets.classes import CAMVID
+    >>> labels = np.array([[0, 3], [3, 255]], np.uint8)
+    >>> class_entries(labels, CAMVID)
+    [('sky', (128, 128, 128)), ('road', (128, 64, 128)), ('void', (0, 0, 0))]
+    >>> with_legend(colorize(labels, CAMVID), class_entries(labels, CAMVID)).shape[2]
+    3
+    """
+    font = ImageFont.load_default(_FONT_SIZE)
+    patch, line = _FONT_SIZE, _CAPTION_HEIGHT
+    widths = [patch + 6 + int(font.getlength(name)) + 14 for name, _ in entries]
+    width = max([picture.shape[1], *widths])
+    places, left, top = [], 0, 0
+    for entry_width in widths:
+        if left and left + entry_width > width:
+            left, top = 0, top + line
+        places.append((left, top))
+        left += entry_width
+    legend = Image.new("RGB", (width, top + line + _GAP), _WHITE)
+    draw = ImageDraw.Draw(legend)
+    for (name, color), (x, y) in zip(entries, places, strict=True):
+        corner = (x + 2, y + _GAP + 3)
+        opposite = (corner[0] + patch - 1, corner[1] + patch - 1)
+        draw.rectangle((corner, opposite), fill=tuple(map(int, color)), outline=(90, 90, 90))
+        draw.text((corner[0] + patch + 5, corner[1] + patch / 2), name, "black", font, "lm")
+    canvas = np.full((picture.shape[0], width, 3), 255, np.uint8)
+    canvas[:, : picture.shape[1]] = picture
+    return np.concatenate([canvas, np.asarray(legend)])
+
+
+def class_entries(labels, classes: ClassTable):
+    """Legend entries of the classes, and of void, that occur in the labels."""
+    colors = classes.color_map()
+    names = dict(enumerate(classes.names)) | {classes.ignore_label: "void"}
+    return [
+        (names[value], tuple(colors[value].tolist()))
+        for value in np.unique(labels).tolist()
+        if value in names
+    ]
+
+
+def error_map(label, predicted, ignore_label=255) -> np.ndarray:
+    """Where a prediction is wrong: vermilion; right pixels light grey, void white.
+
+    Args:
+        label: Ground truth, uint8 (H, W).
+        predicted: Predicted classes, uint8 (H, W).
+        ignore_label: The void label. Defaults to 255.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Example:
+
+    >>> error_map(np.array([[0, 1, 255]]), np.array([[0, 0, 0]])).tolist()
+    [[[222, 222, 222], [213, 94, 0], [255, 255, 255]]]
+    """
+    label, predicted = np.asarray(label), np.asarray(predicted)
+    picture = np.where((label == predicted)[..., None], _RIGHT, VERMILION).astype(np.uint8)
+    picture[label == ignore_label] = _WHITE
+    return picture
+
+
+def refinement_map(label, before, after, ignore_label=255) -> np.ndarray:
+    """What refinement changed: repaired blue, harmed vermilion, wrong before and after dark grey.
+
+    Args:
+        label: Ground truth, uint8 (H, W).
+        before: Classes predicted before propagation, uint8 (H, W).
+        after: And after it.
+        ignore_label: The void label. Defaults to 255.
+
+    Returns:
+        uint8 (H, W, 3); pixels right before and after are light grey, void is white.
+
+    Example:
+
+    >>> label = np.zeros((1, 4), np.uint8)
+    >>> picture = refinement_map(label, np.array([[0, 1, 0, 1]]), np.array([[0, 0, 1, 2]]))
+    >>> picture[0].tolist()
+    [[222, 222, 222], [0, 114, 178], [213, 94, 0], [96, 96, 96]]
+    """
+    right_before, right_after = label == before, label == after
+    picture = np.empty((*np.shape(label), 3), np.uint8)
+    picture[right_before & right_after] = _RIGHT
+    picture[~right_before & right_after] = BLUE
+    picture[right_before & ~right_after] = VERMILION
+    picture[~right_before & ~right_after] = _STILL_WRONG
+    picture[label == ignore_label] = _WHITE
+    return picture
+
+
+REFINEMENT_ENTRIES = (
+    ("repaired", BLUE),
+    ("harmed", VERMILION),
+    ("wrong before and after", _STILL_WRONG),
+    ("right", _RIGHT),
+    ("void", _WHITE),
+)
+"""The legend of `refinement_map`, for `with_legend`."""
+
+
+def agreeing_neighbors(affinity) -> np.ndarray:
+    """How many of a rate's 8 neighbours are predicted to share the class.
+
+    Args:
+        affinity: (H, W, 8|R|) probabilities, "same" above 0.5; or targets, "same" where 1.
+
+    Returns:
+        uint8 (H, W, |R|), 0 to 8.
+    """
+    affinity = np.asarray(affinity)
+    same = affinity == 1 if affinity.dtype.kind in "iu" else affinity > 0.5
+    grouped = same.reshape(*affinity.shape[:2], -1, NEIGHBORS)
+    return grouped.sum(axis=-1).astype(np.uint8)
+
+
+def affinity_picture(affinity, rates) -> np.ndarray:
+    """Per rate, how many neighbours agree: dark where none does, bright where all eight do.
+
+    Args:
+        affinity: (H, W, 8|R|), as for `agreeing_neighbors`.
+        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+
+    Returns:
+        uint8 (H', W', 3): a captioned panel for each rate, side by side.
+    """
+    counts = agreeing_neighbors(affinity)
+    panels = [
+        (f"rate ({vertical},{horizontal})", color_counts(counts[..., index]))
+        for index, (vertical, horizontal) in enumerate(check_rates(rates))
+    ]
+    return side_by_side(panels)
+
+
+def comparison(example, prediction, rates, classes: ClassTable) -> np.ndarray:
+    """What the method does to one image: before, the affinity it uses, after, and the truth.
+
+    Args:
+        example: `"image"` uint8 (H, W, 3) and `"label"` uint8 (H, W).
+        prediction: `inference.Prediction` of the image.
+        rates: (vertical, horizontal) pairs; None for a model without affinity.
+        classes: Colours of the classes.
+
+    Returns:
+        uint8 (H', W', 3): captioned panels side by side.
+    """
+    panels = [
+        ("image", example["image"]),
+        ("prediction", colorize(prediction.unrefined, classes)),
+    ]
+    if rates is not None:
+        vertical, horizontal = check_rates(rates)[0]
+        counts = agreeing_neighbors(prediction.affinity)[..., 0]
+        panels += [
+            (f"affinity, rate ({vertical},{horizontal})", color_counts(counts)),
+            ("refined", colorize(prediction.labels, classes)),
+        ]
+    return side_by_side([*panels, ("ground truth", colorize(example["label"], classes))])
+
+
+def color_counts(counts) -> np.ndarray:
+    """Counts 0 to 8, uint8 (H, W), in a perceptually even colour scale (viridis), (H, W, 3)."""
+    scaled = (counts.astype(np.float32) * (255 / NEIGHBORS)).astype(np.uint8)
+    return cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[..., ::-1]
+
+
+def side_by_side(panels) -> np.ndarray:
+    """Captioned pictures of one height in a row, on white.
+
+    Args:
+        panels: Pairs of caption and uint8 (H, W, 3).
+
+    Returns:
+        uint8 (H', W', 3).
+    """
+    font = ImageFont.load_default(_FONT_SIZE)
+    columns = []
+    for caption, picture in panels:
+        strip = Image.new("RGB", (picture.shape[1], _CAPTION_HEIGHT), _WHITE)
+        ImageDraw.Draw(strip).text((2, _CAPTION_HEIGHT / 2), caption, "black", font, "lm")
+        gap = np.full((_CAPTION_HEIGHT + picture.shape[0], _GAP, 3), 255, np.uint8)
+        columns += [gap, np.concatenate([np.asarray(strip), picture])]
+    return np.concatenate(columns[1:], axis=1)

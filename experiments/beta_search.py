@@ -1,0 +1,114 @@
+"""Searches beta, then lambda, mu and iterations of propagation, on a part of train.
+
+The paper selects them by cross-validation (sections 3.2 and 4.2) and does not say on what. Here
+the first 80 % of train are trained on and the last 20 % decide, so that the reported split plays no
+part. For each variant every beta of a grid is tried; the one with the best mIoU before propagation
+is kept, and with its first seed's model all combinations of lambda, mu and iterations are compared.
+
+    python -m experiments.beta_search --data_dir=VOC
+    python -m experiments.beta_search --dataset=camvid --scale=small --data_dir=CamVid \\
+        --backbone_weights=mobilenet_v2_imagenet_notop.weights.h5 \
+        --variant=rates_8_16 --variant=rates_8_12x24_16
+    python -m experiments.beta_search --dataset=shapes --scale=smoke --multiples=1,2 \\
+        --variant=rates_8_16
+
+Writes `choices_<dataset>_<scale>.json`, which every table reads: search first. What is in it is not
+searched again; a run recorded with other settings has to be removed by hand.
+
+Cost: a run for each beta, variant and seed, each as in Table 1.
+"""
+
+import statistics
+
+from absl import flags, logging
+
+from dilated_affinity import evaluation, search
+from dilated_affinity.cli import app
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.errors import ConfigError
+from experiments.records import write_json
+from experiments.runs import VARIANTS, define_flags, last_model
+
+_SEARCHED = [name for name, variant in VARIANTS.items() if variant.has_affinity]
+
+_MULTIPLES = flags.DEFINE_list(
+    "multiples", ["0.25", "0.5", "1", "2", "4"], "Grid of beta, as multiples of the default."
+)
+_VARIANTS = flags.DEFINE_multi_enum(
+    "variant", _SEARCHED, _SEARCHED, "Runs to search for; may be given several times."
+)
+
+
+def main():
+    """Entry point."""
+    make_queue = define_flags()
+
+    def search_all():
+        queue = make_queue()
+        multiples = _numbers(_MULTIPLES.value)
+        for variant in _VARIANTS.value:
+            choices = queue.choices()
+            if variant not in choices:
+                choice = choose(queue, variant, multiples)
+                write_json(queue.choices_path, {"choices": {**choices, variant: choice}})
+            print(f"{variant}: {queue.choices()[variant]}")
+
+    app.run(search_all)
+
+
+def choose(queue, variant, multiples) -> dict:
+    """Beta and refinement of one variant, and all that was tried."""
+    tried = {}
+    for beta in (queue.default_beta(variant) * multiple for multiple in multiples):
+        tried[beta] = [_mean_iou(queue, variant, seed, beta) for seed in queue.seeds]
+        logging.info("%s: beta %g, mIoU %s", variant, beta, tried[beta])
+    best = max(tried, key=lambda beta: statistics.fmean(tried[beta]))
+    config, model, source = _trained(queue, variant, queue.seeds[0], best)
+    found = search.search_refinement(model, source)
+    return {
+        "beta": best,
+        "refinement": found.best,
+        "trained_on": config.train_split,
+        "decided_on": config.val_split,
+        "betas": [{"beta": beta, "mean_iou": values} for beta, values in tried.items()],
+        "refinements": found.to_json(),
+    }
+
+
+def _mean_iou(queue, variant, seed, beta):
+    _, model, source = _trained(queue, variant, seed, beta)
+    return evaluation.evaluate(model, source, (0,)).mean_iou[0]
+
+
+def _trained(queue, variant, seed, beta):
+    """A run on a part of train, trained now unless it is, and the rest of train."""
+    whole = queue.config(variant, seed)
+    begin, end = _parts(whole.train_split)
+    config = queue.config(variant, seed, beta=beta, train_split=begin, val_split=end)
+    model_dir = queue.runs_dir / f"{queue.name(variant, seed)}_beta{beta:g}"
+    queue.train(config, model_dir)
+    return config, last_model(config, model_dir), load_source(config.dataset, end, config.data_dir)
+
+
+def _parts(split):
+    """The first 80 % and the rest of a split, or of a part of one that is written `train[:n]`."""
+    name, _, size = split.rstrip("]").partition("[:")
+    if not size:
+        return f"{name}[:80%]", f"{name}[80%:]"
+    if not size.isdigit():
+        raise ConfigError(f"Cannot divide this split. Received: train_split={split!r}")
+    border = int(size) * 4 // 5
+    return f"{name}[:{border}]", f"{name}[{border}:{size}]"
+
+
+def _numbers(texts):
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise ConfigError(
+            f"--multiples must be numbers separated by commas. Received: {','.join(texts)}"
+        ) from None
+
+
+if __name__ == "__main__":
+    main()

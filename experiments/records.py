@@ -1,0 +1,80 @@
+"""The JSON that a run leaves: what was run, where, for how long, and what it measured."""
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+from dilated_affinity.errors import DataError
+from dilated_affinity.files import write_atomically
+from dilated_affinity.run_folder import CONFIG_FILE, LOG_FILE
+
+RESULTS = Path(__file__).parent / "results"
+PLACES = ("data_dir", "statistics")
+"""Settings that name folders of the machine, left out of records."""
+
+_PACKAGES = (
+    ("tensorflow", "tensorflow-cpu"),
+    ("keras",),
+    ("numpy",),
+    ("tensorflow-datasets",),
+    ("opencv-python-headless",),
+    ("pydensecrf2",),
+)
+
+
+def run_record(model_dir: Path) -> dict:
+    """Settings, log, package versions and hardware of the run in `model_dir`."""
+    content = read_json(model_dir / CONFIG_FILE)
+    with open(model_dir / LOG_FILE, encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    return {
+        "package_version": content["package_version"],
+        "config": recorded_settings(content["config"]),
+        "packages": _versions(),
+        "hardware": _hardware(),
+        "log": log,
+    }
+
+
+def recorded_settings(settings: dict) -> dict:
+    """Settings as records hold them, without the folders of a machine."""
+    kept = {name: value for name, value in settings.items() if name not in PLACES}
+    return {**kept, "backbone_weights": Path(kept["backbone_weights"]).name}
+
+
+def read_json(path: Path) -> dict:
+    """The content of a JSON file, or a `DataError`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON file: {error}") from None
+
+
+def write_json(path: Path, content: dict):
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _versions():
+    return {names[0]: next(filter(None, map(_version, names)), None) for names in _PACKAGES}
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hardware():
+    import tensorflow as tf
+
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus}

@@ -1,0 +1,150 @@
+"""Time and mIoU of each variant of the refinement against the exact one, on a trained run.
+
+    python experiments/refinement_variants.py --model_dir=runs/camvid
+
+With the predicted affinity and with that of the ground truth. Time is that of refining one image
+from full-resolution probabilities to labels, without the network; the variants take turns on each
+image, and the first image is not timed. Every `--every`-th image of the split is measured.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from keras import ops
+
+from dilated_affinity.affinity.early_stopping import EarlyStop
+from dilated_affinity.affinity.propagation import affinities_from_targets, steep_sigmoid
+from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.canvases import Canvases, pad_to
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.evaluation import REFINE_WITH, padded_logits
+from dilated_affinity.files import write_atomically
+from dilated_affinity.inference import network
+from dilated_affinity.metrics import BoundaryIoU, MeanIoU
+from dilated_affinity.progress import progress
+from dilated_affinity.refinement import Refiner
+from dilated_affinity.training import load_run
+from dilated_affinity.version import __version__
+
+VARIANTS = {
+    "exact": "exact",
+    "decoder_stride": "decoder_stride",
+    "early_stop, tolerance 0": EarlyStop(tolerance=0.0),
+    "early_stop, tolerance 0.001": EarlyStop(tolerance=1e-3),
+    "early_stop, tolerance 0.01": EarlyStop(tolerance=1e-2),
+}
+
+_given = config_flags.define(
+    ("data_dir", "val_split", "eval_output_stride", "propagation_iterations", "self_weight", "mu")
+)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_EVERY = flags.DEFINE_integer("every", 4, "Take every n-th image.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    str(Path(__file__).parent / "results" / "refinement_variants.json"),
+    "JSON file to write.",
+)
+
+
+class _Measured:
+    """What one variant did over the images."""
+
+    def __init__(self, num_classes):
+        self.iou = MeanIoU(num_classes)
+        self.boundary_iou = BoundaryIoU(num_classes)
+        self.seconds = []
+
+    def add(self, label, predicted, seconds):
+        self.iou.update_state(label[np.newaxis], predicted)
+        self.boundary_iou.update_state(label[np.newaxis], predicted)
+        self.seconds.append(seconds)
+
+    def to_json(self):
+        return {
+            "mean_iou": float(np.nanmean(self.iou.class_iou())),
+            "boundary_iou": float(self.boundary_iou.result()),
+            # The first call compiles.
+            "median_seconds_per_image": statistics.median(self.seconds[1:]),
+        }
+
+
+def _measure(config, model, source):
+    rates, classes = config.affinity_rates, source.classes
+    refiners = {
+        name: Refiner(model, rates, config.self_weight, variant)
+        for name, variant in VARIANTS.items()
+    }
+    names = ("unrefined", *VARIANTS)
+    measured = {
+        affinity: {name: _Measured(classes.num_classes) for name in names}
+        for affinity in REFINE_WITH
+    }
+    predict, canvases = network(model), Canvases()
+    for index in progress(range(0, len(source), _EVERY.value), "refinement"):
+        example = source[index]
+        label, logits = example["label"], padded_logits(predict, example["image"], canvases)
+        probabilities = ops.softmax(logits["semantic"])
+        padded = pad_to(label, probabilities.shape[1:3], classes.ignore_label)
+        affinities = {
+            "prediction": steep_sigmoid(logits["affinity"], config.mu),
+            "ground_truth": affinities_from_targets(affinity_targets(padded, rates)),
+        }
+        for affinity, values in affinities.items():
+            for name in names:
+                # Without iterations: the labels alone, which is what the time of "unrefined" is.
+                count = 0 if name == "unrefined" else config.propagation_iterations
+                refine = refiners["exact" if name == "unrefined" else name]
+                start = time.perf_counter()
+                refined = next(refine(probabilities, values, label.shape, (count,)))
+                predicted = ops.convert_to_numpy(ops.argmax(refined, axis=-1))
+                seconds = time.perf_counter() - start
+                measured[affinity][name].add(label, predicted, seconds)
+    return {
+        affinity: {name: each.to_json() for name, each in variants.items()}
+        for affinity, variants in measured.items()
+    }
+
+
+def _run():
+    config, model = load_run(Path(app.required(_MODEL_DIR.value, "model_dir")), **_given())
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    measured = _measure(config, model, source)
+    for affinity, variants in measured.items():
+        print(f"{affinity.replace('_', ' ')} affinity{'':12}s/image   share     mIoU  boundary")
+        exact = variants["exact"]["median_seconds_per_image"]
+        for name, values in variants.items():
+            seconds = values["median_seconds_per_image"]
+            values["time_over_exact"] = seconds / exact
+            print(
+                f"{name:<28}{seconds:9.3f}{seconds / exact:9.2f}"
+                f"{100 * values['mean_iou']:9.2f}{100 * values['boundary_iou']:9.2f}"
+            )
+    content = {
+        "package_version": __version__,
+        "tensorflow_version": tf.__version__,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "dataset": config.dataset,
+        "split": config.val_split,
+        "every": _EVERY.value,
+        "images": len(range(0, len(source), _EVERY.value)),
+        "backbone": config.backbone,
+        "output_stride": config.eval_output_stride,
+        "rates": config.rates,
+        "iterations": config.propagation_iterations,
+        "self_weight": config.self_weight,
+        "mu": config.mu,
+        **measured,
+    }
+    write_atomically(_OUTPUT.value, (json.dumps(content, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    app.run(_run)

@@ -1,0 +1,410 @@
+"""The queue of runs behind the tables and figures: what each run is, and doing those not yet done.
+
+A run is a variant (what the paper varies), a data set, a scale and a seed. It trains in a folder
+below `--runs_dir`, where `train` continues what was interrupted, and leaves one JSON below
+`--results_dir`. A run whose JSON is there with the same settings is not repeated, whichever table
+asks for it. Measured is the last checkpoint, not the best on the split that is reported.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+from absl import flags, logging
+from PIL import Image
+
+from dilated_affinity import evaluation
+from dilated_affinity.affinity.geometry import format_rates, parse_rates
+from dilated_affinity.baselines.crf import DenseCRF
+from dilated_affinity.checkpoints import Checkpoints
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.config import Config
+from dilated_affinity.crf_refinement import evaluate_crf
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.run_folder import CHECKPOINTS
+from dilated_affinity.run_model import at_output_stride
+from dilated_affinity.training import train
+from experiments.records import (
+    RESULTS,
+    read_json,
+    recorded_settings,
+    run_record,
+    write_json,
+)
+from experiments.tables import Records, Table, markdown
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What distinguishes runs of one data set and scale.
+
+    Attributes:
+        structure: As the setting.
+        rates: R in pixels of the paper's images.
+        beta: The paper's.
+        weighting: As the setting.
+    """
+
+    structure: str = "affinity"
+    rates: str = "none"
+    beta: float | None = None
+    weighting: str = "sqrt_neighbor"
+
+    @property
+    def has_affinity(self) -> bool:
+        return self.structure == "affinity"
+
+
+FOUR_RATES = "8,16,32,64"
+
+VARIANTS = {
+    "deeplab": Variant("none"),
+    "boundary": Variant("boundary"),
+    "aaf": Variant("aaf"),
+    # Table 1
+    "weighting_none": Variant(rates=FOUR_RATES, beta=1.1, weighting="none"),
+    "weighting_signal": Variant(rates=FOUR_RATES, beta=1.3, weighting="signal"),
+    "weighting_neighbor": Variant(rates=FOUR_RATES, beta=0.25, weighting="neighbor"),
+    "weighting_sqrt_neighbor": Variant(rates=FOUR_RATES, beta=1.5),
+    # Table 2. The third has the rates of Table 1 with another beta.
+    "rates_8_16": Variant(rates="8,16", beta=1.5),
+    "rates_8_16_32": Variant(rates="8,16,32", beta=1.2),
+    "rates_8_16_32_64": Variant(rates=FOUR_RATES, beta=1.6),
+    "rates_8_12x24_16": Variant(rates="8,(12,24),16", beta=1.2),
+    "rates_8_12x24_16_32x64_48": Variant(rates="8,(12,24),16,(32,64),48", beta=0.9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large the runs of one data set are.
+
+    Attributes:
+        settings: What differs from the data set's recipe.
+        divisor: Of the paper's rates and of the CRF's bilateral distance, for smaller images.
+        beta_factor: Factor on the paper's betas, where none was searched.
+        halved: Whether images are halved before all else.
+    """
+
+    settings: dict = dataclasses.field(default_factory=dict)
+    divisor: int = 1
+    beta_factor: float = 1.0
+    halved: bool = False
+
+
+_SMOKE = Scale(
+    {
+        "backbone": "mobilenet_v2_0.35",
+        "backbone_weights": "none",
+        "train_split": "train[:8]",
+        "val_split": "val[:2]",
+        "eval_output_stride": 16,
+        "filters": 16,
+        "iterations": 2,
+        "batch_size": 2,
+        "crop_size": 65,
+        "validate_every": 2,
+    },
+    divisor=4,
+)
+
+SCALES = {
+    "paper": {name: Scale() for name in ("voc2012_aug", "cityscapes")},
+    # In short trainings larger betas were better: 6 instead of 1.2 on CamVid, and on shapes.
+    "small": {
+        "camvid": Scale(
+            {"crop_size": 161, "iterations": 520, "validate_every": 130},
+            divisor=2,
+            beta_factor=5.0,
+            halved=True,
+        ),
+        "shapes": Scale(divisor=2, beta_factor=5.0),
+    },
+    "smoke": {name: _SMOKE for name in ("shapes", "camvid", "voc2012_aug", "cityscapes")},
+}
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_RUN_DECIDES = ("dataset", "seed", "structure", "rates", "beta", "weighting")
+
+
+def define_flags(dataset="voc2012_aug", scale="paper"):
+    """Defines the flags of every experiment; returns a function that makes a `Queue` of them."""
+    given = config_flags.define(
+        [field.name for field in dataclasses.fields(Config) if field.name not in _RUN_DECIDES]
+    )
+    datasets = sorted({name for scales in SCALES.values() for name in scales})
+    own = {"module_name": "__main__"}  # where --help looks for a command's own flags
+    flags.DEFINE_enum("dataset", dataset, datasets, "Data set.", **own)
+    flags.DEFINE_enum("scale", scale, list(SCALES), "Size of the runs.", **own)
+    flags.DEFINE_list("seeds", ["0"], "Seeds of the runs; the paper names none.", **own)
+    flags.DEFINE_string("runs_dir", "runs/experiments", "Where runs train.", **own)
+    flags.DEFINE_string(
+        "results_dir",
+        None,
+        "Where their JSON go. Default: experiments/results; for smoke runs_dir/results.",
+        **own,
+    )
+
+    def queue():
+        values = flags.FLAGS
+        results_dir = values.results_dir or (
+            Path(values.runs_dir, "results") if values.scale == "smoke" else RESULTS
+        )
+        return Queue(
+            values.dataset,
+            values.scale,
+            _seeds(values.seeds),
+            Path(values.runs_dir),
+            Path(results_dir),
+            given(),
+        )
+
+    return queue
+
+
+def main(table: Table):
+    """Entry point of a table's module: does its runs and prints it."""
+    make_queue = define_flags(table.dataset)
+
+    def run_table():
+        queue = make_queue()
+        queue.run(table.variants)
+        print(f"{table.title}: mIoU in %")
+        print(markdown(table, Records(queue.results_dir), [(queue.dataset, queue.scale)]))
+
+    run_table.__module__ = "__main__"  # whose docstring --help shows
+    app.run(run_table)
+
+
+@dataclasses.dataclass(frozen=True)
+class Queue:
+    """Runs of one data set and scale.
+
+    Attributes:
+        dataset: Name of the data set.
+        scale: A key of `SCALES`.
+        seeds: Seeds of the runs.
+        runs_dir: Where they train.
+        results_dir: Where their JSON go.
+        given: Settings that replace those of recipe and scale.
+    """
+
+    dataset: str
+    scale: str
+    seeds: tuple[int, ...]
+    runs_dir: Path
+    results_dir: Path
+    given: dict
+
+    def __post_init__(self):
+        if self.dataset not in SCALES[self.scale]:
+            raise ConfigError(
+                f"The scale {self.scale} is for {', '.join(SCALES[self.scale])}. "
+                f"Received: dataset={self.dataset!r}"
+            )
+
+    @property
+    def size(self) -> Scale:
+        """The scale of this data set."""
+        return SCALES[self.scale][self.dataset]
+
+    def run(self, variants):
+        """Does every run of the variants that is not done, seed after seed."""
+        for seed in self.seeds:
+            for variant in variants:
+                config = self.config(variant, seed)
+                if not self.is_done(variant, config):
+                    self._do(variant, config)
+
+    def name(self, variant, seed) -> str:
+        """Name of a run, of its folder and of its JSON."""
+        return f"{self.dataset}_{self.scale}_{variant}_seed{seed}"
+
+    def model_dir(self, variant, seed) -> Path:
+        """Where a run trains."""
+        return self.runs_dir / self.name(variant, seed)
+
+    def config(self, variant, seed, **overrides) -> Config:
+        """Settings of a run."""
+        chosen = VARIANTS[variant]
+        settings = {**self.size.settings, **self.given, "seed": seed, "structure": chosen.structure}
+        if chosen.has_affinity:
+            settings["rates"] = format_rates(self.rates(chosen.rates))
+            settings["weighting"] = chosen.weighting
+            settings["beta"] = self.beta(variant)
+        config = Config.for_dataset(self.dataset, **{**settings, **overrides})
+        if self.size.halved:
+            config = config.replace(data_dir=str(halved_camvid(config, self.runs_dir)))
+        return config
+
+    def rates(self, text):
+        """The paper's rates at this scale's size of images."""
+        divisor = self.size.divisor
+        return tuple((r1 // divisor, r2 // divisor) for r1, r2 in parse_rates(text))
+
+    def beta(self, variant) -> float:
+        """Beta as `beta_search` chose it, or the paper's times the scale's factor."""
+        searched = self.choices().get(variant)
+        return searched["beta"] if searched else self.default_beta(variant)
+
+    def default_beta(self, variant) -> float:
+        """The paper's beta times the scale's factor."""
+        return VARIANTS[variant].beta * self.size.beta_factor
+
+    @property
+    def choices_path(self) -> Path:
+        """Where `beta_search` leaves what it chose."""
+        return self.results_dir / f"choices_{self.dataset}_{self.scale}.json"
+
+    def choices(self) -> dict:
+        """What `beta_search` chose, by variant."""
+        return read_json(self.choices_path)["choices"] if self.choices_path.is_file() else {}
+
+    def is_done(self, variant, config) -> bool:
+        """Whether the run's JSON is there; a `RunError` if it is one of other settings."""
+        path = self.results_dir / f"{self.name(variant, config.seed)}.json"
+        if not path.is_file():
+            return False
+        now = recorded_settings(dataclasses.asdict(config))
+        # A setting that the record does not know is newer than it, and had its default then.
+        earlier = {**_DEFAULTS, **read_json(path)["config"]}
+        changed = sorted(name for name in now if earlier[name] != now[name])
+        if changed:
+            raise RunError(
+                f"{path}: holds a run with another {', '.join(changed)}. Remove it, and its folder "
+                "in runs_dir, to run again."
+            )
+        logging.info("%s: done before", path.stem)
+        return True
+
+    def _do(self, variant, config):
+        name, model_dir = self.name(variant, config.seed), self.model_dir(variant, config.seed)
+        logging.info("%s", name)
+        self.train(config, model_dir)
+        with _seconds(model_dir, "evaluation"):
+            measured = self.measure(variant, config, model_dir)
+        record = {
+            "dataset": self.dataset,
+            "scale": self.scale,
+            "variant": variant,
+            **run_record(model_dir),
+            "seconds": read_json(model_dir / _SECONDS),
+            "evaluation": measured,
+        }
+        write_json(self.results_dir / f"{name}.json", record)
+
+    def train(self, config, model_dir):
+        """Trains a run to its end, from where it stopped."""
+        keras.utils.clear_session()
+        with _seconds(model_dir, "training"):
+            train(config, model_dir)
+
+    def measure(self, variant, config, model_dir) -> dict:
+        """The evaluations of a trained run, as JSON."""
+        model = last_model(config, model_dir)
+        source = load_source(config.dataset, config.val_split, config.data_dir)
+        if VARIANTS[variant].has_affinity:
+            return self._refinements(model, source, self.choices().get(variant))
+        found = {"prediction": evaluation.evaluate(model, source, (0,)).to_json()}
+        if variant == "deeplab":
+            crf = self._dense_crf()
+            if crf is not None:
+                measured = evaluate_crf(model, source, crf)
+                found["crf"] = {"settings": dataclasses.asdict(crf), **measured.to_json()}
+        return found
+
+    def _refinements(self, model, source, choice):
+        """Tables 3 and 4 with the paper's lambda and mu, and with those of `beta_search`."""
+        found = {
+            kind: evaluation.evaluate(model, source, refine_with=kind).to_json()
+            for kind in evaluation.REFINE_WITH
+        }
+        if choice is not None:
+            settings = choice["refinement"]
+            iterations = settings["propagation_iterations"]
+            measured = evaluation.evaluate(
+                model,
+                source,
+                (0, iterations) if iterations else (0,),
+                self_weight=settings["self_weight"],
+                mu=settings["mu"],
+            )
+            found["chosen"] = {"settings": settings, **measured.to_json()}
+        return found
+
+    def _dense_crf(self):
+        """The CRF of Table 5 at this scale; None, saying so, without the extra."""
+        try:
+            return DenseCRF(bilateral_xy=DenseCRF.bilateral_xy / self.size.divisor)
+        except ConfigError as error:
+            logging.warning("%s", error)
+            return None
+
+
+def last_model(config: Config, model_dir: Path) -> keras.Model:
+    """The model of a run's last checkpoint, at its evaluation output stride."""
+    path = Checkpoints(model_dir / CHECKPOINTS).latest()
+    return at_output_stride(keras.models.load_model(path, compile=False), config)
+
+
+def halved_camvid(config: Config, folder: Path) -> Path:
+    """CamVid at 240x180, made below `folder` from the images in the config's `data_dir`.
+
+    Images are averaged over 2x2 pixels, of labels every second row and column is kept.
+    """
+    target = folder / "camvid_240x180"
+    if target.is_dir():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder))
+    for split in ("train", "val"):
+        source = load_source("camvid", split, config.data_dir)
+        for kind in (split, f"{split}annot"):
+            (aside / kind).mkdir()
+        for index in range(len(source)):
+            example = source[index]
+            label = example["label"][::2, ::2]
+            image = cv2.resize(example["image"], label.shape[::-1], interpolation=cv2.INTER_AREA)
+            void = source.classes.num_classes
+            label = np.where(label == source.classes.ignore_label, void, label).astype(np.uint8)
+            file_name = Path(example["id"]).with_suffix(".png").name
+            Image.fromarray(image).save(aside / split / file_name)
+            Image.fromarray(label).save(aside / f"{split}annot" / file_name)
+    aside.chmod(0o755)
+    with contextlib.suppress(OSError):  # another queue was faster
+        aside.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+_SECONDS = "seconds.json"
+
+
+@contextlib.contextmanager
+def _seconds(model_dir, what):
+    """Adds the time that something takes, even if it is interrupted, to the run's file of times."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        path = model_dir / _SECONDS
+        earlier = read_json(path) if path.is_file() else {}
+        took = round(time.monotonic() - start, 1)
+        write_json(path, {**earlier, what: round(earlier.get(what, 0) + took, 1)})
+
+
+def _seeds(texts):
+    try:
+        seeds = tuple(map(int, texts))
+    except ValueError:
+        raise ConfigError(f"--seeds must be whole numbers. Received: {','.join(texts)}") from None
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds must name seeds, each once. Received: {','.join(texts)}")
+    return seeds

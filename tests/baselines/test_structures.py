@@ -1,0 +1,88 @@
+"""The baselines in a run: what `structure` changes in batches, model and training."""
+
+import keras
+import numpy as np
+import pytest
+from tiny import NUM_CLASSES, tiny_config, write_camvid
+
+from dilated_affinity.baselines.boundary import boundary_weights
+from dilated_affinity.checkpoints import Checkpoints
+from dilated_affinity.losses import SemanticLoss
+from dilated_affinity.pipeline import training_dataset
+from dilated_affinity.run_folder import CHECKPOINTS
+from dilated_affinity.run_model import build_model, compile_model
+from dilated_affinity.training import load_run, train
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+def first_batch(config):
+    return next(iter(training_dataset(config).take(1)))
+
+
+def test_only_affinity_has_rates(camvid):
+    config = tiny_config(camvid)
+    assert config.affinity_rates is not None
+    for structure in ("none", "aaf", "boundary"):
+        assert config.replace(structure=structure).affinity_rates is None
+
+
+def test_images_and_labels_are_the_same_for_every_structure(camvid):
+    config = tiny_config(camvid)
+    images, targets = first_batch(config)
+    for structure in ("none", "aaf", "boundary"):
+        others = first_batch(config.replace(structure=structure))
+        np.testing.assert_array_equal(others[0], images)
+        np.testing.assert_array_equal(others[1]["semantic"], targets["semantic"])
+        assert "affinity" not in others[1]
+        if structure == "aaf":
+            np.testing.assert_array_equal(others[1]["aaf"], targets["semantic"])
+
+
+def test_boundary_weights_reach_the_loss(camvid):
+    settings = {"weight_decay": 0.0, "dropout": 0.0, "learning_rate": 0.0}
+    config = tiny_config(camvid, structure="boundary", **settings)
+    images, targets, weights = first_batch(config)
+    np.testing.assert_array_equal(weights["semantic"], boundary_weights(targets["semantic"]))
+    assert float(np.max(weights["semantic"])) > 5
+    model = compile_model(build_model(config, NUM_CLASSES), config)
+    reported = model.train_on_batch(images, targets, weights, return_dict=True)["loss"]
+    logits = model(images, training=True)["semantic"]
+    expected = SemanticLoss()(targets["semantic"], logits, weights["semantic"])
+    np.testing.assert_allclose(reported, expected, rtol=1e-4)
+    assert reported > 2 * float(SemanticLoss()(targets["semantic"], logits))
+
+
+def test_a_run_trains_the_size_weights_of_aaf(camvid, tmp_path):
+    config = tiny_config(camvid, structure="aaf", head_multiplier=10.0, iterations=2)
+    train(config, tmp_path)
+    model = keras.models.load_model(Checkpoints(tmp_path / CHECKPOINTS).latest())
+    layer = model.get_layer("aaf")
+    assert np.abs(np.array(layer.edge)).max() > 0 and int(layer.passes) == 2
+    multipliers = model.optimizer.multipliers
+    assert multipliers and not any(path.startswith("aaf") for path in multipliers)
+    assert "aaf_loss" in (tmp_path / "log.csv").read_text()
+    _, best = load_run(tmp_path)
+    assert best(np.zeros((1, 33, 33, 3), "float32"))["semantic"].shape[-1] == NUM_CLASSES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", ["aaf", "boundary", "none"])
+def test_a_stopped_run_ends_as_an_undisturbed_one(camvid, tmp_path, structure):
+    config = tiny_config(camvid, structure=structure)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=2)
+    train(config, tmp_path / "parts")
+    whole, parts = (
+        keras.models.load_model(Checkpoints(tmp_path / run / CHECKPOINTS).latest())
+        for run in ("whole", "parts")
+    )
+    for first, second in zip(
+        (*whole.weights, *whole.optimizer.variables),
+        (*parts.weights, *parts.optimizer.variables),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(first, second)

@@ -1,0 +1,144 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tiny import tiny_config, write_camvid
+
+from dilated_affinity.affinity.geometry import parse_rates
+from dilated_affinity.config import Config
+from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.training import train
+from experiments import beta_search, figure1_affinity, runs
+from experiments.runs import SCALES, VARIANTS, Queue, Scale
+from experiments.tables import Records, Row
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Runs of a few steps of the tests' backbone."""
+    tiny = dataclasses.asdict(tiny_config(write_camvid(tmp_path / "camvid", train=3, val=2)))
+    left_to_the_queue = ("dataset", "data_dir", *runs._RUN_DECIDES)
+    settings = {name: value for name, value in tiny.items() if name not in left_to_the_queue}
+    monkeypatch.setitem(SCALES["smoke"], "camvid", Scale(settings, divisor=4))
+    given = {"data_dir": str(tmp_path / "camvid")}
+    return Queue("camvid", "smoke", (0,), tmp_path / "runs", tmp_path / "results", given)
+
+
+def test_a_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
+    config = queue.config("rates_8_16", 0)
+    assert config.affinity_rates == ((2, 2), (4, 4)) and config.beta == 1.5
+    # As if the queue had been stopped in the middle of it.
+    train(config, queue.model_dir("rates_8_16", 0), stop_after=2)
+    queue.run(["rates_8_16"])
+    (path,) = queue.results_dir.glob("*.json")
+    assert path.name == "camvid_smoke_rates_8_16_seed0.json"
+    record = json.loads(path.read_text())
+    assert [row["step"] for row in record["log"]] == ["2", "4"]
+    assert record["config"]["rates"] == config.rates
+    assert "data_dir" not in record["config"] and str(queue.runs_dir) not in path.read_text()
+    assert record["packages"]["keras"] and record["hardware"]["cores"]
+    assert record["seconds"]["training"] > 0 and record["seconds"]["evaluation"] > 0
+    for kind in ("prediction", "ground_truth"):
+        assert record["evaluation"][kind]["iterations"] == [0, 1, 3, 6, 10]
+    values = Records(queue.results_dir).values("camvid", "smoke", Row("", "rates_8_16"))
+    assert values == {0: 100 * record["evaluation"]["prediction"]["mean_iou"][0]}
+
+    monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("trains again"))
+    queue.run(["rates_8_16"])
+    changed = dataclasses.replace(queue, given={**queue.given, "beta": 9.0, "gamma": 1.0})
+    with pytest.raises(RunError, match="another gamma"):
+        changed.run(["rates_8_16"])
+
+
+def test_searched_settings_replace_the_defaults(queue):
+    queue.results_dir.mkdir()
+    assert queue.config("rates_8_16", 0).beta == 1.5
+    content = {"choices": {"rates_8_16": {"beta": 3.0}}}
+    queue.choices_path.write_text(json.dumps(content))
+    assert queue.config("rates_8_16", 0).beta == 3.0
+    assert queue.config("rates_8_16_32", 0).beta == 1.2
+
+
+def test_the_best_beta_of_the_rest_of_train_is_chosen(queue, monkeypatch):
+    seen, mean_iou = [], {1.5: 0.4, 3.0: 0.6, 6.0: 0.5}
+
+    def trained(queue, variant, seed, beta):
+        seen.append((seed, beta))
+        return queue.config(variant, seed), beta, None
+
+    class Found:
+        best = {"propagation_iterations": 3}
+
+        def to_json(self):
+            return {}
+
+    monkeypatch.setattr(beta_search, "_trained", trained)
+    monkeypatch.setattr(
+        beta_search.evaluation,
+        "evaluate",
+        lambda beta, source, iterations: type("Result", (), {"mean_iou": (mean_iou[beta],)}),
+    )
+    monkeypatch.setattr(beta_search.search, "search_refinement", lambda *_: Found())
+    choice = beta_search.choose(queue, "rates_8_16", [1, 2, 4])
+    assert choice["beta"] == 3.0 and choice["refinement"] == Found.best
+    assert seen == [(0, 1.5), (0, 3.0), (0, 6.0), (0, 3.0)]
+
+
+@pytest.mark.parametrize(
+    "split, parts",
+    [("train", ("train[:80%]", "train[80%:]")), ("train[:8]", ("train[:6]", "train[6:8]"))],
+)
+def test_parts_of_train(split, parts):
+    assert beta_search._parts(split) == parts
+
+
+def test_the_paper_scale_is_the_papers_recipe(tmp_path):
+    for dataset in SCALES["paper"]:
+        queue = Queue(dataset, "paper", (0,), tmp_path, tmp_path, {})
+        config = queue.config("rates_8_12x24_16", 0)
+        assert config == Config.for_dataset(dataset)
+        assert queue.config("deeplab", 0).affinity_rates is None
+
+
+def test_small_scale_divides_rates_and_multiplies_betas(tmp_path):
+    queue = Queue("shapes", "small", (0,), tmp_path, tmp_path, {})
+    for name, variant in VARIANTS.items():
+        config = queue.config(name, 3)
+        assert (config.seed, config.structure) == (3, variant.structure)
+        if variant.has_affinity:
+            halves = tuple((r1 / 2, r2 / 2) for r1, r2 in parse_rates(variant.rates))
+            assert config.affinity_rates == halves
+            assert config.beta == variant.beta * 5
+
+
+def test_camvid_is_halved_once(tmp_path):
+    config = tiny_config(write_camvid(tmp_path / "camvid", train=2, val=1, size=(40, 48)))
+    folder = runs.halved_camvid(config, tmp_path / "runs")
+    halved = runs.load_source("camvid", "train", folder)
+    whole = runs.load_source("camvid", "train", config.data_dir)
+    assert len(halved) == 2 and halved.ids == whole.ids
+    assert halved[0]["image"].shape == (20, 24, 3)
+    assert (halved[1]["label"] == whole[1]["label"][::2, ::2]).all()
+    blocks = whole[1]["image"].reshape(20, 2, 24, 2, 3).mean(axis=(1, 3))
+    assert abs(halved[1]["image"] - blocks).max() <= 1
+    stamp = folder.stat().st_mtime_ns
+    assert runs.halved_camvid(config, tmp_path / "runs") == folder
+    assert folder.stat().st_mtime_ns == stamp
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ConfigError, match="The scale paper is for .* Received: dataset='shapes'"):
+        Queue("shapes", "paper", (0,), tmp_path, tmp_path, {})
+    for seeds in (["a"], ["1", "1"], []):
+        with pytest.raises(ConfigError, match="--seeds must"):
+            runs._seeds(seeds)
+
+
+def test_the_pixel_of_figure_1_is_one_set_right():
+    label = np.zeros((9, 9), int)
+    before, after = label.copy(), label.copy()
+    before[1, 1] = before[3, 4] = before[4, 4] = 1
+    after[4, 4] = 1
+    assert figure1_affinity.corrected_pixel(label, before, after) == (3, 4)
+    assert figure1_affinity.corrected_pixel(label, after, after) == (4, 4)

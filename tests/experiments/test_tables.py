@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import report
+from experiments.plots import accuracy_figure, mean_accuracy
+from experiments.runs import VARIANTS
+from experiments.tables import Records, Row, Summary, Table, markdown
+
+TABLE = Table(
+    "example",
+    "An example",
+    "voc2012_aug",
+    (
+        Row("first", "deeplab", paper=77.93),
+        Row("second", "aaf"),
+        Row("refined", "deeplab", ("crf", None), 78.6),
+    ),
+)
+
+
+def write(folder, variant, seed, mean_iou, scale="small", **evaluations):
+    evaluation = {"prediction": {"iterations": [0], "mean_iou": [mean_iou]}, **evaluations}
+    record = {
+        "dataset": "camvid",
+        "scale": scale,
+        "variant": variant,
+        "config": {"seed": seed},
+        "evaluation": evaluation,
+    }
+    (folder / f"camvid_{scale}_{variant}_seed{seed}.json").write_text(json.dumps(record))
+
+
+def accuracies(seed):
+    table = np.random.default_rng(seed).random((2, 9)).tolist()
+    table[0][3] = None
+    return {"rates": [[4, 4], [6, 12]], "by_rate_and_count": table}
+
+
+def test_summary_equals_scipy():
+    values = [3.0, 4.5, 9.0, 2.0]
+    summary = Summary.of(values)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    np.testing.assert_allclose(
+        [summary.mean - summary.half_interval, summary.mean + summary.half_interval], [low, high]
+    )
+    np.testing.assert_allclose(summary.deviation, np.std(values, ddof=1))
+    assert Summary.of([3.0]) == Summary(1, 3.0, None, None)
+
+
+def test_a_cell_compares_runs_of_the_same_seed(tmp_path):
+    for seed, value in ((0, 0.50), (1, 0.60), (2, 0.40)):
+        write(tmp_path, "deeplab", seed, value)
+    for seed, value in ((1, 0.62), (2, 0.41), (7, 0.90)):
+        write(tmp_path, "aaf", seed, value)
+    difference = [2.0, 1.0]
+    low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+    lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
+    assert lines[2] == "| first | 77.93 | 50.00 ± 10.00 (3 seeds) |"
+    assert lines[3] == f"| second |  | 64.33 ± 24.58 (3 seeds); +1.50 [{low:+.2f}, {high:+.2f}] |"
+
+
+def test_a_cell_without_runs_says_so(tmp_path):
+    write(tmp_path, "deeplab", 0, 0.5)
+    settings = [("voc2012_aug", "paper"), ("camvid", "small")]
+    lines = markdown(TABLE, Records(tmp_path), settings).splitlines()
+    assert lines[0] == "|  | paper, voc2012_aug | ours, voc2012_aug paper | ours, camvid small |"
+    assert lines[2:] == [
+        "| first | 77.93 | not run | 50.00 (1 seed) |",
+        "| second |  | not run | not run |",
+        "| refined | 78.60 | not run | not run |",
+    ]
+
+
+def test_the_refined_column_of_a_record(tmp_path):
+    write(tmp_path, "deeplab", 0, 0.5, crf={"iterations": [0, 10], "mean_iou": [0.5, 0.55]})
+    lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
+    assert lines[4] == "| refined | 78.60 | 55.00 (1 seed); +5.00 |"
+
+
+def test_affinity_accuracy_is_averaged_over_seeds(tmp_path):
+    for seed in (0, 1):
+        evaluation = {
+            "iterations": [0],
+            "mean_iou": [0.5],
+            "affinity_accuracy": accuracies(seed),
+        }
+        write(tmp_path, "weighting_sqrt_neighbor", seed, 0.5, prediction=evaluation)
+    records = Records(tmp_path)
+    rates, accuracy = mean_accuracy(records, "camvid", "small", "weighting_sqrt_neighbor")
+    assert rates == [[4, 4], [6, 12]]
+    first, second = (np.array(accuracies(seed)["by_rate_and_count"], float) for seed in (0, 1))
+    np.testing.assert_allclose(accuracy, 50 * (first + second))
+    panels = accuracy_figure(records, "camvid", "small").axes
+    assert [len(axes.lines) for axes in panels] == [2, 0, 1]
+    np.testing.assert_allclose(panels[2].lines[0].get_ydata()[4:], accuracy[:, 4:].mean(axis=0))
+
+
+@pytest.mark.parametrize("table", report.TABLES, ids=lambda table: table.name)
+def test_every_row_has_runs_of_its_name(table):
+    for row in table.rows:
+        variant = VARIANTS[row.variant]
+        assert row.measured[0] in ("prediction", "crf") or variant.has_affinity
+    # The docstring and the rows state the same numbers of the paper.
+    text = getattr(report, table.name).__doc__
+    assert all(f"{row.paper:.2f}" in text for row in table.rows if row.paper is not None)
+
+
+def test_the_report_of_nothing_says_that_nothing_was_run(tmp_path):
+    text = "\n".join([*report.sections(tmp_path), *report.figures(tmp_path)])
+    paper_columns = sum(len(table.rows) for table in report.TABLES)
+    assert text.count("not run") == paper_columns and text.count("Not run.") == 2

@@ -1,0 +1,149 @@
+"""The HTML report of a run: what it says, and that a browser shows it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from browser import chromium
+from tiny import ListSource
+from tiny_run import command, write_run
+
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import CAMVID, ClassTable
+from dilated_affinity.errors import DataError
+from dilated_affinity.inference import Prediction
+from dilated_affinity.report import RunFiles, measure, report_page
+from dilated_affinity.report.pictures import telling_pixel
+
+LOG = "epoch,affinity_loss,semantic_loss,step,val_mean_iou\n0,0.4,2.0,2,0.1\n1,0.3,1.5,4,0.125\n"
+EVALUATION = {
+    "split": "val",
+    "images": 3,
+    "self_weight": 6.0,
+    "mu": 7.0,
+    "iterations": [0, 10],
+    "mean_iou": [0.4321, 0.5678],
+    "boundary_iou": [0.1, 0.2],
+    "pixel_accuracy": [0.6, 0.7],
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report & <run>")
+    _, model_dir = write_run(folder)
+    (model_dir / "log.csv").write_text(LOG)
+    (model_dir / "evaluation_prediction.json").write_text(json.dumps(EVALUATION))
+    result = command("report_main", f"--model_dir={model_dir}", "--examples=1")
+    assert result.returncode == 0, result.stderr
+    assert "report of 3 images" in result.stdout
+    return model_dir / "report.html"
+
+
+def test_the_report_is_one_file_that_loads_nothing(report):
+    page = report.read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert "http" not in re.sub(r"data:[^\"']*", "", page)
+    for name in (*CAMVID.names, "43.21", "56.78", "dropout", "Worst images"):
+        assert name in page
+    assert "eval_main --model_dir" in page and "--refine_with=ground_truth" in page
+
+
+def test_a_browser_shows_it_and_its_sliders_move(report, tmp_path):
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(report.as_uri())
+        assert browser.get_log("browser") == []
+        assert browser.execute_script(
+            "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
+        )
+        assert len(browser.find_elements("css selector", ".compare")) == 2
+        slider = browser.find_element("css selector", ".compare input")
+        upper = browser.find_element("css selector", ".compare img + img")
+        assert "50%" in upper.value_of_css_property("clip-path")
+        slider.send_keys("\ue012" * 20)  # the left arrow key
+        assert "30%" in upper.value_of_css_property("clip-path")
+        assert browser.get_log("browser") == []
+        traffic = " ".join(entry["message"] for entry in browser.get_log("performance"))
+        assert report.name in traffic and not re.search(r'"url":"(http|ws)s?:', traffic)
+
+
+class Remembering:
+    """A predictor that knows the answers; an image's value is its index."""
+
+    rates = None
+
+    def __init__(self, answers):
+        self._answers = answers
+
+    def __call__(self, image):
+        before, after = self._answers[image[0, 0, 0]]
+        return Prediction(np.array(after, np.uint8), np.array(before, np.uint8), None)
+
+
+def gray_images(labels, classes):
+    return ListSource(
+        [
+            {
+                "image": np.full((*np.shape(label), 3), index, np.uint8),
+                "label": np.array(label, np.uint8),
+                "id": str(index),
+            }
+            for index, label in enumerate(labels)
+        ],
+        classes,
+    )
+
+
+def test_images_are_ranked_by_their_own_miou():
+    classes = ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9)))
+    labels = ([[0, 0, 1, 1]], [[255] * 4], [[0, 1, 1, 255]])
+    answers = [
+        ([[0, 0, 0, 0]], [[0, 1, 1, 1]]),
+        ([[0, 0, 0, 0]], [[0, 0, 0, 0]]),
+        ([[0, 1, 1, 0]], [[0, 1, 1, 1]]),
+    ]
+    found = measure(Remembering(answers), gray_images(labels, classes))
+    np.testing.assert_allclose([score.before for score in found.scores], [0.25, np.nan, 1])
+    np.testing.assert_allclose([score.after for score in found.scores], [7 / 12, np.nan, 1])
+    assert found.confusion_before.tolist() == [[3, 0], [2, 2]]
+    assert found.confusion_after.tolist() == [[2, 1], [0, 4]]
+    np.testing.assert_allclose(found.iou_before, [3 / 5, 2 / 4])
+    np.testing.assert_allclose(found.iou_after, [2 / 3, 4 / 5])
+    assert [score.name for score in found.best(1)] == ["2"]
+    assert [score.name for score in found.worst(5)] == []
+    assert [score.name for score in found.worst(1)] == ["0"]
+    assert found.best(0) == ()
+
+
+def test_the_pixel_shown_has_neighbours_of_both_kinds():
+    affinity = np.full((12, 16, 8), 0.5)
+    affinity[5, 7] = [0.1, 0.9] * 4
+    assert telling_pixel(affinity) == (5, 7)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_evaluation_is_named(tmp_path, content):
+    (tmp_path / "evaluation_prediction.json").write_text(content)
+    with pytest.raises(DataError, match="evaluation_prediction.json: not an evaluation"):
+        RunFiles.read(tmp_path)
+
+
+def test_a_run_without_log_and_evaluations_has_none(tmp_path):
+    files = RunFiles.read(tmp_path)
+    assert files.log == [] and files.evaluations == {}
+
+
+def test_a_model_without_affinity_is_compared_with_its_image(tmp_path):
+    classes = ClassTable(("<a>", "b"), ((0, 0, 0), (9, 9, 9)))
+    source = gray_images([[[0, 0, 1, 1]], [[0, 0, 0, 0]]], classes)
+    predictor = Remembering([([[0, 0, 1, 0]],) * 2, ([[0, 0, 0, 1]],) * 2])
+    config = Config(dataset="folder", rates="none")
+    found = measure(predictor, source)
+    page = report_page(config, RunFiles.read(tmp_path), found, predictor, source, examples=1)
+    text = re.sub(r"data:[^\"']*", "", page)
+    assert "no affinity" in text and "&lt;a&gt;" in text and "<a>" not in text
+    assert text.count('class="compare"') == 2 and ">prediction</span>" in text
+    apart = r"<style>.*?</style>|<table class=.settings.*?</table>"
+    for word in ("refine", "Iterations", "Affinity accuracy", "after"):
+        assert word not in re.sub(apart, "", text, flags=re.S)

@@ -1,0 +1,121 @@
+"""The documentation builds without a warning, its links lead somewhere, and its code runs."""
+
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import dilated_affinity
+from dilated_affinity import visualization
+from dilated_affinity.models import deeplab
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+class Page(html.parser.HTMLParser):
+    """The links and anchors of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors = [], set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes[name] for name in ("href", "src") if attributes.get(name)]
+        self.anchors.add(attributes.get("id"))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    pytest.importorskip("sphinx")
+    pytest.importorskip("myst_parser")
+    pytest.importorskip("furo")
+    folder = tmp_path_factory.mktemp("docs")
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(folder)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_link_within_the_pages_leads_somewhere(built):
+    pages = {path: Page(path) for path in built.rglob("*.html")}
+    assert len(pages) > 8
+    for path, page in pages.items():
+        for link in page.links:
+            address, anchor = urldefrag(unquote(link))
+            if re.match(r"[a-z]+:|//", address):
+                continue
+            target = (path.parent / address.partition("?")[0]).resolve() if address else path
+            assert target.exists(), f"{path.name}: {link}"
+            if anchor and target in pages and "genindex" not in path.name:
+                assert anchor in pages[target].anchors, f"{path.name}: {link}"
+
+
+@pytest.mark.slow
+def test_every_public_name_is_in_the_reference(built):
+    anchors = Page(built / "api.html").anchors
+    for module in (dilated_affinity, visualization):
+        for name in module.__all__:
+            item = getattr(module, name)
+            if callable(item):
+                known = {f"{module.__name__}.{name}", f"{item.__module__}.{name}"}
+                assert known & anchors, name
+
+
+def test_relative_links_in_the_sources_lead_somewhere():
+    sources = [
+        ROOT / "README.md",
+        ROOT / "WORKSPACE.md",
+        *DOCS.glob("*.md"),
+        *ROOT.glob("*/README.md"),
+    ]
+    for source in (*sources, *ROOT.glob("data/*/README.md")):
+        for link in re.findall(r"\]\(([^)\s]+)\)", source.read_text(encoding="utf-8")):
+            address = urldefrag(link)[0]
+            if address and not re.match(r"[a-z]+:", address):
+                assert (source.parent / address).exists(), f"{source}: {link}"
+
+
+def code_of(page):
+    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
+
+
+@pytest.fixture
+def known_backbones(monkeypatch):
+    monkeypatch.setattr(deeplab, "BACKBONES", dict(deeplab.BACKBONES))
+
+
+def test_the_page_on_extending_does_what_it_says(tmp_path, known_backbones):
+    names = {}
+    for block in code_of("extending.md"):
+        exec(block, names)
+    for split in ("train", "val"):
+        for kind, pixels in (
+            ("images", np.zeros((6, 8, 3), np.uint8)),
+            ("labels", np.array([[0, 1, 2, 9]], np.uint8).repeat(6, 0).repeat(2, 1)),
+        ):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / split / kind / "a.png")
+    source = names["Rooms"](data_dir=tmp_path).source("val")
+    assert source[0]["label"][0].tolist() == [0, 0, 1, 1, 2, 2, 255, 255]
+
+    logits = 50 * keras.utils.to_categorical([[[0, 1, 2, 0]]], 3)
+    loss = names["DiceLoss"]()
+    assert float(loss(np.array([[[0, 1, 2, 255]]]), logits)) == pytest.approx(0, abs=1e-5)
+    assert float(loss(np.array([[[1, 2, 0, 255]]]), logits)) > 0.5
+
+    images = np.zeros((1, 33, 33, 3), np.float32)
+    targets = {"semantic": np.zeros((1, 33, 33), np.uint8)}
+    targets["affinity"] = np.zeros((1, 33, 33, 8), np.uint8)
+    losses = names["model"].train_on_batch(images, targets)
+    assert np.isfinite(losses).all()
