@@ -277,7 +277,7 @@ def predict_files(
         (stem, str(path), functools.partial(_read_image, path))
         for path, stem in _images(Path(source), Path(output_dir))
     ]
-    return _write_predictions(predictor, classes, items, overwrite, label_ids)
+    return _write_predictions(predictor, classes, items, output_dir, overwrite, label_ids)
 
 
 def predict_examples(
@@ -308,25 +308,27 @@ def predict_examples(
         DataError: As `predict_files`.
     """
     output_dir = Path(output_dir)
-    items = []
-    for index, name in enumerate(source.ids[:limit]):
-        stem = output_dir / name
-        if not stem.resolve().is_relative_to(output_dir.resolve()):
-            raise DataError(
-                f"{name!r}: an example of this id would be written outside {output_dir}."
-            )
-        items.append((stem, name, functools.partial(source.__getitem__, index)))
-    return _write_predictions(predictor, source.classes, items, overwrite, label_ids)
+    items = [
+        (output_dir / name, name, functools.partial(source.__getitem__, index))
+        for index, name in enumerate(source.ids[:limit])
+    ]
+    return _write_predictions(predictor, source.classes, items, output_dir, overwrite, label_ids)
 
 
 def _read_image(path):
     return {"image": decode_image(read_bytes(path), str(path))}
 
 
-def _write_predictions(predictor, classes, items, overwrite, label_ids):
+def _write_predictions(predictor, classes, items, output_dir, overwrite, label_ids):
     """Predicts items, each the beginning of its outputs' paths, a name, and how to read it."""
     taken = {}
+    inside = Path(output_dir).resolve()
     for stem, name, _ in items:
+        # Through a name with dots or a linked folder.
+        if not stem.resolve().is_relative_to(inside):
+            raise DataError(
+                f"{name!r}: would be written outside {output_dir}, to {stem.resolve()}."
+            )
         if stem in taken:
             raise DataError(f"{name} and {taken[stem]} would be written to the same files.")
         taken[stem] = name

@@ -211,3 +211,12 @@ def test_an_example_whose_id_leads_outside_is_refused(images, tmp_path):
     example = {"image": images[0], "label": images[0, ..., 0], "id": "../outside"}
     with pytest.raises(DataError, match="outside"):
         predict_examples(Unused(), ListSource([example], VOC2012), tmp_path / "out")
+
+
+def test_a_link_that_leads_outside_is_refused(images, tmp_path):
+    write(tmp_path / "in" / "a" / "b.png", images[0, :33, :33])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="outside .*elsewhere"):
+        predict_files(Unused(), VOC2012, tmp_path / "in", tmp_path / "out")
