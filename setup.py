@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 COMMANDS = sorted(path.stem for path in (HERE / "dilated_affinity" / "cli").glob("*_main.py"))
-NOTEBOOK = ["ipykernel>=6.29,<8"]
+NOTEBOOK = ["ipykernel>=6.29,<8", "ipywidgets>=8,<9"]
 DOCS = ["furo>=2024.8.6", "myst-parser>=4,<6", "sphinx>=8.1,<10"]
 
 setup(

@@ -1,7 +1,7 @@
 """Every setting of a run: one dataclass field each, with its meaning and its source.
 
-Command-line flags are generated from these fields (`cli/flags.py`), and a run's `config.json` is
-this dataclass, so neither can drift from what the code reads. Needs no TensorFlow.
+Command-line flags are generated from these fields (`cli/config_flags.py`), and a run's
+`config.json` is this dataclass, so neither can drift from what the code reads. Needs no TensorFlow.
 """
 
 import dataclasses
@@ -269,7 +269,7 @@ class Config:
     )
     tensorboard: bool = _setting(
         False,
-        "Write losses, IoU and pictures for TensorBoard to model_dir/tensorboard.",
+        "Write losses, IoU and pictures to model_dir/tensorboard (needs the extra tensorboard).",
         "ours",
         group="run",
         moves=True,
@@ -413,6 +413,11 @@ class Config:
                 f"Received: multi_grid={self.multi_grid!r}"
             )
         return tuple(map(int, self.multi_grid.split(",")))
+
+    @property
+    def iterations_of_refinement(self) -> int:
+        """`propagation_iterations`, or 0 where predictions are refined otherwise or not at all."""
+        return self.propagation_iterations if self.postprocess == "propagate" else 0
 
     @property
     def scales(self) -> tuple[float, ...]:

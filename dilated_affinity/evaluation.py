@@ -54,7 +54,7 @@ class Evaluation:
         class_iou: float64 (len(iterations), C); NaN for classes not seen.
         pixel_accuracy: One for each number of iterations.
         boundary_iou: Mean boundary IoU, likewise.
-        rates: The rates as text, or None for a model without affinity.
+        rates: (vertical, horizontal) pairs, or None for a model without affinity.
         affinity_accuracy: float64 (|R|, 9), of the affinity head per rate and neighbour count.
         affinity_accuracy_by_rate: float64 (|R|,).
     """

@@ -270,8 +270,8 @@ def predict_files(
 
     Raises:
         DataError: If there is nothing to predict, an image cannot be read, two images would
-            write the same file, or a file exists and `overwrite` is False. The last three but
-            the reading are found before anything is written.
+            write the same file or outside `output_dir`, or a file exists and `overwrite` is False.
+            All but the reading is found before anything is written.
     """
     items = [
         (stem, str(path), functools.partial(_read_image, path))

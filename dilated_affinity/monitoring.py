@@ -22,11 +22,11 @@ _LOSSES = {"loss": "total", "semantic_loss": "semantic", "affinity_loss": "affin
 class TensorBoardMonitor(keras.callbacks.Callback):
     """Writes what happens in `model.fit` where `tensorboard --logdir` shows it.
 
-    While training: `loss/*`, `accuracy/*` and `learning_rate`, every `every` batches, and after an
+    While training: `loss/*`, `metrics/*` and `learning_rate`, every `every` batches, and after an
     epoch `affinity_accuracy/n0` to `n8`, by the number of a pixel's neighbours of the same class.
     Losses and accuracies are Keras' running means over the epoch. With `validation`, after every
-    epoch, before and after refinement: `mean_iou/*`, `iou/<class>`, the affinity's accuracy, and
-    pictures of some examples.
+    epoch, before and after refinement: `mean_iou/*`, `iou_before_refinement/<class>`,
+    `iou_after_refinement/<class>`, the affinity's accuracy, and pictures of some examples.
 
     Args:
         log_dir: Folder of the event files, made if missing.

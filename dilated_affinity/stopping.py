@@ -46,8 +46,11 @@ class StopRequest:
             self._noting = False
 
     def stop(self):
-        """Stops as the signal received asks: `KeyboardInterrupt`, or exit status 128 + signal."""
-        _stop(self.received)
+        """Stops as the signal received asks: `KeyboardInterrupt`, or exit status 128 + signal.
+
+        Where another process received it, as SIGTERM asks.
+        """
+        _stop(self.received or signal.SIGTERM)
 
     def _handle(self, number, _):
         if not self._noting or self.received is not None:

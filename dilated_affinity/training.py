@@ -49,6 +49,9 @@ from dilated_affinity.run_folder import (
 from dilated_affinity.run_model import at_output_stride, build_model, compile_model
 from dilated_affinity.stopping import StopRequest
 
+_SCALING = 20
+"""Steps within which float16's loss scale must have fallen so far that gradients are finite."""
+
 _ASK_OTHERS_EVERY = 10
 """Steps after which processes tell each other whether one of them has been asked to stop."""
 
@@ -209,7 +212,7 @@ class _Run:
         found = {}
         for part in range(self.replicas.count):
             share = part, self.replicas.count
-            for images, targets in training_dataset(self.config, self.source, step, 1, *share):
+            for images, targets, *_ in training_dataset(self.config, self.source, step, 1, *share):
                 found.update(dict.fromkeys(heads_not_finite(self.trained, images, targets)))
         heads = f" of {' and '.join(found)}" if found else ""
         return f"the loss or gradients{heads} are not finite"
@@ -245,7 +248,7 @@ class _Run:
         if after_steps.stopped:
             logging.warning("asked to stop: saved %s; the same command continues", path)
             self.request.stop()
-        if reached == step:
+        if reached == step and steps >= _SCALING:
             # float16 leaves out steps whose gradients overflow.
             raise RunError(f"{self.model_dir}: no gradient was finite in {steps} steps.")
 
@@ -281,7 +284,7 @@ class _Run:
         """Writes a validation, and pictures of its first images, for TensorBoard."""
         if self._predictor is None:
             config = self.config
-            settings = config.propagation_iterations, config.self_weight, config.mu
+            settings = config.iterations_of_refinement, config.self_weight, config.mu
             self._predictor = Predictor(self._evaluated, *settings)
         names, step = self.validation.classes.names, self.state.step
         self._monitor.write_class_iou(names, ious, step=step)
@@ -388,7 +391,8 @@ class _AfterSteps(keras.callbacks.Callback):
         received = self._run.request.received is not None
         if self._run.replicas.processes == 1:
             return received
-        return done % _ASK_OTHERS_EVERY == 0 and any_process(received)
+        now = done % _ASK_OTHERS_EVERY == 0 or done == self._steps
+        return now and any_process(received)
 
 
 def _devices(count):

@@ -7,7 +7,7 @@ is kept, and with its first seed's model all combinations of lambda, mu and iter
 
     python -m experiments.beta_search --data_dir=VOC
     python -m experiments.beta_search --dataset=camvid --scale=small --data_dir=CamVid \\
-        --backbone_weights=mobilenet_v2_imagenet_notop.weights.h5 \
+        --backbone_weights=mobilenet_v2_imagenet_notop.weights.h5 \\
         --variant=rates_8_16 --variant=rates_8_12x24_16
     python -m experiments.beta_search --dataset=shapes --scale=smoke --multiples=1,2 \\
         --variant=rates_8_16

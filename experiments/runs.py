@@ -131,13 +131,27 @@ SCALES = {
 }
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_MAY_DIFFER = {
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.metadata["moves"] and field.name != "backbone_weights"
+}
+"""Settings that change nothing that a run is recorded for."""
+
 _RUN_DECIDES = ("dataset", "seed", "structure", "rates", "beta", "weighting")
 
 
 def define_flags(dataset="voc2012_aug", scale="paper"):
     """Defines the flags of every experiment; returns a function that makes a `Queue` of them."""
     given = config_flags.define(
-        [field.name for field in dataclasses.fields(Config) if field.name not in _RUN_DECIDES]
+        [
+            field.name
+            for field in dataclasses.fields(Config)
+            if field.name not in _RUN_DECIDES
+            # The tables say how runs are measured.
+            and field.metadata["group"] not in ("evaluation", "refinement")
+        ],
+        default="the recipe's and the scale's",
     )
     datasets = sorted({name for scales in SCALES.values() for name in scales})
     own = {"module_name": "__main__"}  # where --help looks for a command's own flags
@@ -275,7 +289,9 @@ class Queue:
         now = recorded_settings(dataclasses.asdict(config))
         # A setting that the record does not know is newer than it, and had its default then.
         earlier = {**_DEFAULTS, **read_json(path)["config"]}
-        changed = sorted(name for name in now if earlier[name] != now[name])
+        changed = sorted(
+            name for name in now if name not in _MAY_DIFFER and earlier[name] != now[name]
+        )
         if changed:
             raise RunError(
                 f"{path}: holds a run with another {', '.join(changed)}. Remove it, and its folder "
@@ -344,13 +360,15 @@ class Queue:
         try:
             return DenseCRF(bilateral_xy=DenseCRF.bilateral_xy / self.size.divisor)
         except ConfigError as error:
-            logging.warning("%s", error)
+            logging.warning("%s Remove the run's JSON then, to measure it again.", error)
             return None
 
 
 def last_model(config: Config, model_dir: Path) -> keras.Model:
     """The model of a run's last checkpoint, at its evaluation output stride."""
     path = Checkpoints(model_dir / CHECKPOINTS).latest()
+    if path is None:
+        raise RunError(f"{model_dir}: no checkpoint here; remove the run's JSON to train it again.")
     return at_output_stride(keras.models.load_model(path, compile=False), config)
 
 
@@ -397,7 +415,8 @@ def _seconds(model_dir, what):
         path = model_dir / _SECONDS
         earlier = read_json(path) if path.is_file() else {}
         took = round(time.monotonic() - start, 1)
-        write_json(path, {**earlier, what: round(earlier.get(what, 0) + took, 1)})
+        with contextlib.suppress(OSError):  # what was raised inside says more
+            write_json(path, {**earlier, what: round(earlier.get(what, 0) + took, 1)})
 
 
 def _seeds(texts):

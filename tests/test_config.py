@@ -100,3 +100,10 @@ def test_differences_leave_out_what_may_move():
     config = Config()
     other = config.replace(data_dir="elsewhere", backbone_weights="none", learning_rate=0.1)
     assert config.differences(other) == ["learning_rate"]
+
+
+def test_only_propagation_has_iterations():
+    config = Config(propagation_iterations=4)
+    assert config.iterations_of_refinement == 4
+    for other in ("none", "crf"):
+        assert config.replace(postprocess=other).iterations_of_refinement == 0

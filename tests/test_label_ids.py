@@ -32,6 +32,9 @@ class Fixed:
     def __call__(self, image):
         return Prediction(self.labels, self.labels, None)
 
+    def map(self, images):
+        return map(self, images)
+
 
 @pytest.mark.parametrize("label_ids", [None, CITYSCAPES_LABEL_IDS])
 def test_label_files_are_grey_with_label_ids_and_palette_without(tmp_path, label_ids):

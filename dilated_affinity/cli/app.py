@@ -22,8 +22,8 @@ def run(main):
     """Parses the command line and calls `main()`; never returns.
 
     Exit status: 0 for success, 2 for a command line that makes no sense, 1 for data, files or a
-    run that cannot be used and for every other error, 130 after Ctrl-C. A traceback is shown with
-    `--debug` only.
+    run that cannot be used and for every other error, 130 after Ctrl-C, 143 after SIGTERM. A
+    traceback is shown with `--debug` only.
     """
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()

@@ -17,8 +17,13 @@ _NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES)}
 _defined: dict[str, str] = {}
 
 
-def define(names=None):
+def define(names=None, default="the run's"):
     """Defines a flag for each setting, or for those named; none has a value until it is given.
+
+    Args:
+        names: The settings; None for all.
+        default: What help says that a setting is where its own default, and those of the recipes,
+            do not decide, for they do only if `dataset` is among the settings.
 
     Returns:
         A function that returns the settings given on the command line, as a dict.
@@ -26,7 +31,7 @@ def define(names=None):
     fields = [field for field in dataclasses.fields(Config) if names is None or field.name in names]
     follows_recipe = any(field.name == "dataset" for field in fields)
     for field in fields:
-        default = _default(field) if follows_recipe else "the run's"
+        default = _default(field) if follows_recipe else default
         _defined[field.name] = default
         text = _text(field)
         choices = field.metadata["choices"]
@@ -99,4 +104,4 @@ def _default(field):
 def _shown(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value) or "none"
+    return str(value) or "empty"

@@ -169,12 +169,13 @@ def _numbers(flag):
 
 def _iterations(config):
     given = flags.FLAGS["iterations"].present
-    if config.postprocess == "none" and given:
+    off = config.postprocess == "none" and not _SEARCH.value
+    if off and given:
         raise ConfigError(
             "--iterations is of propagation, so it needs --postprocess=propagate. "
             "Received: postprocess='none'"
         )
-    if (config.affinity_rates is None or config.postprocess == "none") and not given:
+    if (config.affinity_rates is None or off) and not given:
         return (0,)
     try:
         return tuple(int(count) for count in _ITERATIONS.value)

@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.errors import ConfigError
 from dilated_affinity.export import check_output, export_model
 from dilated_affinity.export_formats import FORMATS
 from dilated_affinity.refinement import refinement_of
@@ -29,6 +30,7 @@ _given = config_flags.define(
         "val_split",
         "eval_output_stride",
         "propagation_iterations",
+        "postprocess",
         "self_weight",
         "mu",
         "refinement",
@@ -69,13 +71,18 @@ def _export():
             "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
             "eval_window are for eval_main and predict_main."
         )
+    if config.postprocess == "crf":
+        raise ConfigError(
+            "A CRF cannot be exported; give --postprocess=propagate or none. "
+            "Received: postprocess='crf'"
+        )
     source = load_source(config.dataset, config.val_split, config.data_dir)
     agreement = export_model(
         model,
         output,
         source[0]["image"],
         _FORMAT.value,
-        config.propagation_iterations,
+        config.iterations_of_refinement,
         config.self_weight,
         config.mu,
         _AFFINITY.value,
@@ -99,7 +106,7 @@ def _metadata(config, classes):
         "dataset": config.dataset,
         "classes": list(classes.names),
         "rates": config.affinity_rates,
-        "propagation_iterations": config.propagation_iterations,
+        "propagation_iterations": config.iterations_of_refinement,
         "self_weight": config.self_weight,
         "mu": config.mu,
         "refinement": config.refinement,

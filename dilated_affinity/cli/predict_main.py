@@ -98,7 +98,7 @@ def _predictor(config, model):
         return CRFPredictor(model, dense_crf_of(config), *views)
     return Predictor(
         model,
-        config.propagation_iterations if config.postprocess == "propagate" else 0,
+        config.iterations_of_refinement,
         config.self_weight,
         config.mu,
         *views,

@@ -3,7 +3,7 @@
     report_main --model_dir=runs/camvid
 
 The file loads nothing from anywhere else: it can be sent, or kept beside the run. What `eval_main`
-has measured is in it, too.
+has measured of propagation, with predicted and with ground-truth affinity, is in it, too.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from absl import flags
 
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import Predictor
 from dilated_affinity.refinement import refinement_of
@@ -32,6 +33,7 @@ _given = config_flags.define(
         "refinement",
         "stop_patience",
         "stop_tolerance",
+        "postprocess",
     )
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
@@ -48,11 +50,16 @@ def _report():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = Path(_OUTPUT.value or model_dir / "report.html")
     config, model = load_run(model_dir, **_given())
+    if config.postprocess == "crf":
+        raise ConfigError(
+            "A report shows propagation or nothing: --postprocess=propagate or none. "
+            "Received: postprocess='crf'"
+        )
     files = RunFiles.read(model_dir)
     source = load_source(config.dataset, config.val_split, config.data_dir)
     predictor = Predictor(
         model,
-        config.propagation_iterations,
+        config.iterations_of_refinement,
         config.self_weight,
         config.mu,
         config.scales,

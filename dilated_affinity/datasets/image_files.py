@@ -6,6 +6,7 @@ is the palette index.
 
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -207,6 +208,12 @@ def _open_lossless(data: bytes, name: str) -> Image.Image:
             f"{name}: a label must be in a lossless format such as PNG, since others change "
             f"its values. Received: {image.format}"
         )
+    if image.format == "PPM" and image.mode in ("L", "RGB"):
+        # Beginning with a kind, width, height and maximum; Pillow stretches others than 255.
+        header = re.sub(rb"#[^\r\n]*", b" ", data[:4096]).split(maxsplit=4)
+        if header[3:4] != [b"255"]:
+            most = b" ".join(header[3:4]).decode("ascii", "replace")
+            raise DataError(f"{name}: a PNM label must have the maximum 255. Received: {most}")
     return image
 
 

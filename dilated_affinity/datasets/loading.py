@@ -4,7 +4,6 @@ Every data set is a TFDS builder in a folder of its own. Adding one means writin
 one line of `_BUILDERS`.
 """
 
-import difflib
 import functools
 import importlib
 import os
@@ -18,6 +17,7 @@ import tensorflow as tf
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.suggestion import did_you_mean
 
 # Named, not imported: importing TFDS takes seconds that a mere list of names should not cost.
 # A module, and its builder or the function that chooses among several by what lies in `data_dir`.
@@ -71,10 +71,9 @@ def make_builder(name: str, data_dir: str | os.PathLike):
         DataError: `data_dir` does not hold what the data set's README says.
     """
     if name not in _BUILDERS:
-        nearest = difflib.get_close_matches(str(name).lower(), _BUILDERS, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ConfigError(
-            f"Unknown data set: the names are {', '.join(_BUILDERS)}.{hint} Received: {name!r}"
+            f"Unknown data set: the names are {', '.join(_BUILDERS)}."
+            f"{did_you_mean(name, _BUILDERS)} Received: {name!r}"
         )
     module, builder = _BUILDERS[name]
     return getattr(importlib.import_module(module), builder)(data_dir=data_dir)

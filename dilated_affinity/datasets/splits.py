@@ -1,12 +1,12 @@
 """What the name of a split means, TFDS' notation for parts of one included."""
 
-import difflib
 import re
 from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.suggestion import did_you_mean
 
 
 def split_parts(
@@ -28,10 +28,9 @@ def split_parts(
     for part in split.split("+"):
         name = re.sub(r"\[.*\]$", "", part.strip())
         if name not in splits:
-            nearest = difflib.get_close_matches(name.lower(), list(splits), n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise ConfigError(
-                f"{data_set} has the splits {', '.join(splits)}.{hint} Received: split={split!r}"
+                f"{data_set} has the splits {', '.join(splits)}.{did_you_mean(name, splits)} "
+                f"Received: split={split!r}"
             )
     try:
         parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)

@@ -80,7 +80,7 @@ def _figure(figure, alt):
 
 
 def _refines(config):
-    return config.affinity_rates is not None and config.propagation_iterations > 0
+    return config.affinity_rates is not None and config.iterations_of_refinement > 0
 
 
 def _summary(config, files, measurement):

@@ -49,9 +49,8 @@ def learning_curves_figure(log):
     """
     columns = _columns(log)
     steps = columns.get("step", np.arange(1, 1 + max(map(len, columns.values()), default=0)))
-    scores = {
-        name: columns[name] for name in ("val_mean_iou", "semantic_mean_iou") if name in columns
-    }
+    names = ("val_mean_iou", "val_semantic_mean_iou", "semantic_mean_iou")
+    scores = {name: columns[name] for name in names if name in columns}
     figure = _new_figure(8.4 if scores else 4.6, 3.2)
     panels = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     losses = (("semantic_loss", _BLUE, "o"), ("affinity_loss", _VERMILION, "s"))

@@ -105,6 +105,13 @@ def test_labels_keep_the_stored_values():
     np.testing.assert_array_equal(decode_label(encoded(binary), "a"), GREY > 99)
 
 
+def test_a_pgm_label_is_read_as_it_is_stored_or_refused():
+    data = b"P5\n# classes\n2 2 255\n" + bytes([0, 1, 1, 7])
+    assert decode_label(data, "a").tolist() == [[0, 1], [1, 7]]
+    with pytest.raises(DataError, match="maximum 255. Received: 11"):
+        decode_label(data.replace(b"255", b"11"), "a")
+
+
 @pytest.mark.parametrize(
     ("bits", "row", "expected"),
     [(2, 0b00011011, [0, 1, 2, 3]), (4, 0x0F, [0, 15]), (1, 0b01000000, [0, 1])],

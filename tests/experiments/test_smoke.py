@@ -41,6 +41,7 @@ def run(folder, name, *arguments, dataset="shapes"):
     return completed.stdout
 
 
+@pytest.mark.slow
 def test_figure3(folder):
     printed = run(folder, "figure3_frequencies")
     assert "shapes_smoke, 8 label maps, rates 2,4,6,8,10,12,14,16" in printed
