@@ -98,7 +98,6 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     """
     model_dir = Path(model_dir)
     join_processes()
-    keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     replicas = find_replicas(config.num_replicas)
     check_shares(config, replicas)
@@ -151,6 +150,9 @@ class _Run:
             self.source = SkippingSource(self.source)
         save_config(model_dir, config)
         statistics = run_statistics(config, self.source, model_dir)
+        # Here, and not before: preparing a data set draws from Python's generator, as initial
+        # weights do, and would change them.
+        keras.utils.set_random_seed(config.seed)
         with replicas.building():
             self.model = build_model(config, self.source.classes.num_classes, statistics)
             self.trained = compile_model(self.model, config, statistics)

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import random
 import shutil
 import signal
 
@@ -81,6 +82,18 @@ def test_the_same_seed_ends_with_identical_weights(camvid, undisturbed, tmp_path
     for step in (2, 4):
         assert (step, "mean_iou/before_refinement") in events
         assert any(at == step and tag.startswith("examples/") for at, tag in events)
+
+
+def test_what_reading_data_draws_does_not_change_initial_weights(camvid, monkeypatch, tmp_path):
+    def drawing(*arguments):
+        random.random()
+        return load_source(*arguments)
+
+    runs = [tmp_path / "plain", tmp_path / "drawing"]
+    train(tiny_config(camvid), runs[0], stop_after=1)
+    monkeypatch.setattr("dilated_affinity.training.load_source", drawing)
+    train(tiny_config(camvid), runs[1], stop_after=1)
+    assert_same(*runs)
 
 
 def test_a_mistyped_split_does_not_claim_the_folder(camvid, tmp_path):
