@@ -14,6 +14,15 @@ from dilated_affinity.suggestion import did_you_mean
 _NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES)}
 """Settings whose values are names that grow with the package."""
 
+VIEWS = ("eval_output_stride", "eval_scales", "eval_flip", "eval_window")
+"""Settings of how a trained network sees images."""
+
+REFINEMENT = ("postprocess", "self_weight", "mu", "refinement", "stop_patience", "stop_tolerance")
+"""Settings of how its predictions are refined."""
+
+CRF = tuple(field.name for field in dataclasses.fields(Config) if field.name.startswith("crf_"))
+"""Settings of the dense CRF."""
+
 _defined: dict[str, str] = {}
 
 

@@ -28,26 +28,7 @@ from dilated_affinity.training import load_run
 from dilated_affinity.visualization import refinement_search_figure
 
 _given = config_flags.define(
-    (
-        "data_dir",
-        "val_split",
-        "eval_output_stride",
-        "eval_scales",
-        "eval_flip",
-        "eval_window",
-        "self_weight",
-        "mu",
-        "refinement",
-        "stop_patience",
-        "stop_tolerance",
-        "postprocess",
-        "crf_iterations",
-        "crf_gaussian_weight",
-        "crf_gaussian_xy",
-        "crf_bilateral_weight",
-        "crf_bilateral_xy",
-        "crf_bilateral_rgb",
-    )
+    ("data_dir", "val_split", *config_flags.VIEWS, *config_flags.REFINEMENT, *config_flags.CRF)
 )
 for _short in ("scales", "flip", "window"):
     flags.DEFINE_alias(_short, f"eval_{_short}")

@@ -30,12 +30,7 @@ _given = config_flags.define(
         "val_split",
         "eval_output_stride",
         "propagation_iterations",
-        "postprocess",
-        "self_weight",
-        "mu",
-        "refinement",
-        "stop_patience",
-        "stop_tolerance",
+        *config_flags.REFINEMENT,
     )
 )
 flags.DEFINE_alias("iterations", "propagation_iterations")

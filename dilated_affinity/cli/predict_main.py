@@ -25,23 +25,10 @@ from dilated_affinity.training import load_run
 _given = config_flags.define(
     (
         "data_dir",
-        "eval_output_stride",
-        "eval_scales",
-        "eval_flip",
-        "eval_window",
         "propagation_iterations",
-        "self_weight",
-        "mu",
-        "refinement",
-        "stop_patience",
-        "stop_tolerance",
-        "postprocess",
-        "crf_iterations",
-        "crf_gaussian_weight",
-        "crf_gaussian_xy",
-        "crf_bilateral_weight",
-        "crf_bilateral_xy",
-        "crf_bilateral_rgb",
+        *config_flags.VIEWS,
+        *config_flags.REFINEMENT,
+        *config_flags.CRF,
     )
 )
 for _short in ("scales", "flip", "window"):

@@ -23,17 +23,9 @@ _given = config_flags.define(
     (
         "data_dir",
         "val_split",
-        "eval_output_stride",
-        "eval_scales",
-        "eval_flip",
-        "eval_window",
         "propagation_iterations",
-        "self_weight",
-        "mu",
-        "refinement",
-        "stop_patience",
-        "stop_tolerance",
-        "postprocess",
+        *config_flags.VIEWS,
+        *config_flags.REFINEMENT,
     )
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
