@@ -104,6 +104,12 @@ class Config:
         "inferred; DeepLab gives its beta ResNets 1,2,4",
         group="model",
     )
+    atrous_rates: str = _setting(
+        "6,12,18",
+        "Dilations of the ASPP at output stride 16; others follow. Smaller ones for small images.",
+        _DEEPLAB,
+        group="model",
+    )
     filters: int = _setting(256, "Channels of ASPP and decoder.", "paper 3.2", group="model", low=1)
     dropout: float = _setting(
         0.1, "Dropout rate after the ASPP.", _DEEPLAB, group="model", low=0, high=0.99
@@ -389,7 +395,7 @@ class Config:
                 f"Received: warmup_steps={self.warmup_steps}, iterations={self.iterations}"
             )
         # Refuses what cannot be read.
-        self.affinity_rates, self.multi_grid_factors, self.scales  # noqa: B018
+        self.affinity_rates, self.multi_grid_factors, self.aspp_rates, self.scales  # noqa: B018
 
     @classmethod
     def for_dataset(cls, dataset, **overrides):
@@ -405,14 +411,21 @@ class Config:
     @property
     def multi_grid_factors(self) -> tuple[int, ...] | None:
         """`multi_grid` as numbers, or None."""
-        if self.multi_grid == "none":
-            return None
-        if not re.fullmatch(r"[1-9]\d?(,[1-9]\d?)*", self.multi_grid):
+        return None if self.multi_grid == "none" else self._dilations("multi_grid", ", or none")
+
+    @property
+    def aspp_rates(self) -> tuple[int, ...]:
+        """`atrous_rates` as numbers."""
+        return self._dilations("atrous_rates")
+
+    def _dilations(self, name, also=""):
+        text = getattr(self, name)
+        if not re.fullmatch(r"[1-9]\d?(,[1-9]\d?)*", text):
             raise ConfigError(
-                "multi_grid must be positive whole numbers with commas between, or none. "
-                f"Received: multi_grid={self.multi_grid!r}"
+                f"{name} must be positive whole numbers below 100 with commas between{also}. "
+                f"Received: {name}={text!r}"
             )
-        return tuple(map(int, self.multi_grid.split(",")))
+        return tuple(map(int, text.split(",")))
 
     @property
     def iterations_of_refinement(self) -> int:

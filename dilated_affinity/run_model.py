@@ -48,6 +48,7 @@ def _deeplab(config, num_classes, statistics, weights):
         filters=config.filters,
         dropout=config.dropout,
         multi_grid=config.multi_grid_factors,
+        atrous_rates=config.aspp_rates,
     )
     if config.structure != "aaf":
         return model

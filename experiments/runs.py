@@ -28,6 +28,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.crf_refinement import evaluate_crf
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.memory import keep_freed_memory
 from dilated_affinity.run_folder import CHECKPOINTS
 from dilated_affinity.run_model import at_output_stride
 from dilated_affinity.training import train
@@ -120,7 +121,13 @@ SCALES = {
     # In short trainings larger betas were better: 6 instead of 1.2 on CamVid, and on shapes.
     "small": {
         "camvid": Scale(
-            {"crop_size": 161, "iterations": 520, "validate_every": 130},
+            {
+                "crop_size": 161,
+                "atrous_rates": "3,6,9",
+                "filters": 128,
+                "iterations": 400,
+                "validate_every": 200,
+            },
             divisor=2,
             beta_factor=5.0,
             halved=True,
@@ -167,6 +174,7 @@ def define_flags(dataset="voc2012_aug", scale="paper"):
     )
 
     def queue():
+        keep_freed_memory()
         values = flags.FLAGS
         results_dir = values.results_dir or (
             Path(values.runs_dir, "results") if values.scale == "smoke" else RESULTS

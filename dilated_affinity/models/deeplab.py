@@ -20,7 +20,7 @@ from dilated_affinity.models.weights import load_backbone_weights
 BACKBONES = {**mobilenet_v2.BACKBONES, **resnet.BACKBONES, **resnet_beta.BACKBONES}
 """Every backbone by name. A new family is one file and one line here."""
 
-ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+ATROUS_RATES = (6, 12, 18)
 """The atrous rates follow the output stride: the same distances in the image."""
 
 LOW_LEVEL_STRIDE = 4
@@ -61,6 +61,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     filters=256,
     dropout=0.1,
     multi_grid=None,
+    atrous_rates=ATROUS_RATES,
     propagation_iterations=0,
     name="deeplab_v3_plus",
 ):
@@ -74,7 +75,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
         rates: (vertical, horizontal) pairs, as `parse_rates` returns them; None for plain
             DeepLabv3+ without an affinity head.
         backbone: A name in `BACKBONES`. Defaults to `"resnet101"`.
-        output_stride: 8, 16 or 32; the ASPP rates follow. Weights fit every output stride.
+        output_stride: 8, 16 or 32. Weights fit every output stride.
         weights: Of the backbone: `"imagenet"` (downloaded by Keras), the path of a `.weights.h5`
             file of the `keras.applications` model without classifier, or None. For a "beta"
             backbone the prefix of a TensorFlow 1 checkpoint of DeepLab's or slim's.
@@ -91,6 +92,10 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
         dropout: Rate after the ASPP's projection. Defaults to 0.1.
         multi_grid: Factors on the dilation of the units of the backbone's last stage, such as
             `(1, 2, 4)`; None for 1.
+        atrous_rates: Dilations of the ASPP's 3x3 convolutions at output stride 16; at others they
+            keep the distance in the image. Training has to use them: what lies further apart than
+            a training crop is wide meets random weights in larger images. Defaults to DeepLab's
+            (6, 12, 18), 288 pixels.
         propagation_iterations: Iterations of affinity propagation inside the model, through which
             it is trained: the semantic logits are those of the refined probabilities. Defaults to
             0, the paper's way: propagation is applied to the trained model.
@@ -130,6 +135,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
         multi_grid=multi_grid,
         **options,
     )
+    dilations = _dilations(atrous_rates, output_stride)
     ends = [network.get_layer(end).output for end in (entry.low_level, entry.high_level)]
     extractor = keras.Model(network.input, ends, name=backbone)
     load_backbone_weights(extractor, entry, weights)
@@ -138,7 +144,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     images = keras.Input((None, None, 3), name="images")
     low_level, features = extractor(entry.preprocess()(images))
 
-    features = _aspp(block, features, output_stride, dropout)
+    features = _aspp(block, features, dilations, dropout)
     features = AlignedResize(output_stride, LOW_LEVEL_STRIDE, entry.padding, name="decoder_resize")(
         [features, images]
     )
@@ -214,10 +220,20 @@ def _checked_bias(bias, rates):
     return bias
 
 
-def _aspp(block, features, output_stride, dropout):
+def _dilations(atrous_rates, output_stride):
+    """The ASPP's dilations at an output stride."""
+    valid = isinstance(atrous_rates, (tuple, list)) and len(atrous_rates) > 0
+    if not valid or not all(isinstance(rate, int) and rate > 0 for rate in atrous_rates):
+        raise ConfigError(
+            f"atrous_rates must be positive integers. Received: atrous_rates={atrous_rates!r}"
+        )
+    return [max(1, rate * 16 // output_stride) for rate in atrous_rates]
+
+
+def _aspp(block, features, dilations, dropout):
     """Atrous spatial pyramid pooling with image-level features."""
     branches = [block.point(features, "aspp_conv1x1")]
-    for index, rate in enumerate(ASPP_RATES[output_stride]):
+    for index, rate in enumerate(dilations):
         branches.append(block.conv3x3(features, f"aspp_atrous{index}", dilation_rate=rate))
     pooled = layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
     pooled = block.point(pooled, "aspp_pool_conv")

@@ -1,6 +1,7 @@
 """DeepLabv3+ with its two heads: shapes, settings, saving, training."""
 
 import functools
+import re
 import subprocess
 import sys
 import textwrap
@@ -134,6 +135,13 @@ def test_aspp_rates_follow_the_output_stride(output_stride, separable, expected)
     assert found == [(rate, rate) for rate in expected]
 
 
+@pytest.mark.parametrize("output_stride, expected", [(8, [6, 10]), (32, [1, 2])])
+def test_aspp_rates_can_be_chosen(output_stride, expected):
+    layers = built_once(output_stride=output_stride, atrous_rates=(3, 5)).layers
+    found = [layer.dilation_rate for layer in layers if re.search(r"aspp.*_depthwise$", layer.name)]
+    assert found == [(rate, rate) for rate in expected]
+
+
 @pytest.mark.parametrize("output_stride, separable", [(8, True), (16, False)])
 def test_parameter_count(output_stride, separable):
     def norm(channels):
@@ -184,6 +192,9 @@ def test_weight_decay_is_on_kernels_of_ordinary_convolutions():
         {"output_stride": 4},
         {"output_stride": "16"},
         {"batch_norm": "none"},
+        {"atrous_rates": ()},
+        {"atrous_rates": (6, 0)},
+        {"atrous_rates": "6,12"},
         {"affinity_bias": np.zeros(8)},
         {"affinity_bias": np.full(24, np.inf)},
         {"affinity_bias": np.zeros(24), "rates": None},
