@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from keras import ops
 from dilated_affinity.affinity.early_stopping import EarlyStoppingPropagation
 from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.files import write_atomically
+from dilated_affinity.models.rewriting import PRECISIONS
 
 METADATA = Path("assets.extra", "dilated_affinity.json")
 """Where a SavedModel keeps what it was given to say about itself."""
@@ -42,12 +44,14 @@ class Format:
         write: Writes an inference model at a path.
         load: Makes of what lies at a path a function from uint8 images to a dict of arrays.
         packages: Modules to write and read it, beside what the package needs anyway.
+        mixed_precision: The precisions in which its runtimes compute convolutions.
     """
 
     suffix: str
     write: Callable[[keras.Model, Path, Options], None]
     load: Callable[[Path], Callable[[np.ndarray], dict[str, np.ndarray]]]
     packages: tuple[str, ...] = ()
+    mixed_precision: tuple[str, ...] = tuple(PRECISIONS)
 
 
 def arrays(outputs) -> dict[str, np.ndarray]:
@@ -147,11 +151,20 @@ def _load_onnx(path):
     return lambda images: dict(zip(names, session.run(names, {_IMAGES.name: images}), strict=True))
 
 
+_UNKNOWN_TO_LITERT = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
+
+
 def _write_litert(whole, path, _):
     # Without TensorFlow's own operations, for which most LiteRT runtimes have no room.
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    with _without_xla():
-        _convertible(whole).export(path, "litert", verbose=False, target_spec=builtins)
+    try:
+        with _without_xla():
+            _convertible(whole).export(path, "litert", verbose=False, target_spec=builtins)
+    except Exception as error:
+        unknown = sorted(set(_UNKNOWN_TO_LITERT.findall(str(error))))
+        if not unknown:
+            raise
+        raise RuntimeError(f"LiteRT lacks TensorFlow's {', '.join(unknown)}") from error
 
 
 def _load_litert(path):
@@ -193,7 +206,13 @@ def _without_xla():
 FORMATS = {
     "saved_model": Format("", _write_saved_model, _load_saved_model),
     "keras": Format(".keras", _write_keras, _load_keras),
-    "onnx": Format(".onnx", _write_onnx, _load_onnx, ("tf2onnx", "onnx", "onnxruntime")),
-    "litert": Format(".tflite", _write_litert, _load_litert),
+    "onnx": Format(
+        ".onnx",
+        _write_onnx,
+        _load_onnx,
+        packages=("tf2onnx", "onnx", "onnxruntime"),
+        mixed_precision=("none", "float16"),
+    ),
+    "litert": Format(".tflite", _write_litert, _load_litert, mixed_precision=("none",)),
 }
 """Every format by name."""

@@ -1,6 +1,9 @@
 """Progress bars with rate and time left, quiet where nobody watches."""
 
+import contextlib
+import os
 import sys
+import threading
 
 import keras
 from tqdm.auto import tqdm
@@ -11,16 +14,57 @@ def watched() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def progress(iterable, description, total=None, unit=""):
+def progress(iterable, description, total=None, unit="image"):
     """Iterates with a bar of rate and time left, or silently where nobody watches.
 
     Args:
         iterable: What to iterate over.
         description: What is going on, before the bar.
         total: Number of items, where `len(iterable)` does not tell.
-        unit: What an item is, such as `"image"`.
+        unit: What an item is. Defaults to `"image"`.
     """
     return _bar(iterable, description, unit, total=total)
+
+
+@contextlib.contextmanager
+def open_with_progress(path: str | os.PathLike):
+    """Opens a binary file of which a bar tells how much has been read."""
+    bar = {"desc": f"reading {os.path.basename(path)}", "disable": not watched()}
+    with (
+        open(path, "rb") as file,
+        tqdm.wrapattr(file, "read", os.path.getsize(path), dynamic_ncols=True, **bar) as counted,
+    ):
+        yield counted
+
+
+@contextlib.contextmanager
+def stages(description, total):
+    """Context with a bar over a few long stages, whose clock goes on while one of them lasts.
+
+    Args:
+        description: What is going on, before the bar.
+        total: Number of stages.
+
+    Yields:
+        A function without arguments, to be called at the end of each stage.
+    """
+    bar = _bar(None, description, "stage", total=total, smoothing=0)
+    over = threading.Event()
+
+    def tick():
+        while not over.wait(1):
+            bar.refresh()
+
+    clock = threading.Thread(target=tick, daemon=True)
+    if not bar.disable:
+        clock.start()
+    try:
+        yield bar.update
+    finally:
+        over.set()
+        if clock.ident is not None:
+            clock.join()
+        bar.close()
 
 
 class TrainingProgress(keras.callbacks.Callback):
@@ -56,7 +100,7 @@ def _bar(iterable, description, unit, **options):
     return tqdm(
         iterable,
         desc=description,
-        unit=f" {unit}" if unit else "",
+        unit=unit,
         disable=not watched(),
         dynamic_ncols=True,
         **options,

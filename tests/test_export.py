@@ -6,20 +6,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny  # noqa: F401 - the backbone "tiny"
+from exports import IMAGE, IMAGES, RATES, SETTINGS, assert_agrees, decisive, small_model
 from PIL import Image
 
 from dilated_affinity import export, export_formats
 from dilated_affinity.affinity import propagation
-from dilated_affinity.affinity.early_stopping import EarlyStop
 from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.export import export_model
 from dilated_affinity.export_formats import FORMATS, METADATA, Format
 from dilated_affinity.inference import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
-
-RATES = ((2, 4),)
-SETTINGS = {"iterations": 3, "self_weight": 4.0, "mu": 20.0}
 
 BARE = """
 import sys
@@ -36,35 +32,17 @@ np.savez(sys.argv[3], **outputs)
 """
 
 
-def decisive(model):
-    """Gives the heads logits of some size, not all near 0."""
-    for name in ("semantic_logits", "affinity_logits"):
-        kernel = model.get_layer(name).kernel
-        kernel.assign(kernel * 100)
-    return model
-
-
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
-    return decisive(DeepLabV3Plus(5, RATES, "tiny", weights=None, filters=8, separable=False))
+    return small_model(separable=False)
 
 
 @pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(0).integers(0, 256, (3, 97, 131, 3)).astype("uint8")
-
-
-@pytest.fixture(scope="module")
-def image(images):
-    return images[0, :40, :50]
-
-
-@pytest.fixture(scope="module")
-def saved_model(model, image, tmp_path_factory):
+def saved_model(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("exports") / "deep" / "model"
     export_model(
-        model, path, image, **SETTINGS, affinity=True, metadata={"classes": ["road", "sky"]}
+        model, path, IMAGE, **SETTINGS, affinity=True, metadata={"classes": ["road", "sky"]}
     )
     return path
 
@@ -72,16 +50,6 @@ def saved_model(model, image, tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(saved_model):
     return tf.saved_model.load(saved_model)
-
-
-def assert_agrees(received, expected):
-    assert set(received) == set(expected)
-    for name, value in expected.items():
-        assert received[name].dtype == np.asarray(value).dtype
-        if name == "labels":
-            np.testing.assert_array_equal(received[name], value)
-        else:
-            np.testing.assert_allclose(received[name], value, atol=1e-4)
 
 
 def in_a_bare_process(path, batches, folder):
@@ -99,9 +67,9 @@ def in_a_bare_process(path, batches, folder):
     }
 
 
-def test_a_saved_model_needs_tensorflow_alone(model, images, saved_model, tmp_path):
+def test_a_saved_model_needs_tensorflow_alone(model, saved_model, tmp_path):
     batches = {
-        f"{size[0]}x{size[1]}of{count}": images[:count, : size[0], : size[1]]
+        f"{size[0]}x{size[1]}of{count}": IMAGES[:count, : size[0], : size[1]]
         for size in ((40, 50), (97, 128), (64, 33))
         for count in (1, 3)
     }
@@ -113,9 +81,9 @@ def test_a_saved_model_needs_tensorflow_alone(model, images, saved_model, tmp_pa
         assert_agrees(received[name], expected)
 
 
-def test_refinement_is_part_of_it(model, images, loaded):
-    refined = loaded.serve(images)["labels"]
-    unrefined = inference_model(model, iterations=0)(images)["labels"]
+def test_refinement_is_part_of_it(model, loaded):
+    refined = loaded.serve(IMAGES)["labels"]
+    unrefined = inference_model(model, iterations=0)(IMAGES)["labels"]
     assert (np.asarray(refined) != np.asarray(unrefined)).mean() > 0.01
 
 
@@ -167,78 +135,31 @@ def xla_functions(loaded):
     return sum(function.attr["_XlaMustCompile"].b for function in graph.library.function)
 
 
-def test_for_a_runtime_without_xla(model, image, loaded, tmp_path):
-    agreement = export_model(model, tmp_path / "model", image, **SETTINGS, jit_compile=False)
+def test_for_a_runtime_without_xla(model, loaded, tmp_path):
+    agreement = export_model(model, tmp_path / "model", IMAGE, **SETTINGS, jit_compile=False)
     assert agreement.labels == 0
     plain = tf.saved_model.load(tmp_path / "model")
     assert xla_functions(plain) == 0 and xla_functions(loaded) > 0
     assert not tf.config.functions_run_eagerly()
 
 
-def test_keras(model, images, image, tmp_path):
-    export_model(model, tmp_path / "model.keras", image, "keras", **SETTINGS)
+def test_keras(model, tmp_path):
+    export_model(model, tmp_path / "model.keras", IMAGE, "keras", **SETTINGS)
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    expected = inference_model(model, **SETTINGS)(images)
+    expected = inference_model(model, **SETTINGS)(IMAGES)
     assert_agrees(
-        {name: np.asarray(value) for name, value in loaded(images).items()},
+        {name: np.asarray(value) for name, value in loaded(IMAGES).items()},
         {name: expected[name] for name in ("labels", "probabilities")},
     )
 
 
-def test_onnx(model, images, image, tmp_path):
-    for package in ("tf2onnx", "onnx"):
-        pytest.importorskip(package, reason="the extra `onnx` is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = tmp_path / "model.onnx"
-    export_model(model, path, image, "onnx", **SETTINGS, affinity=True)
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    received = session.run(names, {"images": images})
-    expected = inference_model(model, **SETTINGS)(images)
-    assert_agrees(dict(zip(names, received, strict=True)), expected)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-def test_litert(model, images, image, tmp_path):
-    path = tmp_path / "model.tflite"
-    export_model(model, path, image, "litert", **SETTINGS, affinity=True)
-    predict = tf.lite.Interpreter(str(path)).get_signature_runner("serving_default")
-    assert_agrees(predict(images=images), inference_model(model, **SETTINGS)(images))
-
-
-VARIANTS = {"decoder_stride": "decoder_stride", "early_stop": EarlyStop(1, 0.05)}
-
-
-@pytest.mark.parametrize(
-    ("format", "suffix"),
-    [
-        pytest.param("saved_model", "", marks=pytest.mark.slow),
-        ("keras", ".keras"),
-        pytest.param("litert", ".tflite", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("refinement", VARIANTS.values(), ids=VARIANTS)
-def test_other_refinements(images, tmp_path, format, suffix, refinement):
-    rates = ((4, 8),)  # multiples of the decoder's stride
-    model = decisive(DeepLabV3Plus(5, rates, "tiny", weights=None, filters=8, separable=False))
-    path = tmp_path / f"model{suffix}"
-    settings = {"iterations": 5, "mu": 20.0, "refinement": refinement}
-    export_model(model, path, images[0, :40, :50], format, **settings)
-    received = FORMATS[format].load(path)(images)
-    expected = inference_model(model, **settings)(images)
-    assert_agrees(received, {name: expected[name] for name in ("labels", "probabilities")})
-    exact = inference_model(model, 5, mu=20.0)(images)["probabilities"]
-    assert np.abs(exact - received["probabilities"]).max() > 0.01
-
-
-def test_a_model_without_affinity(image, tmp_path):
+def test_a_model_without_affinity(tmp_path):
     plain = DeepLabV3Plus(5, None, "tiny", weights=None, filters=8)
-    export_model(plain, tmp_path / "model.keras", image, "keras")
+    export_model(plain, tmp_path / "model.keras", IMAGE, "keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert set(loaded(image[np.newaxis])) == {"labels", "probabilities"}
+    assert set(loaded(IMAGE[np.newaxis])) == {"labels", "probabilities"}
     with pytest.raises(ConfigError, match="no affinity to output"):
-        export_model(plain, tmp_path / "other.keras", image, "keras", affinity=True)
+        export_model(plain, tmp_path / "other.keras", IMAGE, "keras", affinity=True)
 
 
 def off_by_a_thousandth(outputs):
@@ -279,9 +200,7 @@ def fails(outputs):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_differs_from_the_model_does_not_stay(
-    model, image, tmp_path, monkeypatch, fault, message
-):
+def test_what_differs_from_the_model_does_not_stay(model, tmp_path, monkeypatch, fault, message):
     load = export._load
 
     def load_faulty(path, format):
@@ -290,11 +209,42 @@ def test_what_differs_from_the_model_does_not_stay(
 
     monkeypatch.setattr(export, "_load", load_faulty)
     with pytest.raises(RunError, match=message):
-        export_model(model, tmp_path / "model.keras", image, "keras", iterations=1)
+        export_model(model, tmp_path / "model.keras", IMAGE, "keras", iterations=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_leaves_an_earlier_one(saved_model, model, image, monkeypatch):
+def one_pixel_aside(outputs):
+    return {name: np.roll(value, 1, axis=2) for name, value in outputs.items()}
+
+
+def of_another_channel(outputs):
+    return {**outputs, "probabilities": np.roll(outputs["probabilities"], 1, axis=-1)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (one_pixel_aside, "probabilities of the keras .* Received: a difference"),
+        (of_another_channel, "probabilities of the keras .* Received: a difference"),
+        (not_a_number, "difference of nan"),
+        (one_other_label, "labels of the keras .* 1 others where"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_bfloat16_does_not_explain_does_not_stay(model, tmp_path, monkeypatch, fault, message):
+    load = export._load
+
+    def load_faulty(path, format):
+        predict = load(path, format)
+        return lambda images: fault(predict(images))
+
+    monkeypatch.setattr(export, "_load", load_faulty)
+    with pytest.raises(RunError, match=message):
+        export_model(model, tmp_path / "model.keras", IMAGE, "keras", 1, mixed_precision="bfloat16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_an_earlier_one(saved_model, model, monkeypatch):
     before = sorted(path.name for path in saved_model.parent.iterdir())
 
     def refuse(*_, **__):
@@ -302,18 +252,18 @@ def test_a_failed_export_leaves_an_earlier_one(saved_model, model, image, monkey
 
     monkeypatch.setattr(tf.saved_model, "save", refuse)
     with pytest.raises(RunError, match="converted to saved_model.* Received: an operation$"):
-        export_model(model, saved_model, image, overwrite=True)
+        export_model(model, saved_model, IMAGE, overwrite=True)
     assert sorted(path.name for path in saved_model.parent.iterdir()) == before
     assert (saved_model / METADATA).is_file()
 
 
-def test_never_overwrites_unasked(model, image, tmp_path):
+def test_never_overwrites_unasked(model, tmp_path):
     path = tmp_path / "model.keras"
     path.write_text("mine")
     with pytest.raises(DataError, match="model.keras: exists already"):
-        export_model(model, path, image, "keras")
+        export_model(model, path, IMAGE, "keras")
     assert path.read_text() == "mine"
-    export_model(model, path, image, "keras", iterations=0, overwrite=True)
+    export_model(model, path, IMAGE, "keras", iterations=0, overwrite=True)
     assert path.stat().st_size > 1000
 
 
@@ -331,16 +281,16 @@ def quick_folders(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_folders")
-def test_overwrites_an_earlier_export_but_no_other_folder(model, image, tmp_path):
+def test_overwrites_an_earlier_export_but_no_other_folder(model, tmp_path):
     folder = tmp_path / "model"
     (folder / "photographs").mkdir(parents=True)
     with pytest.raises(DataError, match="exists already"):
-        export_model(model, folder, image)
+        export_model(model, folder, IMAGE)
     with pytest.raises(DataError, match="not an export of the format saved_model"):
-        export_model(model, folder, image, overwrite=True)
+        export_model(model, folder, IMAGE, overwrite=True)
     assert (folder / "photographs").is_dir()
     (folder / "saved_model.pb").write_text("an earlier one")
-    export_model(model, folder, image, iterations=0, overwrite=True)
+    export_model(model, folder, IMAGE, iterations=0, overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["model.keras"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -351,6 +301,7 @@ def test_overwrites_an_earlier_export_but_no_other_folder(model, image, tmp_path
         ({"format": "torch"}, "format must be one of saved_model, keras, onnx, litert"),
         ({"format": "keras"}, "must end in .keras"),
         ({"format": "litert"}, "must end in .tflite"),
+        ({"mixed_precision": "int8"}, "saved_model must be one of none, bfloat16, float16"),
         ({"iterations": -1}, "iterations must be .* at least 0"),
         ({"mu": 1.0}, "mu must be above 1"),
         ({"self_weight": -1.0}, "self_weight must be at least 0"),
@@ -360,19 +311,19 @@ def test_overwrites_an_earlier_export_but_no_other_folder(model, image, tmp_path
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_settings_that_make_no_sense(model, image, tmp_path, arguments, message):
+def test_settings_that_make_no_sense(model, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        export_model(model, **{"output": tmp_path / "model", "image": image, **arguments})
+        export_model(model, **{"output": tmp_path / "model", "image": IMAGE, **arguments})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_extra_is_named(model, image, tmp_path, monkeypatch):
+def test_a_missing_extra_is_named(model, tmp_path, monkeypatch):
     find = export.importlib.util.find_spec
     monkeypatch.setattr(
         export.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name)
     )
     with pytest.raises(ConfigError, match=r"needs tf2onnx.*pip install 'dilated_affinity\[onnx\]'"):
-        export_model(model, tmp_path / "model.onnx", image, "onnx")
+        export_model(model, tmp_path / "model.onnx", IMAGE, "onnx")
 
 
 @pytest.mark.slow

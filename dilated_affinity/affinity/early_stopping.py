@@ -118,7 +118,7 @@ def _propagate_until_stable(
     def iterate(step, current, quiet):
         moving = ops.reshape(quiet < patience, (-1, 1, 1, 1))
         refined = ops.where(moving, grid.step(current), current)
-        changed = ops.where(_same_label(current, refined)[..., None], 0.0, counted)
+        changed = ops.where(ops.expand_dims(_same_label(current, refined), -1), 0.0, counted)
         changed = ops.sum(changed, axis=(1, 2, 3))
         return step + 1, refined, ops.where(changed <= allowed, quiet + 1, 0)
 

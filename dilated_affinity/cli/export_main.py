@@ -15,6 +15,7 @@ Every export is compared with the Keras model on an image of the validation spli
 import tensorflow as tf
 from absl import flags, logging
 
+from dilated_affinity.announcement import announce, refinement_in_words
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
@@ -30,6 +31,7 @@ _given = config_flags.define(
         "val_split",
         "eval_output_stride",
         "propagation_iterations",
+        "mixed_precision",
         *config_flags.REFINEMENT,
     )
 )
@@ -52,15 +54,20 @@ _JIT_COMPILE = flags.DEFINE_bool(
     True,
     "Let XLA compile the propagation of a SavedModel; no for a runtime without XLA.",
 )
+_FOLD_BATCH_NORM = flags.DEFINE_bool(
+    "fold_batch_norm",
+    False,
+    "Fold batch norm into the convolutions: up to rounding the same outputs, in less time.",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export that exists.")
 
 
 def _export():
     model_dir = app.required(_MODEL_DIR.value, "model_dir")
     output = app.required(_OUTPUT.value, "output")
-    check_output(output, _FORMAT.value, _OVERWRITE.value)
-    _quiet()
-    config, model = load_run(model_dir, **_given())
+    given = _given()
+    check_output(output, _FORMAT.value, _OVERWRITE.value, given.get("mixed_precision"))
+    config, model = load_run(model_dir, **given)
     if config.scales != (1.0,) or config.eval_flip or config.eval_window:
         logging.warning(
             "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
@@ -72,6 +79,16 @@ def _export():
             "Received: postprocess='crf'"
         )
     source = load_source(config.dataset, config.val_split, config.data_dir)
+    announce(
+        config,
+        model,
+        source.classes.num_classes,
+        f"an image of {config.val_split} to check with",
+        f"{_FORMAT.value} at output stride {config.eval_output_stride}, "
+        f"{refinement_in_words(config)}",
+        output,
+    )
+    _quiet()
     agreement = export_model(
         model,
         output,
@@ -85,6 +102,8 @@ def _export():
         _OVERWRITE.value,
         _metadata(config, source.classes),
         refinement_of(config),
+        config.mixed_precision,
+        _FOLD_BATCH_NORM.value,
     )
     print(f"{output}: {_FORMAT.value} written; on {source.ids[0]} {agreement}")
 
@@ -105,6 +124,8 @@ def _metadata(config, classes):
         "self_weight": config.self_weight,
         "mu": config.mu,
         "refinement": config.refinement,
+        "mixed_precision": config.mixed_precision,
+        "fold_batch_norm": _FOLD_BATCH_NORM.value,
     }
 
 

@@ -12,7 +12,9 @@ def _entry(alpha):
         application=functools.partial(
             keras.applications.MobileNetV2, include_top=False, alpha=alpha
         ),
-        preprocess=lambda: keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocess"),
+        preprocess=lambda: keras.layers.Rescaling(
+            1 / 127.5, offset=-1.0, name="preprocess", dtype="float32"
+        ),
         # The end points of the DeepLab authors: the last expansion at stride 4, and the last
         # projection, not the 1280 channels in front of the classifier.
         low_level="block_2_depthwise_relu",

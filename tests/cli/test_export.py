@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,11 +24,17 @@ def test_exports_with_the_settings_of_the_run(run, tmp_path):
     config, model_dir = run
     output = tmp_path / "exports" / "model"
     result = command(
-        "export_main", f"--model_dir={model_dir}", f"--output={output}", "--self_weight=2"
+        "export_main",
+        f"--model_dir={model_dir}",
+        f"--output={output}",
+        "--self_weight=2",
+        "--fold_batch_norm",
     )
     assert result.returncode == 0, result.stderr
     assert f"{output}: saved_model written" in result.stdout
     assert "0 of" in result.stdout and "labels differ" in result.stdout
+    assert "saved_model at output stride 16, 3 iterations of propagation with" in result.stderr
+    assert f"on CPU, float32; writing to {output}" in result.stderr
 
     _, model = training.load_run(model_dir)
     example = load_source(config.dataset, config.val_split, config.data_dir)[0]
@@ -39,6 +46,26 @@ def test_exports_with_the_settings_of_the_run(run, tmp_path):
     metadata = json.loads((output / METADATA).read_text())
     assert metadata["classes"][0] == "sky" and len(metadata["classes"]) == NUM_CLASSES
     assert metadata["propagation_iterations"] == 3 and metadata["self_weight"] == 2.0
+    assert metadata["mixed_precision"] == "none" and metadata["fold_batch_norm"] is True
+
+
+def test_another_precision_than_the_runs(run, tmp_path):
+    _, model_dir = run
+    output = tmp_path / "model.keras"
+    arguments = (f"--model_dir={model_dir}", f"--output={output}", "--format=keras")
+    result = command("export_main", *arguments, "--iterations=0", "--mixed_precision=bfloat16")
+    assert result.returncode == 0, result.stderr
+    assert "on average" in result.stdout
+    whole = keras.models.load_model(output)
+    (network,) = [layer for layer in whole.layers if isinstance(layer, keras.Model)]
+    assert network.get_layer("decoder_conv1").compute_dtype == "bfloat16"
+
+
+def test_a_precision_that_the_format_lacks_is_refused_before_anything_is_loaded(tmp_path):
+    arguments = (f"--output={tmp_path / 'model.tflite'}", "--format=litert")
+    result = command("export_main", "--model_dir=nowhere", *arguments, "--mixed_precision=bfloat16")
+    assert result.returncode == 2, result.stderr
+    assert "litert must be one of none. Received" in result.stderr.splitlines()[-1]
 
 
 def test_a_bad_command_line_is_one_line_before_anything_is_loaded(tmp_path):

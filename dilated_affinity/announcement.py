@@ -1,0 +1,94 @@
+"""The first line that a command writes: what its settings have come to."""
+
+import keras
+from absl import logging
+
+from dilated_affinity.affinity.geometry import format_rates
+from dilated_affinity.config import Config
+
+
+def announce(
+    config: Config,
+    model: keras.Model,
+    num_classes: int,
+    images: str,
+    work: str,
+    output,
+    devices: int = 1,
+):
+    """Logs data, sizes, model, work, devices, precision, and where it writes, in one line.
+
+    Args:
+        config: The settings in force.
+        model: What is trained or used.
+        num_classes: Of the data set.
+        images: Which images, such as `"100 images of val"`.
+        work: What is done with them, such as `refinement_in_words` says it.
+        output: The file or folder to write.
+        devices: How many devices share the work. Defaults to 1.
+    """
+    rates, precision = config.affinity_rates, config.mixed_precision
+    logging.info(
+        "%s: %s, %d classes, rates %s; %s with %s parameters; %s; on %s, %s; writing to %s",
+        config.dataset,
+        images,
+        num_classes,
+        "none" if rates is None else format_rates(rates),
+        config.backbone,
+        f"{model.count_params():,}",
+        work,
+        _devices_in_words(devices),
+        "float32" if precision == "none" else f"mixed {precision}",
+        output,
+    )
+
+
+def views_in_words(config: Config) -> str:
+    """How a trained network sees images.
+
+    Example:
+
+    >>> views_in_words(Config(eval_scales="0.5,1", eval_flip=True))
+    'output stride 8, scales 0.5,1, mirrored, too'
+    """
+    words = [f"output stride {config.eval_output_stride}"]
+    if config.scales != (1.0,):
+        words.append(f"scales {','.join(f'{scale:g}' for scale in config.scales)}")
+    if config.eval_flip:
+        words.append("mirrored, too")
+    if config.eval_window:
+        words.append(f"windows of {config.eval_window}")
+    return ", ".join(words)
+
+
+def refinement_in_words(config: Config, iterations=None) -> str:
+    """How predictions are refined.
+
+    Args:
+        config: The settings in force.
+        iterations: Numbers of iterations; those of the settings when None.
+
+    Example:
+
+    >>> refinement_in_words(Config())
+    '10 iterations of propagation with lambda 6, mu 7'
+    >>> refinement_in_words(Config(refinement="decoder_stride"), (0, 3))
+    '0, 3 iterations of propagation with lambda 6, mu 7, decoder_stride'
+    >>> refinement_in_words(Config(rates="none"))
+    'no refinement'
+    """
+    if config.postprocess == "crf":
+        return f"{config.crf_iterations} iterations of a dense CRF"
+    counts = (config.iterations_of_refinement,) if iterations is None else tuple(iterations)
+    if config.affinity_rates is None or counts == (0,):
+        return "no refinement"
+    variant = "" if config.refinement == "exact" else f", {config.refinement}"
+    return (
+        f"{', '.join(map(str, counts))} iterations of propagation with lambda "
+        f"{config.self_weight:g}, mu {config.mu:g}{variant}"
+    )
+
+
+def _devices_in_words(count):
+    kind = "GPU" if keras.distribution.list_devices("gpu") else "CPU"
+    return kind if count == 1 else f"{count} devices ({kind})"
