@@ -35,7 +35,14 @@ from dilated_affinity.multi_view import MultiScale, SlidingWindow
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import Refiner, check_refinement, decoder_resize, divided_rates
 from dilated_affinity.scales import check_scales
-from dilated_affinity.visualization import affinity_picture, comparison, overlay
+from dilated_affinity.visualization import (
+    affinity_picture,
+    class_entries,
+    comparison,
+    error_picture,
+    overlay,
+    with_legend,
+)
 
 
 def inference_model(
@@ -254,7 +261,8 @@ def predict_files(
     """Predicts an image file, or every image in a folder and its sub-folders.
 
     For `a/b.jpg` it writes `a/b_labels.png` (palette PNG, the class is the index),
-    `a/b_overlay.png` and, for a model with affinity, `a/b_affinity.png` below `output_dir`.
+    `a/b_overlay.png` with a legend below it and, for a model with affinity, `a/b_affinity.png`
+    below `output_dir`.
 
     Args:
         predictor: What predicts.
@@ -291,7 +299,8 @@ def predict_examples(
     """Predicts examples of a data set, whose labels are known.
 
     Writes what `predict_files` writes, and, for each, `<id>_comparison.png`: image, prediction,
-    affinity, refined prediction and ground truth side by side.
+    affinity, refined prediction and ground truth side by side; and `<id>_errors.png`: what is
+    wrong and, for a model with affinity, what refinement has repaired and harmed.
 
     Args:
         predictor: What predicts.
@@ -332,7 +341,7 @@ def _write_predictions(predictor, classes, items, output_dir, overwrite, label_i
         if stem in taken:
             raise DataError(f"{name} and {taken[stem]} would be written to the same files.")
         taken[stem] = name
-        for kind in ("labels", "overlay", "affinity", "comparison"):
+        for kind in ("labels", "overlay", "affinity", "comparison", "errors"):
             target = _target(stem, kind)
             if target.exists() and not overwrite:
                 raise DataError(f"{target}: exists already; overwriting was not asked for.")
@@ -359,17 +368,15 @@ def _pictures(prediction, rates, classes, example, label_ids):
         if label_ids is None
         else label_id_image(prediction.labels, label_ids)
     )
-    pictures = {
-        "labels": labels,
-        "overlay": Image.fromarray(overlay(example["image"], prediction.labels, classes)),
-    }
+    entries = class_entries(prediction.labels, classes)
+    colored = overlay(example["image"], prediction.labels, classes)
+    arrays = {"overlay": with_legend(colored, entries)}
     if prediction.affinity is not None:
-        picture = affinity_picture(prediction.affinity, rates)
-        pictures["affinity"] = Image.fromarray(picture)
+        arrays["affinity"] = affinity_picture(prediction.affinity, rates)
     if "label" in example:
-        picture = comparison(example, prediction, rates, classes)
-        pictures["comparison"] = Image.fromarray(picture)
-    return pictures
+        arrays["comparison"] = comparison(example, prediction, rates, classes)
+        arrays["errors"] = error_picture(example["label"], prediction, classes.ignore_label)
+    return {"labels": labels, **{kind: Image.fromarray(array) for kind, array in arrays.items()}}
 
 
 def palette_image(labels, classes: ClassTable) -> Image.Image:

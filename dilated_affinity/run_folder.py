@@ -52,7 +52,7 @@ def _claim(model_dir, config, stack):
         if changes:
             raise RunError(
                 f"{model_dir}: holds a run of another configuration: {changes}. "
-                "Choose another model_dir, or the same settings to continue it."
+                "Choose another model_dir, the same settings to continue it, or remove the folder."
             )
     try:
         # Beside the checkpoints, others may be writing, such as an evaluation.

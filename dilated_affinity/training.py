@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dilated_affinity.affinity.geometry import format_rates
+from dilated_affinity.announcement import announce
 from dilated_affinity.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -160,11 +160,11 @@ class _Run:
         self.state = self._restored()
         self._evaluated = self._predict = self._predictor = None
         self._bar = self._monitor = None
+        self._announce()
         if replicas.is_first:
             self._bar = TrainingProgress(config.iterations, self.state.step, config.accumulation)
             if config.tensorboard:
                 self._monitor = TensorBoardMonitor(model_dir / "tensorboard")
-        self._announce(statistics)
 
     def train(self, stop_after):
         """Trains to the end, or for some steps."""
@@ -324,23 +324,17 @@ class _Run:
         # int() does not know the variables of several replicas.
         return int(np.asarray(self.model.optimizer.iterations))
 
-    def _announce(self, statistics):
-        logging.info(
-            "%s: %d training and %d validation images, %d classes, rates %s; %s with %s "
-            "parameters; steps %d to %d of batch %d on %s, %s; writing to %s",
-            self.config.dataset,
-            len(self.source),
-            len(self.validation),
+    def _announce(self):
+        config = self.config
+        announce(
+            config,
+            self.model,
             self.source.classes.num_classes,
-            "none" if statistics is None else format_rates(statistics.rates),
-            self.config.backbone,
-            f"{self.model.count_params():,}",
-            self.state.step,
-            self.config.iterations,
-            self.config.batch_size,
-            _devices(self.replicas.count),
-            self.model.dtype_policy.name,
+            f"{len(self.source)} training and {len(self.validation)} validation images",
+            f"steps {self.state.step} to {config.iterations} of batch {config.batch_size}, "
+            f"crop {config.crop_size}",
             self.model_dir,
+            self.replicas.count,
         )
 
 
@@ -395,11 +389,6 @@ class _AfterSteps(keras.callbacks.Callback):
             return received
         now = done % _ASK_OTHERS_EVERY == 0 or done == self._steps
         return now and any_process(received)
-
-
-def _devices(count):
-    kind = "GPU" if keras.distribution.list_devices("gpu") else "CPU"
-    return kind if count == 1 else f"{count} devices ({kind})"
 
 
 def _load(model, checkpoint, name):

@@ -10,7 +10,9 @@ from urllib.parse import unquote, urldefrag
 import keras
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from PIL import Image
+from tiny_run import write_run
 
 import dilated_affinity
 from dilated_affinity import visualization
@@ -21,17 +23,19 @@ DOCS = ROOT / "docs"
 
 
 class Page(html.parser.HTMLParser):
-    """The links and anchors of a page."""
+    """The links and anchors of a page, and the addresses of what it shows and runs."""
 
     def __init__(self, path):
         super().__init__()
-        self.links, self.anchors = [], set()
+        self.links, self.anchors, self.loaded = [], set(), []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.links += [attributes[name] for name in ("href", "src") if attributes.get(name)]
         self.anchors.add(attributes.get("id"))
+        if attributes.get("src") or tag == "link":
+            self.loaded.append(attributes.get("src") or attributes["href"])
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,13 @@ def test_every_link_within_the_pages_leads_somewhere(built):
             assert target.exists(), f"{path.name}: {link}"
             if anchor and target in pages and "genindex" not in path.name:
                 assert anchor in pages[target].anchors, f"{path.name}: {link}"
+
+
+@pytest.mark.slow
+def test_the_pages_are_whole_without_a_network(built):
+    for path in built.rglob("*.html"):
+        assert not [link for link in Page(path).loaded if re.match(r"([a-z]+:)?//", link)], path
+    assert (built / "method.html").read_text(encoding="utf-8").count("<math ") > 10
 
 
 @pytest.mark.slow
@@ -93,6 +104,21 @@ def code_of(page):
 @pytest.fixture
 def known_backbones(monkeypatch):
     monkeypatch.setattr(deeplab, "BACKBONES", dict(deeplab.BACKBONES))
+
+
+def test_the_code_that_shows_the_affinity_of_clicked_pixels(tmp_path):
+    """As printed, but for the run and the images."""
+    config, model_dir = write_run(tmp_path)
+    (code,) = code_of("evaluation.md")
+    images = f'"camvid", "val", {config.data_dir!r}'
+    for old, new in (("runs/shapes", str(model_dir)), ('"shapes", "val", "data"', images)):
+        assert old in code
+        code = code.replace(old, new)
+    plt.switch_backend("agg")
+    exec(code, {})
+    whole, pixel, _ = plt.gcf().axes
+    plt.close()
+    assert whole.get_title() == "click on a pixel" and pixel.collections
 
 
 def test_the_page_on_extending_does_what_it_says(tmp_path, known_backbones):

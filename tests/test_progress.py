@@ -1,10 +1,11 @@
 import io
 import sys
+import time
 
 import keras
 import numpy as np
 
-from dilated_affinity.progress import TrainingProgress, progress
+from dilated_affinity.progress import TrainingProgress, open_with_progress, progress, stages
 
 
 class Terminal(io.StringIO):
@@ -24,16 +25,18 @@ def last_line(screen):
 
 def test_a_terminal_sees_count_rate_and_time_left(monkeypatch):
     terminal = look(monkeypatch, Terminal())
-    assert list(progress(iter("abc"), "reading", total=3, unit="image")) == ["a", "b", "c"]
+    assert list(progress(iter("abc"), "reading", total=3)) == ["a", "b", "c"]
     last = last_line(terminal)
     assert last.startswith("reading: 100%") and "3/3 [00:00<00:00" in last
-    assert " image/s]" in last
+    assert "image/s]" in last
 
 
 def test_nobody_watching_sees_nothing(monkeypatch):
     screen = look(monkeypatch, io.StringIO())
     assert list(progress([1, 2], "reading")) == [1, 2]
     TrainingProgress(3).on_train_batch_end(0, {"loss": 1.0})
+    with stages("export", 2) as done:
+        done()
     assert screen.getvalue() == ""
 
 
@@ -47,4 +50,23 @@ def test_training_is_one_bar_over_several_calls_of_fit(monkeypatch):
     bar.close()
     last = last_line(terminal)
     assert last.startswith("training: 100%") and " 10/10 [" in last
-    assert " step/s, loss=" in last or "s/ step, loss=" in last
+    assert "step/s, loss=" in last or "s/step, loss=" in last
+
+
+def test_reading_a_file_shows_how_much_of_it_is_read(monkeypatch, tmp_path):
+    (tmp_path / "archive.tgz").write_bytes(bytes(2048))
+    terminal = look(monkeypatch, Terminal())
+    with open_with_progress(tmp_path / "archive.tgz") as file:
+        assert len(file.read(1024)) == 1024
+    last = last_line(terminal)
+    assert last.startswith("reading archive.tgz:  50%") and "1.00k/2.00k [" in last
+
+
+def test_the_clock_of_a_long_stage_goes_on(monkeypatch):
+    terminal = look(monkeypatch, Terminal())
+    with stages("export", 2) as done:
+        while "[00:01<" not in terminal.getvalue():
+            time.sleep(0.05)
+        done()
+        done()
+    assert last_line(terminal).startswith("export: 100%") and " 2/2 [" in last_line(terminal)

@@ -1,12 +1,17 @@
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.backend_bases import MouseButton, MouseEvent
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.inference import Prediction
 from dilated_affinity.visualization import (
     REFINEMENT_ENTRIES,
     affinity_accuracy_figure,
@@ -15,9 +20,12 @@ from dilated_affinity.visualization import (
     class_entries,
     class_iou_figure,
     colorize,
+    comparison,
     confusion_matrix_figure,
     count_frequency_figure,
     error_map,
+    error_picture,
+    explore_affinity,
     figure_array,
     learning_curves_figure,
     overlay,
@@ -56,9 +64,11 @@ def test_the_affinity_picture_has_a_panel_for_each_rate_brighter_where_more_agre
     affinity = np.zeros((30, 90, 16), np.float32)
     affinity[..., 8:] = 1
     picture = affinity_picture(affinity, ((1, 1), (2, 2)))
-    assert picture.shape == (52, 184, 3)
-    left, right = picture[30:, :90], picture[30:, 94:]
+    assert picture.shape[0] > 52 and picture.shape[1] == 184
+    left, right = picture[30:52, :90], picture[30:52, 94:]
     assert right.mean() > left.mean() + 50
+    legend = picture[52:].reshape(-1, 3).tolist()
+    assert picture[40, 10].tolist() in legend and picture[40, 100].tolist() in legend
 
 
 def test_panels_stand_in_a_row_under_their_captions():
@@ -131,6 +141,24 @@ def test_the_error_map_marks_wrong_pixels_that_are_not_void():
     assert wrong == [213, 94, 0] and right != wrong and void == also_void == [255] * 3
 
 
+def test_pictures_of_predictions_name_their_colours():
+    label = np.full((30, 200), 3, np.uint8)
+    unrefined, labels = np.full_like(label, 9), np.full_like(label, 3)
+    example = {"image": np.zeros((30, 200, 3), np.uint8), "label": label}
+    prediction = Prediction(labels, unrefined, np.ones((30, 200, 8), np.float32))
+    picture = comparison(example, prediction, ((2, 2),), CAMVID)
+    legend = picture[-20:].reshape(-1, 3).tolist()
+    assert all(list(CAMVID.palette[value]) in legend for value in (3, 9))
+    assert picture.shape[1] == 5 * 200 + 4 * 4
+
+    changed = error_picture(label, prediction)
+    expected = refinement_map(label, unrefined, labels)
+    np.testing.assert_array_equal(changed, with_legend(expected, REFINEMENT_ENTRIES))
+    plain = error_picture(label, Prediction(unrefined, unrefined, None))
+    np.testing.assert_array_equal(plain[:30], error_map(label, unrefined))
+    assert [0, 114, 178] not in plain.reshape(-1, 3).tolist()
+
+
 def test_the_refinement_map_is_the_same_as_a_loop():
     rng = np.random.default_rng(3)
     label, before, after = rng.integers(0, 3, (3, 9, 11)).astype(np.uint8)
@@ -172,6 +200,50 @@ def test_pairs_that_do_not_exist_are_not_drawn():
 def test_a_pixel_outside_the_image_is_refused(pixel):
     with pytest.raises(ConfigError, match="inside the image of 9x9"):
         pixel_affinity_figure(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9, 8)), ((1, 1),), pixel)
+
+
+def click(axes, row, column):
+    """What Matplotlib sends where somebody clicks on a pixel that `axes` show."""
+    canvas = axes.figure.get_figure(root=True).canvas
+    x, y = axes.transData.transform((column, row))
+    event = MouseEvent("button_press_event", canvas, x, y, MouseButton.LEFT)
+    canvas.callbacks.process("button_press_event", event)
+
+
+@pytest.fixture
+def explored():
+    """A figure to click on, of an affinity that tells its pixels apart."""
+    affinity = np.arange(20 * 30).reshape(20, 30, 1) / 600 * np.ones(8)
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    explore_affinity(figure, np.zeros((20, 30, 3), np.uint8), affinity, ((2, 2),))
+    figure.canvas.draw()
+    return figure
+
+
+def pixel_shown(figure):
+    """The title of the pixel's panel, and the probability that its points show."""
+    axes = figure.subfigs[1].axes[0]
+    return axes.get_title(), set(axes.collections[0].get_array().tolist())
+
+
+def test_a_click_shows_the_affinity_of_the_pixel_below_it(explored):
+    whole = explored.subfigs[0].axes[0]
+    assert pixel_shown(explored) == ("row 10, column 15", {315 / 600})
+    for row, column in ((5, 7), (17, 28)):
+        click(whole, row, column)
+        assert pixel_shown(explored) == (f"row {row}, column {column}", {(row * 30 + column) / 600})
+        assert [line.get_xydata().tolist() for line in whole.lines] == [[[column, row]]]
+        explored.canvas.draw()
+
+
+def test_clicks_elsewhere_and_those_that_zoom_change_nothing(explored):
+    before = pixel_shown(explored)
+    click(explored.subfigs[1].axes[0], 10, 14)
+    click(explored.subfigs[0].axes[0], -50, -50)
+    explored.canvas.toolbar = SimpleNamespace(mode="zoom rect")
+    click(explored.subfigs[0].axes[0], 5, 7)
+    assert pixel_shown(explored) == before
 
 
 def test_the_confusion_matrix_is_in_percent_of_each_row():

@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from dilated_affinity import evaluation, search
+from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.crf_refinement import dense_crf_of, evaluate_crf
 from dilated_affinity.datasets.loading import load_source
@@ -74,17 +75,19 @@ def _evaluate():
     if config.postprocess == "crf":
         _evaluate_crf(config, model, source, views)
         return
+    output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
+    iterations = _iterations(config)
+    _announce(config, model, source, refinement_in_words(config, iterations), output)
     result = evaluation.evaluate(
         model,
         source,
-        _iterations(config),
+        iterations,
         _REFINE_WITH.value,
         config.self_weight,
         config.mu,
         *views,
         refinement=refinement_of(config),
     )
-    output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
     settings = {"self_weight": config.self_weight, "mu": config.mu}
     _write(output, config, {**settings, **result.to_json()})
     print(f"{config.dataset} {config.val_split}: {result.table()}")
@@ -97,8 +100,9 @@ def _evaluate_crf(config, model, source, views):
             "Received: postprocess='crf'"
         )
     crf = dense_crf_of(config)
-    result = evaluate_crf(model, source, crf, *views)
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "evaluation_crf.json"))
+    _announce(config, model, source, refinement_in_words(config), output)
+    result = evaluate_crf(model, source, crf, *views)
     _write(output, config, {"crf": dataclasses.asdict(crf), **result.to_json()})
     print(f"{config.dataset} {config.val_split}: {result.table()}")
 
@@ -106,20 +110,30 @@ def _evaluate_crf(config, model, source, views):
 def _search(config, model, source, views):
     if _REFINE_WITH.value != "prediction":
         raise ConfigError(f"--search refines with predictions. Received: {_REFINE_WITH.value}")
+    iterations = _iterations(config)
+    self_weights, mus = _numbers(_SEARCH_SELF_WEIGHTS), _numbers(_SEARCH_MUS)
+    output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "search.json"))
+    work = f"search of {len(self_weights)} lambdas, {len(mus)} mus, {len(iterations)} iterations"
+    _announce(config, model, source, work, output)
     result = search.search_refinement(
         model,
         source,
-        _iterations(config),
-        _numbers(_SEARCH_SELF_WEIGHTS),
-        _numbers(_SEARCH_MUS),
+        iterations,
+        self_weights,
+        mus,
         *views,
         refinement=refinement_of(config),
     )
-    output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "search.json"))
     _write(output, config, result.to_json())
     figure = refinement_search_figure(result)
     write_atomically(output.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
     print(f"{config.dataset} {config.val_split}: {result.table()}")
+
+
+def _announce(config, model, source, work, output):
+    images = f"{len(source)} images of {config.val_split}"
+    work = f"{views_in_words(config)}; {work}"
+    announce(config, model, source.classes.num_classes, images, work, output)
 
 
 def _write(output, config, measured):

@@ -3,7 +3,8 @@
     predict_main --model_dir=runs/camvid --input=photographs --output_dir=predictions
 
 For each image it writes the labels as a palette PNG, an overlay, and per rate a picture of how
-many neighbours are predicted to share the pixel's class. Sub-folders are mirrored.
+many neighbours are predicted to share the pixel's class. Sub-folders are mirrored. Without --input
+it predicts the validation split, and adds a comparison with the ground truth and a map of errors.
 
     predict_main --model_dir=runs/cityscapes --input=leftImg8bit/test --output_dir=test \\
         --write_label_ids
@@ -13,6 +14,7 @@ writes the labels as Cityscapes' test server wants them: grey PNG of labelIds.
 
 from absl import flags
 
+from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
@@ -72,11 +74,20 @@ def _predict():
     builder = make_builder(config.dataset, config.data_dir)
     options = {"overwrite": _OVERWRITE.value, "label_ids": label_ids}
     if _INPUT.value:
+        _announce(config, model, builder.classes, f"images of {_INPUT.value}", output_dir)
         written = predict_files(predictor, builder.classes, _INPUT.value, output_dir, **options)
     else:
-        source = builder.source(_SPLIT.value or config.val_split)
+        split = _SPLIT.value or config.val_split
+        source = builder.source(split)
+        images = f"{min(len(source), _LIMIT.value or len(source))} images of {split}"
+        _announce(config, model, builder.classes, images, output_dir)
         written = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
     print(f"{output_dir}: predicted {len(written)} images")
+
+
+def _announce(config, model, classes, images, output_dir):
+    work = f"{views_in_words(config)}; {refinement_in_words(config)}"
+    announce(config, model, classes.num_classes, images, work, output_dir)
 
 
 def _predictor(config, model):

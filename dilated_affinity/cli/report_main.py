@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
+from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
@@ -58,6 +59,14 @@ def _report():
         config.eval_flip,
         config.eval_window,
         refinement_of(config),
+    )
+    announce(
+        config,
+        model,
+        source.classes.num_classes,
+        f"{min(len(source), _LIMIT.value or len(source))} images of {config.val_split}",
+        f"{views_in_words(config)}; {refinement_in_words(config)}",
+        output,
     )
     measurement = measure(predictor, source, _LIMIT.value)
     page = report_page(config, files, measurement, predictor, source, _EXAMPLES.value)

@@ -1,5 +1,7 @@
 """Data sets that TFDS has prepared: making sure that they are complete, and reading them."""
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.image_files import decode_image, decode_label
 from dilated_affinity.datasets.pairs import classes_of_values, label_table
 from dilated_affinity.errors import DataError
+from dilated_affinity.progress import watched
 
 
 class Keys(NamedTuple):
@@ -41,8 +44,12 @@ def prepare(
     """
     if not builder.data_path.exists():
         logging.info("Preparing %s in %s", builder.name, builder.data_dir)
+        if not watched():
+            tfds.disable_progress_bar()
         try:
-            builder.download_and_prepare(download_config=download_config)
+            # TFDS prints that it downloads, also where it does not, among a command's results.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare(download_config=download_config)
         except OSError as error:
             if not builder.data_path.exists():
                 raise DataError(
@@ -56,6 +63,14 @@ def prepare(
         )
     _check_files(builder, sizes or {})
     return builder
+
+
+def expected_splits(sizes: Mapping[str, int]) -> tfds.core.SplitDict:
+    """Splits of known sizes before they are prepared, so that TFDS' bars tell the time left."""
+    return tfds.core.SplitDict(
+        tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
+        for name, size in sizes.items()
+    )
 
 
 def _check_files(builder: tfds.core.DatasetBuilder, sizes: Mapping[str, int]) -> None:

@@ -72,7 +72,7 @@ def measure(predictor: Predictor, source: Source, limit: int | None = None) -> M
     """
     metrics = [_Summed(source.classes) for _ in range(2)]
     scores = []
-    for index, name in enumerate(progress(source.ids[:limit], "report", unit="image")):
+    for index, name in enumerate(progress(source.ids[:limit], "report")):
         example = source[index]
         prediction = predictor(example["image"])
         before, after = (

@@ -166,8 +166,8 @@ def _image(score, predictor, source):
     name = escape(score.name)
     panels = "".join(
         f'<figure><img src="{address}" alt="{escape(caption)} of {name}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, address in pictures.panels(
+        f"<figcaption>{escape(caption)}{_legend(entries)}</figcaption></figure>"
+        for caption, address, entries in pictures.panels(
             example, prediction, predictor.rates, source.classes
         )
     )
@@ -179,3 +179,10 @@ def _image(score, predictor, source):
         f'<input type="range" min="0" max="100" value="50" aria-label="{left} or {right}, {name}">'
         f'</figure><div class="panels">{panels}</div>'
     )
+
+
+def _legend(entries):
+    if not entries:
+        return ""
+    names = "".join(f"<span>{tables.swatch(color)}{escape(name)}</span>" for name, color in entries)
+    return f'<div class="legend">{names}</div>'

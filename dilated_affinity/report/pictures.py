@@ -8,15 +8,17 @@ from PIL import Image
 
 from dilated_affinity.affinity.geometry import check_rates
 from dilated_affinity.visualization import (
+    ERROR_ENTRIES,
     REFINEMENT_ENTRIES,
     agreeing_neighbors,
     class_entries,
     color_counts,
     colorize,
+    count_entries,
+    error_map,
     overlay,
     pixel_affinity_figure,
     refinement_map,
-    with_legend,
 )
 
 _WIDEST = 960
@@ -54,27 +56,27 @@ def compared(example, prediction, classes):
 
 
 def panels(example, prediction, rates, classes):
-    """Captions and pictures that stand below the slider."""
+    """Captions, pictures and legend entries of what stands below the slider."""
     image, label = example["image"], example["label"]
-    yield "image", photograph(image)
+    yield "image", photograph(image), ()
     entries = class_entries(np.union1d(label, prediction.labels), classes)
-    truth = _enlarged(colorize(label, classes))
-    yield "ground truth", drawing(with_legend(truth, entries))
+    yield "ground truth", drawing(_enlarged(colorize(label, classes))), entries
     if rates is None:
+        wrong = error_map(label, prediction.labels, classes.ignore_label)
+        yield "errors", drawing(_enlarged(wrong)), ERROR_ENTRIES
         return
     changed = refinement_map(label, prediction.unrefined, prediction.labels, classes.ignore_label)
-    yield "what refinement changed", drawing(with_legend(_enlarged(changed), REFINEMENT_ENTRIES))
+    yield "what refinement changed", drawing(_enlarged(changed)), REFINEMENT_ENTRIES
     vertical, horizontal = check_rates(rates)[0]
     counts = agreeing_neighbors(prediction.affinity)[..., 0]
     caption = f"neighbours of the same class at rate ({vertical},{horizontal})"
-    scale = [(str(count), color_counts(np.array([[count]]))[0, 0]) for count in range(9)]
-    yield caption, drawing(with_legend(_enlarged(color_counts(counts)), scale))
+    yield caption, drawing(_enlarged(color_counts(counts))), count_entries()
     pixel = telling_pixel(prediction.affinity)
     figure = pixel_affinity_figure(image, prediction.affinity, rates, pixel)
     figure.axes[0].set_title(f"affinity of row {pixel[0]}, column {pixel[1]}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
-    yield "affinity of one pixel", _address("image/png", buffer.getvalue())
+    yield "affinity of one pixel", _address("image/png", buffer.getvalue()), ()
 
 
 def telling_pixel(affinity) -> tuple[int, int]:
@@ -87,7 +89,7 @@ def telling_pixel(affinity) -> tuple[int, int]:
 
 
 def _enlarged(pixels):
-    """A small picture in whole multiples of its size, so that a legend fits below it."""
+    """A small picture in whole multiples of its size, so that no browser blurs its edges."""
     times = -(-_NARROWEST // pixels.shape[1])
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 

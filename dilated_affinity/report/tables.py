@@ -32,12 +32,16 @@ def percent(value, signed=False) -> str:
     return f"{100 * value:{'+' if signed else ''}.2f}"
 
 
+def swatch(color) -> str:
+    """A patch of an RGB colour."""
+    return '<i class="swatch" style="background:#{:02x}{:02x}{:02x}"></i>'.format(*color)
+
+
 def class_table(classes, before, after, mean_before, mean_after) -> str:
     """IoU of each class before and after refinement; `after` is None without any."""
-    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette]
     names = [
-        f'<i class="swatch" style="background:{color}"></i>{escape(name)}'
-        for color, name in zip(colors, classes.names, strict=True)
+        f"{swatch(color)}{escape(name)}"
+        for color, name in zip(classes.palette, classes.names, strict=True)
     ]
     if after is None:
         rows = [[name, percent(value)] for name, value in zip(names, before, strict=True)]

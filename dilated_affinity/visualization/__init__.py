@@ -5,12 +5,14 @@ from dilated_affinity.visualization.figures import (
     class_iou_figure,
     confusion_matrix_figure,
     count_frequency_figure,
+    explore_affinity,
     figure_array,
     learning_curves_figure,
     pixel_affinity_figure,
     refinement_search_figure,
 )
 from dilated_affinity.visualization.pictures import (
+    ERROR_ENTRIES,
     REFINEMENT_ENTRIES,
     affinity_picture,
     agreeing_neighbors,
@@ -18,7 +20,9 @@ from dilated_affinity.visualization.pictures import (
     color_counts,
     colorize,
     comparison,
+    count_entries,
     error_map,
+    error_picture,
     overlay,
     refinement_map,
     side_by_side,
@@ -26,6 +30,7 @@ from dilated_affinity.visualization.pictures import (
 )
 
 __all__ = [
+    "ERROR_ENTRIES",
     "REFINEMENT_ENTRIES",
     "affinity_accuracy_figure",
     "affinity_picture",
@@ -36,8 +41,11 @@ __all__ = [
     "colorize",
     "comparison",
     "confusion_matrix_figure",
+    "count_entries",
     "count_frequency_figure",
     "error_map",
+    "explore_affinity",
+    "error_picture",
     "figure_array",
     "learning_curves_figure",
     "overlay",

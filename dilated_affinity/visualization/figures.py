@@ -212,6 +212,57 @@ def pixel_affinity_figure(image, affinity, rates, pixel):
     >>> len(figure.axes[0].collections[0].get_offsets())  # those above it do not exist
     5
     """
+    figure = _new_figure(5.6, 4.6)
+    _draw_pixel_affinity(figure, figure.subplots(), image, affinity, rates, pixel)
+    return figure
+
+
+def explore_affinity(figure, image, affinity, rates):
+    """Lets somebody click on the image and see the affinity of that pixel, as in Fig. 1(c).
+
+    Args:
+        figure: An empty `matplotlib.figure.Figure` that is shown somewhere: by `plt.figure()` in a
+            program that ends in `plt.show()`, or in a notebook under `%matplotlib widget`.
+        image: uint8 (H, W, 3).
+        affinity: As for `pixel_affinity_figure`.
+        rates: (vertical, horizontal) pairs.
+
+    Example:
+
+    >>> from matplotlib import pyplot as plt
+    >>> image, affinity = np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 8), 0.75)
+    >>> explore_affinity(plt.figure(figsize=(9, 4)), image, affinity, ((2, 2),))
+    >>> plt.show()  # doctest: +SKIP
+    """
+    map_figure, pixel_figure = figure.subfigures(1, 2)
+    whole = map_figure.subplots()
+    whole.imshow(image)
+    whole.set_axis_off()
+    whole.set_title("click on a pixel")
+    marks = []
+
+    def show(pixel):
+        row, column = pixel
+        while marks:
+            marks.pop().remove()
+        marks.extend(_mark_pixel(whole, pixel))
+        pixel_figure.clear()
+        axes = pixel_figure.subplots()
+        _draw_pixel_affinity(pixel_figure, axes, image, affinity, rates, pixel)
+        axes.set_title(f"row {row}, column {column}")
+        figure.canvas.draw_idle()
+
+    def clicked(event):
+        # A toolbar that zooms or pans uses the mouse for itself.
+        toolbar = getattr(figure.canvas, "toolbar", None)
+        if event.inaxes is whole and not getattr(toolbar, "mode", ""):
+            show((round(event.ydata), round(event.xdata)))
+
+    figure.canvas.mpl_connect("button_press_event", clicked)
+    show(tuple(side // 2 for side in image.shape[:2]))
+
+
+def _draw_pixel_affinity(figure, axes, image, affinity, rates, pixel):
     height, width = image.shape[:2]
     row, column = pixel
     if not (0 <= row < height and 0 <= column < width):
@@ -221,8 +272,6 @@ def pixel_affinity_figure(image, affinity, rates, pixel):
     places = neighbor_offsets(check_rates(rates)) + [row, column]
     values = np.asarray(affinity[row, column], float)
     exists = ((places >= 0) & (places < [height, width])).all(axis=1) & (values <= 1)
-    figure = _new_figure(5.6, 4.6)
-    axes = figure.subplots()
     # Paler than it is, so that the points stand out from every image.
     axes.imshow((255 - (255 - image.astype(np.float32)) * 0.7).astype(np.uint8))
     points = axes.scatter(
@@ -237,14 +286,18 @@ def pixel_affinity_figure(image, affinity, rates, pixel):
         linewidths=0.8,
         zorder=3,
     )
-    axes.plot(column, row, marker="P", color="white", markeredgecolor="black", markersize=12)
+    _mark_pixel(axes, pixel)
     axes.set_axis_off()
     # Near enough to tell the points apart, and in the image.
     margin = 4 * np.abs(places - [row, column]).max()
     axes.set_xlim(max(column - margin, 0) - 0.5, min(column + margin, width - 1) + 0.5)
     axes.set_ylim(min(row + margin, height - 1) + 0.5, max(row - margin, 0) - 0.5)
     figure.colorbar(points, ax=axes, shrink=0.8, label="probability of the same class")
-    return figure
+
+
+def _mark_pixel(axes, pixel):
+    row, column = pixel
+    return axes.plot(column, row, marker="P", color="white", markeredgecolor="black", markersize=12)
 
 
 def count_frequency_figure(statistics):

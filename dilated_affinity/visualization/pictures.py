@@ -7,9 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
 from dilated_affinity.datasets.classes import ClassTable
 
-_CAPTION_HEIGHT = 22
 _GAP = 4
-_FONT_SIZE = 13
 
 # Okabe and Ito's colours, which stay apart with every kind of colour vision.
 BLUE = (0, 114, 178)
@@ -60,8 +58,7 @@ def with_legend(picture, entries) -> np.ndarray:
     >>> with_legend(colorize(labels, CAMVID), class_entries(labels, CAMVID)).shape[2]
     3
     """
-    font = ImageFont.load_default(_FONT_SIZE)
-    patch, line = _FONT_SIZE, _CAPTION_HEIGHT
+    font, patch, line = _lettering(picture.shape[0])
     widths = [patch + 6 + int(font.getlength(name)) + 14 for name, _ in entries]
     width = max([picture.shape[1], *widths])
     places, left, top = [], 0, 0
@@ -73,7 +70,7 @@ def with_legend(picture, entries) -> np.ndarray:
     legend = Image.new("RGB", (width, top + line + _GAP), _WHITE)
     draw = ImageDraw.Draw(legend)
     for (name, color), (x, y) in zip(entries, places, strict=True):
-        corner = (x + 2, y + _GAP + 3)
+        corner = (x + 2, y + _GAP + patch // 4)
         opposite = (corner[0] + patch - 1, corner[1] + patch - 1)
         draw.rectangle((corner, opposite), fill=tuple(map(int, color)), outline=(90, 90, 90))
         draw.text((corner[0] + patch + 5, corner[1] + patch / 2), name, "black", font, "lm")
@@ -115,6 +112,10 @@ def error_map(label, predicted, ignore_label=255) -> np.ndarray:
     return picture
 
 
+ERROR_ENTRIES = (("wrong", VERMILION), ("right", _RIGHT), ("void", _WHITE))
+"""The legend of `error_map`, for `with_legend`."""
+
+
 def refinement_map(label, before, after, ignore_label=255) -> np.ndarray:
     """What refinement changed: repaired blue, harmed vermilion, wrong before and after dark grey.
 
@@ -154,6 +155,23 @@ REFINEMENT_ENTRIES = (
 """The legend of `refinement_map`, for `with_legend`."""
 
 
+def error_picture(label, prediction, ignore_label=255) -> np.ndarray:
+    """Where a prediction is wrong, and what refinement, if any, changed, with a legend.
+
+    Args:
+        label: Ground truth, uint8 (H, W).
+        prediction: `inference.Prediction` of the image.
+        ignore_label: The void label. Defaults to 255.
+
+    Returns:
+        uint8 (H', W', 3).
+    """
+    if prediction.affinity is None:
+        return with_legend(error_map(label, prediction.labels, ignore_label), ERROR_ENTRIES)
+    changed = refinement_map(label, prediction.unrefined, prediction.labels, ignore_label)
+    return with_legend(changed, REFINEMENT_ENTRIES)
+
+
 def agreeing_neighbors(affinity) -> np.ndarray:
     """How many of a rate's 8 neighbours are predicted to share the class.
 
@@ -177,14 +195,15 @@ def affinity_picture(affinity, rates) -> np.ndarray:
         rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
 
     Returns:
-        uint8 (H', W', 3): a captioned panel for each rate, side by side.
+        uint8 (H', W', 3): a captioned panel for each rate, side by side, and the colours of 0 to 8
+        below them.
     """
     counts = agreeing_neighbors(affinity)
     panels = [
         (f"rate ({vertical},{horizontal})", color_counts(counts[..., index]))
         for index, (vertical, horizontal) in enumerate(check_rates(rates))
     ]
-    return side_by_side(panels)
+    return with_legend(side_by_side(panels), count_entries())
 
 
 def comparison(example, prediction, rates, classes: ClassTable) -> np.ndarray:
@@ -197,8 +216,9 @@ def comparison(example, prediction, rates, classes: ClassTable) -> np.ndarray:
         classes: Colours of the classes.
 
     Returns:
-        uint8 (H', W', 3): captioned panels side by side.
+        uint8 (H', W', 3): captioned panels side by side, and the names of the classes below them.
     """
+    label = example["label"]
     panels = [
         ("image", example["image"]),
         ("prediction", colorize(prediction.unrefined, classes)),
@@ -210,13 +230,21 @@ def comparison(example, prediction, rates, classes: ClassTable) -> np.ndarray:
             (f"affinity, rate ({vertical},{horizontal})", color_counts(counts)),
             ("refined", colorize(prediction.labels, classes)),
         ]
-    return side_by_side([*panels, ("ground truth", colorize(example["label"], classes))])
+    panels.append(("ground truth", colorize(label, classes)))
+    shown = np.concatenate([label, prediction.unrefined, prediction.labels])
+    return with_legend(side_by_side(panels), class_entries(shown, classes))
 
 
 def color_counts(counts) -> np.ndarray:
     """Counts 0 to 8, uint8 (H, W), in a perceptually even colour scale (viridis), (H, W, 3)."""
     scaled = (counts.astype(np.float32) * (255 / NEIGHBORS)).astype(np.uint8)
     return cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[..., ::-1]
+
+
+def count_entries():
+    """Legend entries of the counts 0 to 8 in the colours of `color_counts`, for `with_legend`."""
+    colors = color_counts(np.arange(NEIGHBORS + 1, dtype=np.uint8)[np.newaxis])[0]
+    return [(str(count), tuple(color)) for count, color in enumerate(colors.tolist())]
 
 
 def side_by_side(panels) -> np.ndarray:
@@ -228,11 +256,17 @@ def side_by_side(panels) -> np.ndarray:
     Returns:
         uint8 (H', W', 3).
     """
-    font = ImageFont.load_default(_FONT_SIZE)
     columns = []
     for caption, picture in panels:
-        strip = Image.new("RGB", (picture.shape[1], _CAPTION_HEIGHT), _WHITE)
-        ImageDraw.Draw(strip).text((2, _CAPTION_HEIGHT / 2), caption, "black", font, "lm")
-        gap = np.full((_CAPTION_HEIGHT + picture.shape[0], _GAP, 3), 255, np.uint8)
+        font, _, line = _lettering(picture.shape[0])
+        strip = Image.new("RGB", (picture.shape[1], line), _WHITE)
+        ImageDraw.Draw(strip).text((2, line / 2), caption, "black", font, "lm")
+        gap = np.full((line + picture.shape[0], _GAP, 3), 255, np.uint8)
         columns += [gap, np.concatenate([np.asarray(strip), picture])]
     return np.concatenate(columns[1:], axis=1)
+
+
+def _lettering(height):
+    """Font, its size and the height of a line: larger for pictures that are shown reduced."""
+    size = max(13, height // 38)
+    return ImageFont.load_default(size), size, size * 22 // 13

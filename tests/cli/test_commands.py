@@ -34,6 +34,13 @@ def command(name, *arguments):
     )
 
 
+def resolved(result):
+    """The line on stderr that says what the settings have come to."""
+    lines = [line for line in result.stderr.splitlines() if "; writing to " in line]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
 def refused(result, status, *words):
     """One line on stderr with these words, beside what TensorFlow logs, and nothing on stdout."""
     assert result.returncode == status, result.stderr
@@ -55,6 +62,9 @@ def run(camvid, tmp_path_factory):
     result = command("train_main", *SETTINGS, f"--data_dir={camvid}", f"--model_dir={model_dir}")
     assert result.returncode == 0, result.stderr
     assert "2 steps done; best validation mIoU" in result.stdout
+    first = resolved(result)
+    assert first.startswith("camvid: 5 training and 3 validation images, 11 classes, rates 2,(2,4)")
+    assert "; steps 0 to 2 of batch 2, crop 33; on CPU, float32; writing to" in first
     return model_dir
 
 
@@ -65,6 +75,10 @@ def test_train_evaluate_and_predict(run, camvid, tmp_path):
         assert word in evaluated.stdout
     content = json.loads((run / "evaluation_prediction.json").read_text())
     assert content["iterations"] == [0, 2] and len(content["mean_iou"]) == 2
+    first = resolved(evaluated)
+    assert first.startswith("camvid: 3 images of val, 11 classes, rates 2,(2,4); mobilenet_v2_0.35")
+    assert "; output stride 16; 0, 2 iterations of propagation with lambda 6, mu 7; " in first
+    assert first.endswith(f"writing to {run / 'evaluation_prediction.json'}")
 
     predicted = command(
         "predict_main",
@@ -74,6 +88,8 @@ def test_train_evaluate_and_predict(run, camvid, tmp_path):
     )
     assert predicted.returncode == 0, predicted.stderr
     assert "predicted 3 images" in predicted.stdout
+    assert f"camvid: images of {camvid / 'val'}, 11 classes" in resolved(predicted)
+    assert resolved(predicted).endswith(f"writing to {tmp_path}")
     with Image.open(tmp_path / "val_0_labels.png") as labels:
         assert labels.mode == "P" and np.asarray(labels).max() < 11
 

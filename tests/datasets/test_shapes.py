@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
-from dilated_affinity.datasets import loading
+from dilated_affinity.datasets import loading, records
 from dilated_affinity.datasets.classes import SHAPES
 from dilated_affinity.datasets.shapes import Shapes
 from dilated_affinity.datasets.shapes.drawing import draw_example
@@ -93,6 +94,21 @@ def test_splits(prepared_dir):
         np.testing.assert_array_equal(source[index]["image"], draw_example(split, int(number))[0])
     with pytest.raises(ConfigError, match="has the splits train, val. Received: split='test'"):
         builder.source("test")
+
+
+def test_preparing_is_silent_where_nobody_watches(tmp_path, capsys):
+    FewShapes(data_dir=tmp_path).source("val")
+    out, err = capsys.readouterr()
+    assert out == "" and "Generating" not in err
+
+
+def test_preparing_tells_the_time_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(records, "watched", lambda: True)
+    tfds.enable_progress_bar()
+    FewShapes(data_dir=tmp_path).source("val")
+    tfds.disable_progress_bar()
+    out, err = capsys.readouterr()
+    assert out == "" and "Generating train examples...:   0%" in err and "| 0/6 [" in err
 
 
 def test_prepared_once(prepared_dir, monkeypatch):

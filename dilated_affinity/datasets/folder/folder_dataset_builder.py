@@ -19,6 +19,7 @@ from dilated_affinity.datasets.folder.layout import CLASS_FILE, find_splits
 from dilated_affinity.datasets.image_files import decode_label, read_bytes
 from dilated_affinity.datasets.paired_files import PairedFilesBuilder
 from dilated_affinity.datasets.pairs import Decoder, Pair, raise_first
+from dilated_affinity.progress import progress
 
 
 class Folder(PairedFilesBuilder):
@@ -93,7 +94,8 @@ def _occurring_values(masks: tuple[tuple[str, int, int], ...]) -> tuple[int, ...
     logging.info("folder: reading %d masks for their classes; there is no classes.csv", len(masks))
     occurs = np.zeros(256, bool)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for values in pool.map(_values_in, (path for path, _, _ in masks)):
+        found = pool.map(_values_in, (path for path, _, _ in masks))
+        for values in progress(found, "reading masks", len(masks)):
             occurs[values] = True
     return tuple(int(value) for value in np.flatnonzero(occurs))
 

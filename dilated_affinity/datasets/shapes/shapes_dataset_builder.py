@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dilated_affinity.datasets.classes import SHAPES, ClassTable
-from dilated_affinity.datasets.records import RecordsSource, prepare
+from dilated_affinity.datasets.records import RecordsSource, expected_splits, prepare
 from dilated_affinity.datasets.shapes.drawing import draw_example
 from dilated_affinity.datasets.splits import split_parts
 
@@ -86,6 +86,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             homepage=self.HOMEPAGE,
             # Example i stays example i.
             disable_shuffling=True,
+            split_dict=expected_splits(self.SPLIT_SIZES),
         )
 
     def _split_generators(self, dl_manager):

@@ -11,6 +11,7 @@ from dilated_affinity.datasets.tar_files import (
 )
 from dilated_affinity.datasets.voc2012_aug.id_lists import derive_splits, parse_ids
 from dilated_affinity.errors import DataError
+from dilated_affinity.progress import open_with_progress
 
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
 SBD_ARCHIVE = "benchmark.tgz"
@@ -80,7 +81,11 @@ class VocArchives:
 
 def _sbd_files(path: str) -> Iterator[tuple[str, bytes]]:
     """Reads the lists and the class masks; the images are VOC's own and are passed over."""
-    with reading_archive(path), tarfile.open(path, "r|gz") as tar:
+    with (
+        reading_archive(path),
+        open_with_progress(path) as file,
+        tarfile.open(fileobj=file, mode="r|gz") as tar,
+    ):
         for member in tar:
             if is_plain_file(member, path) and (
                 member.name in (f"{_SBD}/train.txt", f"{_SBD}/val.txt")

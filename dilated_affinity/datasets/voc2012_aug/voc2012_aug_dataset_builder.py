@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from dilated_affinity.datasets.classes import VOC2012, ClassTable
 from dilated_affinity.datasets.image_files import decode_image
 from dilated_affinity.datasets.pairs import Pair, check_sizes, classes_of_values, label_table
-from dilated_affinity.datasets.records import RecordsSource, prepare
+from dilated_affinity.datasets.records import RecordsSource, expected_splits, prepare
 from dilated_affinity.datasets.splits import split_parts
 from dilated_affinity.datasets.voc2012_aug.archives import SBD_ARCHIVE, VOC_ARCHIVE, VocArchives
 from dilated_affinity.datasets.voc2012_aug.devkit import decode_mask
@@ -54,6 +54,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "VOC 2012 as of 11 May 2012, and the first release of SBD."}
+    SPLIT_SIZES = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582}
     HOMEPAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"{VOC_ARCHIVE} and {SBD_ARCHIVE} are used from here where they are; what is missing is "
@@ -133,6 +134,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             # Example i is the i-th id, so that ids are known without reading the records.
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
+            split_dict=expected_splits(self.SPLIT_SIZES),
         )
 
     def _split_generators(self, dl_manager):
