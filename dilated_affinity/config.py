@@ -146,6 +146,21 @@ class Config:
     beta: float = _setting(
         1.2, "Weight of the affinity loss in the total.", "paper 4.3", group="loss", low=0
     )
+    boundary_amplitude: float = _setting(
+        10.0,
+        "With structure=boundary, how much more a pixel at a boundary weighs; the weights of an "
+        "image are then divided by their mean.",
+        "Ronneberger et al. 2015",
+        group="loss",
+        low=0,
+    )
+    boundary_sigma: float = _setting(
+        5.0,
+        "Its width in pixels; smaller for small images.",
+        "Ronneberger et al. 2015",
+        group="loss",
+        low=0.1,
+    )
     statistics: str = _setting(
         "",
         "JSON file of affinity statistics; when empty they are counted over the training labels.",

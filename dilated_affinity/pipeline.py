@@ -42,7 +42,7 @@ def training_dataset(
         `batch_size`, divided by `parts` and by `accumulation`, with that many batches to a step.
         With `structure="aaf"` the targets hold the labels as `"aaf"`, too; with
         `structure="boundary"` elements are `(images, targets, weights)`, where weights are
-        `{"semantic": boundary_weights(labels)}`.
+        `{"semantic": boundary_weights(labels, normalize=True)}`.
 
     Raises:
         ConfigError: If the batch cannot be divided into so many parts.
@@ -79,7 +79,13 @@ def training_dataset(
         if config.structure == "aaf":
             targets["aaf"] = labels
         if config.structure == "boundary":
-            weights = boundary_weights(labels, ignore_label=IGNORE_LABEL)
+            weights = boundary_weights(
+                labels,
+                config.boundary_amplitude,
+                config.boundary_sigma,
+                IGNORE_LABEL,
+                normalize=True,
+            )
             return images, targets, {"semantic": weights}
         return images, targets
 

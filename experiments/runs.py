@@ -21,6 +21,7 @@ from PIL import Image
 
 from dilated_affinity import evaluation
 from dilated_affinity.affinity.geometry import format_rates, parse_rates
+from dilated_affinity.baselines.boundary import SIGMA
 from dilated_affinity.baselines.crf import DenseCRF
 from dilated_affinity.checkpoints import Checkpoints
 from dilated_affinity.cli import app, config_flags
@@ -89,7 +90,8 @@ class Scale:
 
     Attributes:
         settings: What differs from the data set's recipe.
-        divisor: Of the paper's rates and of the CRF's bilateral distance, for smaller images.
+        divisor: Of the paper's rates, the CRF's bilateral distance and the boundary weights' sigma,
+            for smaller images.
         beta_factor: Factor on the paper's betas, where none was searched.
         halved: Whether images are halved before all else.
     """
@@ -261,6 +263,8 @@ class Queue:
             settings["rates"] = format_rates(self.rates(chosen.rates))
             settings["weighting"] = chosen.weighting
             settings["beta"] = self.beta(variant)
+        if chosen.structure == "boundary":
+            settings["boundary_sigma"] = SIGMA / self.size.divisor
         config = Config.for_dataset(self.dataset, **{**settings, **overrides})
         if self.size.halved:
             config = config.replace(data_dir=str(halved_camvid(config, self.runs_dir)))

@@ -9,8 +9,8 @@ with beta 1.1, 1.3, 0.25, 1.5.
     python -m experiments.table1_weighting --dataset=shapes --scale=smoke
 
 Cost, four runs for each seed: at the paper's scale 30,000 steps of batch 16 at crop 513 each, days
-on 4 GPUs of the paper's time; small CamVid about 10 minutes each on 2 CPU cores, small shapes about
-5; smoke a minute or two in all.
+on 4 GPUs of the paper's time; small CamVid about 7 minutes each on one CPU core, small shapes about
+5 on two; smoke a minute or two in all.
 """
 
 from experiments.runs import main

@@ -3,7 +3,8 @@
 U-Net weights a pixel's cross entropy by `w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2))`, d1 and d2 its
 distances to the nearest two cells. A semantic label map has no instances. The usual adaptation,
 taken here, is `1 + w0 exp(-d^2 / (2 sigma^2))`, with d the distance to the nearest pixel of
-another class. As in U-Net the weights are not normalised: they add to the size of the loss.
+another class. Training divides them by their mean over an image, so that the loss keeps its size
+and the learning rate its meaning: otherwise most pixels of a small image weigh several times more.
 """
 
 import cv2
@@ -50,7 +51,7 @@ def boundary_distances(labels, ignore_label=255) -> np.ndarray:
     return distances
 
 
-def boundary_weights(labels, amplitude=AMPLITUDE, sigma=SIGMA, ignore_label=255):
+def boundary_weights(labels, amplitude=AMPLITUDE, sigma=SIGMA, ignore_label=255, normalize=False):
     """Weights of the pixels' cross entropy, 1 far from boundaries.
 
     Runs in graphs, such as those of `tf.data`. Pass the weights as `sample_weight` to
@@ -61,6 +62,7 @@ def boundary_weights(labels, amplitude=AMPLITUDE, sigma=SIGMA, ignore_label=255)
         amplitude: w0, at least 0. Defaults to 10.
         sigma: Width in pixels, above 0. Defaults to 5.
         ignore_label: The void label, whose pixels are given 0. Defaults to 255.
+        normalize: Divide by the mean over the non-void pixels of each image. Defaults to False.
 
     Returns:
         float32 tensor (B, H, W).
@@ -82,8 +84,12 @@ def boundary_weights(labels, amplitude=AMPLITUDE, sigma=SIGMA, ignore_label=255)
 
     def weigh(batch):
         distances = np.stack([boundary_distances(each, ignore_label) for each in batch])
-        weights = 1.0 + amplitude * np.exp(-(distances**2) / (2.0 * sigma**2))
-        return np.where(batch == ignore_label, 0.0, weights).astype(np.float32)
+        valid = batch != ignore_label
+        weights = valid * (1.0 + amplitude * np.exp(-(distances**2) / (2.0 * sigma**2)))
+        if normalize:
+            counts = np.sum(valid, axis=(1, 2), keepdims=True)
+            weights *= counts / np.maximum(np.sum(weights, axis=(1, 2), keepdims=True), 1.0)
+        return weights.astype(np.float32)
 
     labels = tf.convert_to_tensor(labels)
     return tf.ensure_shape(

@@ -52,6 +52,18 @@ def test_weights_are_the_formula_inside_a_tf_data_pipeline(labels):
         np.testing.assert_allclose(weight, np.where(label == VOID, 0, expected), rtol=1e-5)
 
 
+def test_normalized_weights_are_the_formula_over_its_mean(labels):
+    labels = np.concatenate([labels, np.full_like(labels[:1], VOID)])
+    found = boundary_weights(labels, normalize=True).numpy()
+    for weights, plain, label in zip(found, boundary_weights(labels).numpy(), labels, strict=True):
+        valid = label != VOID
+        if not valid.any():
+            assert (weights == 0).all()
+            continue
+        np.testing.assert_allclose(weights[valid].mean(), 1.0, rtol=1e-5)
+        np.testing.assert_allclose(weights, plain / plain[valid].mean(), rtol=1e-5)
+
+
 def test_a_void_contour_does_not_hide_the_class_behind_it():
     label = np.array([[1, 1, VOID, VOID, 2]])
     assert boundary_distances(label).tolist() == [[4, 3, 0, 0, 3]]
