@@ -17,16 +17,16 @@ from dilated_affinity.affinity.targets import affinity_targets, neighbor_counts
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.loading import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
-from dilated_affinity.evaluation import evaluate
+from dilated_affinity.evaluation import Evaluation, evaluate
 from dilated_affinity.export import export_model
-from dilated_affinity.inference import Predictor, inference_model
+from dilated_affinity.inference import Prediction, Predictor, inference_model
 from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import evaluation_dataset, training_dataset
 from dilated_affinity.search import search_refinement
-from dilated_affinity.training import load_run, train
+from dilated_affinity.training import TrainingResult, load_run, train
 from dilated_affinity.version import __version__
 
 __all__ = [
@@ -40,12 +40,15 @@ __all__ = [
     "DataError",
     "DeepLabV3Plus",
     "DilatedAffinityError",
+    "Evaluation",
     "MeanIoU",
     "PixelAccuracy",
+    "Prediction",
     "Predictor",
     "RunError",
     "SemanticLoss",
     "TensorBoardMonitor",
+    "TrainingResult",
     "__version__",
     "affinities_from_targets",
     "affinity_targets",
