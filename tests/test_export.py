@@ -188,6 +188,17 @@ def fails(outputs):
     raise ValueError("no kernel\nfor this")
 
 
+def make_faulty(monkeypatch, fault):
+    """Has exports, once loaded, give what `fault` makes of their outputs."""
+    load = export._load
+
+    def load_faulty(path, format):
+        predict = load(path, format)
+        return lambda images: fault(predict(images))
+
+    monkeypatch.setattr(export, "_load", load_faulty)
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -201,13 +212,7 @@ def fails(outputs):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_differs_from_the_model_does_not_stay(model, tmp_path, monkeypatch, fault, message):
-    load = export._load
-
-    def load_faulty(path, format):
-        predict = load(path, format)
-        return lambda images: fault(predict(images))
-
-    monkeypatch.setattr(export, "_load", load_faulty)
+    make_faulty(monkeypatch, fault)
     with pytest.raises(RunError, match=message):
         export_model(model, tmp_path / "model.keras", IMAGE, "keras", iterations=1)
     assert list(tmp_path.iterdir()) == []
@@ -232,13 +237,7 @@ def of_another_channel(outputs):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_bfloat16_does_not_explain_does_not_stay(model, tmp_path, monkeypatch, fault, message):
-    load = export._load
-
-    def load_faulty(path, format):
-        predict = load(path, format)
-        return lambda images: fault(predict(images))
-
-    monkeypatch.setattr(export, "_load", load_faulty)
+    make_faulty(monkeypatch, fault)
     with pytest.raises(RunError, match=message):
         export_model(model, tmp_path / "model.keras", IMAGE, "keras", 1, mixed_precision="bfloat16")
     assert list(tmp_path.iterdir()) == []
