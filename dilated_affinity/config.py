@@ -246,7 +246,12 @@ class Config:
     )
 
     seed: int = _setting(
-        0, "Seed of initial weights, order, augmentation and dropout.", "ours", group="run", low=0
+        0,
+        "Seed of initial weights, order, augmentation and dropout.",
+        "ours",
+        group="run",
+        low=0,
+        high=2**32 - 1,
     )
     mixed_precision: str = _setting(
         "none",

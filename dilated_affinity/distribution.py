@@ -6,6 +6,7 @@ processes, each of which runs the same commands and computes its part of every b
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import tempfile
@@ -103,7 +104,15 @@ def replica_strategy(num_replicas=0):
     count = _checked_count(num_replicas, len(devices), bool(gpus))
     if count == 1:
         return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([device.name for device in devices[:count]])
+    return _mirrored_strategy(tuple(device.name for device in devices[:count]))
+
+
+@functools.cache
+def _mirrored_strategy(devices):
+    """One strategy for the same devices: those made one after the other get in each other's way."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _jax_replicas(num_replicas):
@@ -161,7 +170,20 @@ def check_shares(config, replicas: Replicas):
             f"batch_size / accumulation must be a multiple of the {replicas.count} replicas. "
             f"Received: batch_size={config.batch_size}, accumulation={config.accumulation}"
         )
-    several = replicas.count > 1 and keras.backend.backend() != "tensorflow"
+    tensorflow = keras.backend.backend() == "tensorflow"
+    if replicas.count > 1 and tensorflow and config.accumulation > 1:
+        raise ConfigError(
+            "accumulation over several devices needs KERAS_BACKEND=jax; Keras cannot under "
+            f"TensorFlow. Received: accumulation={config.accumulation}, {replicas.count} replicas"
+        )
+    share = config.batch_size // config.accumulation // replicas.count
+    if config.batch_norm == "local" and share < 2:
+        raise ConfigError(
+            "batch_norm over single replicas needs at least 2 images on each. "
+            f"Received: batch_norm='local', batch_size={config.batch_size}, "
+            f"{replicas.count} replicas"
+        )
+    several = replicas.count > 1 and not tensorflow
     if several and config.batch_norm == "local":
         raise ConfigError(
             "batch_norm over single replicas needs the TensorFlow backend; under others it is "

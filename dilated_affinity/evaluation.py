@@ -17,7 +17,12 @@ from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference import network
-from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU
+from dilated_affinity.metrics import (
+    AffinityAccuracy,
+    BoundaryIoU,
+    MeanIoU,
+    means_over_same_classes,
+)
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import Refiner
@@ -72,16 +77,19 @@ class Evaluation:
 
     @property
     def mean_iou(self) -> tuple[float, ...]:
-        """Mean over the classes seen, one for each number of iterations."""
-        return tuple(float(np.nanmean(row)) for row in self.class_iou)
+        """Mean over the same classes for each number of iterations: all but the absent."""
+        return tuple(means_over_same_classes(self.class_iou).tolist())
 
     @property
     def absent_classes(self) -> tuple[str, ...]:
-        """Classes in neither labels nor predictions, left out of the mean."""
+        """Classes in neither labels nor predictions at some number of iterations.
+
+        They have no label pixels, and are left out of all the means.
+        """
         return tuple(
             name
             for name, ious in zip(self.class_names, self.class_iou.T, strict=True)
-            if np.isnan(ious).all()
+            if np.isnan(ious).any()
         )
 
     def to_json(self) -> dict:
@@ -126,7 +134,9 @@ class Evaluation:
         row("pixel accuracy", self.pixel_accuracy)
         row("boundary IoU", self.boundary_iou)
         if self.absent_classes:
-            lines.append(f"not seen, left out of the mean: {', '.join(self.absent_classes)}")
+            lines.append(
+                f"not in the labels, left out of the means: {', '.join(self.absent_classes)}"
+            )
         if self.rates is not None:
             lines += ["", "affinity accuracy by rate and by number of neighbours of the same class"]
             names = [f"({vertical},{horizontal})" for vertical, horizontal in self.rates]
@@ -161,7 +171,7 @@ def evaluate(
     Args:
         model: As `DeepLabV3Plus` builds it; without affinity only 0 iterations are possible.
         source: The examples.
-        iterations: Numbers of iterations to measure at, ascending.
+        iterations: Numbers of iterations to measure at, ascending, or a single one.
         refine_with: `"prediction"`, or `"ground_truth"` for the oracle of Tables 3 and 4.
         self_weight: lambda of Eq. 6.
         mu: Steepness of Eq. 7, for predicted affinity.
@@ -222,7 +232,9 @@ def evaluate(
         refine_with=refine_with,
         class_iou=np.stack([iou.class_iou() for iou in ious]),
         pixel_accuracy=tuple(iou.pixel_accuracy() for iou in ious),
-        boundary_iou=tuple(float(boundary.result()) for boundary in boundaries),
+        boundary_iou=tuple(
+            means_over_same_classes([each.class_iou() for each in boundaries]).tolist()
+        ),
         rates=rates,
         affinity_accuracy=None if rates is None else accuracy.by_rate_and_count(),
         affinity_accuracy_by_rate=None if rates is None else accuracy.by_rate(),
@@ -231,7 +243,7 @@ def evaluate(
 
 def check_iterations(iterations) -> tuple[int, ...]:
     """The numbers of iterations to measure at, or a `ConfigError` unless they are ascending."""
-    iterations = tuple(iterations)
+    iterations = (iterations,) if isinstance(iterations, int) else tuple(iterations)
     if not iterations or list(iterations) != sorted(set(iterations)) or iterations[0] < 0:
         raise ConfigError(
             f"iterations must be ascending and at least 0. Received: iterations={iterations}"

@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one, and keeping a folder to one process."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -15,14 +16,20 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
     """Writes a file aside, flushes it to disk and renames it into place.
 
     Whenever the process or the machine stops, `path` holds the earlier file or the new one, whole.
-    A link at `path` is replaced, not followed.
+    A link to a file is replaced, not followed.
 
     Args:
         path: The file to create or replace; its folder is made if missing.
         content: The bytes, or a function that writes a file at the path it is given (which ends
             in the same suffixes as `path`).
+
+    Raises:
+        OSError: It cannot be written, or what is at `path` is no file but a folder or a device.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        # Renaming would put a file in the place of a device such as /dev/null.
+        raise OSError(errno.EINVAL, "is no file that could be replaced", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=_ASIDE, suffix=path.name, dir=path.parent)
     os.close(handle)

@@ -26,11 +26,13 @@ class FiniteStepModel(keras.Model):
 
         refused = _refusals(self.optimizer)
         count = tf.identity(refused.value)
-        changing = [
-            variable.value
-            for variable in (*self.non_trainable_variables, *self.metrics_variables)
-            if tf.as_dtype(variable.dtype).is_floating
-        ]
+        for metric in self.metrics:
+            # The compiled metrics, which show their variables no sooner.
+            if not getattr(metric, "built", True):
+                metric.build(keras.utils.unpack_x_y_sample_weight(data)[1], self.output)
+        # The states of random generators, whole numbers, go on.
+        moving = (each for each in self.non_trainable_variables if _is_float(each))
+        changing = [variable.value for variable in (*moving, *self.metrics_variables)]
         before = [tf.identity(variable) for variable in changing]
         logs = super().train_step(data)
         finite = tf.math.is_finite(logs["loss"]) & tf.equal(count, refused.value)
@@ -44,13 +46,12 @@ class FiniteStepModel(keras.Model):
         index = _index_of(self.optimizer.variables, _refusals(self.optimizer))
         finite = ops.isfinite(logs["loss"]) & (state[2][index] == new_state[2][index])
         trainable, moving, optimizer, metrics = new_state
-        moving, metrics = (
-            [
-                ops.where(finite, new, old) if ops.is_tensor(new) and _is_float(new) else new
-                for new, old in zip(values, earlier, strict=True)
-            ]
-            for values, earlier in ((moving, state[1]), (metrics, state[3]))
-        )
+        # The states of random generators, whole numbers, go on.
+        moving = [
+            ops.where(finite, new, old) if ops.is_tensor(new) and _is_float(new) else new
+            for new, old in zip(moving, state[1], strict=True)
+        ]
+        metrics = [ops.where(finite, new, old) for new, old in zip(metrics, state[3], strict=True)]
         return _with_loss(logs, finite), (trainable, moving, optimizer, metrics)
 
 

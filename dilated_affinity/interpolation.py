@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from dilated_affinity.errors import ConfigError
+
 PADDINGS = ("same", "symmetric")
 
 
@@ -28,6 +30,16 @@ def grid_offset(image_size, stride, padding="same"):
         image_size = (image_size + 1) // 2
         level *= 2
     return offset
+
+
+def check_grid(stride, padding):
+    """Raises `ConfigError` unless `grid_offset` knows the grid of this stride and padding."""
+    if padding not in PADDINGS:
+        raise ConfigError(
+            f"padding must be one of {', '.join(PADDINGS)}. Received: padding={padding!r}"
+        )
+    if type(stride) is not int or stride < 1 or stride & (stride - 1):
+        raise ConfigError(f"A stride must be a power of two. Received: {stride!r}")
 
 
 def interpolation_matrix(source_size, image_size, source_stride, target_stride, padding, dtype):

@@ -1,8 +1,10 @@
 """Keras metrics: mean IoU, pixel accuracy, boundary IoU and affinity accuracy.
 
-Every metric counts in int64: a float32 count stops growing at 2^24, about 64 crops of 513x513.
-(JAX without 64-bit mode counts in int32, up to 2^31.)
+Every metric counts in 64 bits: a float32 count stops growing at 2^24, about 64 crops of 513x513,
+and an int32 one turns negative at 2^31, after some 500 steps of 16 such crops.
 """
+
+import contextlib
 
 import keras
 import numpy as np
@@ -12,17 +14,42 @@ from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
 from dilated_affinity.affinity.statistics import COUNTS
 from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.interpolation import grid_offset
+from dilated_affinity.interpolation import check_grid, grid_offset
+
+_WORD = 2**30
+"""What the upper of two words counts."""
+
+
+def _in_words():
+    """Whether counts are kept as two words each: under JAX, whose integers have 32 bits."""
+    return keras.backend.backend() == "jax"
 
 
 class _Counts(keras.metrics.Metric):
     """A metric that adds up whole numbers in variables."""
 
     def add_counts(self, name, shape):
+        shape = (2, *shape) if _in_words() else shape
         return self.add_weight(shape=shape, initializer="zeros", dtype="int64", name=name)
 
     def add_to(self, variable, counts):
-        variable.assign_add(ops.cast(counts, variable.dtype))
+        """Adds counts, each below 2^30."""
+        counts = ops.cast(counts, variable.dtype)
+        if _in_words():
+            lower = variable[0] + counts
+            variable.assign(ops.stack([lower % _WORD, variable[1] + lower // _WORD]))
+        else:
+            variable.assign_add(counts)
+
+    def approximate(self, variable):
+        """The counts as a float32 tensor."""
+        counts = ops.cast(variable, "float32")
+        return counts[1] * _WORD + counts[0] if _in_words() else counts
+
+    def exact(self, variable) -> np.ndarray:
+        """The counts as an int64 array."""
+        counts = np.asarray(ops.convert_to_numpy(variable)).astype(np.int64)
+        return counts[1] * _WORD + counts[0] if _in_words() else counts
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
@@ -69,8 +96,8 @@ class MeanIoU(_Counts):
         for classes in (labels, predictions):
             counted = counted & (classes >= 0) & (classes < self.num_classes)
         cells = ops.where(counted, labels * self.num_classes + predictions, bins)
-        counts = ops.bincount(ops.reshape(cells, (-1,)), minlength=bins + 1)[:bins]
-        self.add_to(self.confusion, ops.reshape(counts, self.confusion.shape))
+        counts = _bincount(cells, bins)
+        self.add_to(self.confusion, ops.reshape(counts, (self.num_classes, self.num_classes)))
 
     def result(self):
         intersection, union = self._sets()
@@ -80,12 +107,7 @@ class MeanIoU(_Counts):
 
     def class_iou(self) -> np.ndarray:
         """IoU of each class, float64 (C,); NaN for a class in neither labels nor predictions."""
-        matrix = self.confusion_matrix().astype(float)
-        intersection = np.diag(matrix)
-        union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
-        return np.divide(
-            intersection, union, out=np.full(self.num_classes, np.nan), where=union > 0
-        )
+        return iou_of_confusion(self.confusion_matrix())
 
     def pixel_accuracy(self) -> float:
         """Share of the non-void pixels that are predicted right; NaN before the first pixel."""
@@ -94,10 +116,10 @@ class MeanIoU(_Counts):
 
     def confusion_matrix(self) -> np.ndarray:
         """int64 (C, C): rows are labels, columns predictions."""
-        return np.asarray(ops.convert_to_numpy(self.confusion))
+        return self.exact(self.confusion)
 
     def _sets(self):
-        matrix = ops.cast(self.confusion, "float32")
+        matrix = self.approximate(self.confusion)
         intersection = ops.diagonal(matrix)
         return intersection, ops.sum(matrix, axis=0) + ops.sum(matrix, axis=1) - intersection
 
@@ -140,7 +162,7 @@ class PixelAccuracy(_Counts):
         )
 
     def result(self):
-        counts = ops.cast(self.counts, "float32")
+        counts = self.approximate(self.counts)
         return counts[0] / ops.maximum(counts[1], 1.0)
 
     def get_config(self):
@@ -198,20 +220,22 @@ class BoundaryIoU(_Counts):
             for classes in (labels, predictions)
         ]
 
-        def histogram(classes):
-            flat = ops.reshape(classes, (-1,))
-            return ops.bincount(flat, minlength=self.num_classes + 1)[: self.num_classes]
-
         agreed = ops.where(regions[0] == regions[1], regions[0], self.num_classes)
-        intersection = histogram(agreed)
-        union = histogram(regions[0]) + histogram(regions[1]) - intersection
+        intersection, first, second = (
+            _bincount(each, self.num_classes) for each in (agreed, *regions)
+        )
+        union = first + second - intersection
         self.add_to(self.sets, ops.stack([intersection, union]))
 
     def result(self):
-        intersection, union = ops.unstack(ops.cast(self.sets, "float32"), axis=0)
+        intersection, union = ops.unstack(self.approximate(self.sets), axis=0)
         present = ops.cast(union > 0, "float32")
         iou = intersection / ops.maximum(union, 1.0)
         return ops.sum(iou * present) / ops.maximum(ops.sum(present), 1.0)
+
+    def class_iou(self) -> np.ndarray:
+        """Boundary IoU of each class, float64 (C,); NaN for one without any boundary region."""
+        return _ratio(*self.exact(self.sets))
 
     def get_config(self):
         return {
@@ -243,6 +267,7 @@ class AffinityAccuracy(_Counts):
     def __init__(self, rates, logits_stride=1, padding="same", name="accuracy", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.rates = check_rates(rates)
+        check_grid(logits_stride, padding)
         self.logits_stride = logits_stride
         self.padding = padding
         self.pairs = self.add_counts("pairs", (2, len(self.rates), COUNTS))
@@ -266,7 +291,7 @@ class AffinityAccuracy(_Counts):
         self.add_to(self.pairs, _count_pairs(targets, logits))
 
     def result(self):
-        right, existing = ops.unstack(ops.sum(ops.cast(self.pairs, "float32"), axis=(1, 2)), axis=0)
+        right, existing = ops.unstack(ops.sum(self.approximate(self.pairs), axis=(1, 2)), axis=0)
         return right / ops.maximum(existing, 1.0)
 
     def by_rate(self) -> np.ndarray:
@@ -282,9 +307,8 @@ class AffinityAccuracy(_Counts):
         return self._ratio(axis=())
 
     def _ratio(self, axis):
-        right, existing = np.asarray(ops.convert_to_numpy(self.pairs)).astype(float)
-        right, existing = right.sum(axis=axis), existing.sum(axis=axis)
-        return np.divide(right, existing, out=np.full(right.shape, np.nan), where=existing > 0)
+        right, existing = self.exact(self.pairs)
+        return _ratio(right.sum(axis=axis), existing.sum(axis=axis))
 
     def get_config(self):
         return {
@@ -293,6 +317,48 @@ class AffinityAccuracy(_Counts):
             "logits_stride": self.logits_stride,
             "padding": self.padding,
         }
+
+
+def iou_of_confusion(matrix) -> np.ndarray:
+    """IoU of each class, float64 (C,), of an int64 (C, C) matrix; NaN for a class not seen."""
+    intersection = np.diag(matrix)
+    return _ratio(intersection, matrix.sum(axis=0) + matrix.sum(axis=1) - intersection)
+
+
+def means_over_same_classes(class_iou) -> np.ndarray:
+    """Means to compare with each other: over the classes that every measurement has.
+
+    A class without label pixels has IoU 0 where it is predicted, and none where it is not. Were it
+    in one mean only, ceasing to predict it would pass for a gain in all the others.
+
+    Args:
+        class_iou: IoU of each class, float (..., C), NaN for classes not seen.
+
+    Returns:
+        float64 (...); NaN if no class is in all of them.
+
+    Example:
+
+    >>> means_over_same_classes([[0.5, 0.7, 0.0], [0.5, 0.8, np.nan]]).tolist()
+    [0.6, 0.65]
+    """
+    class_iou = np.asarray(class_iou, float)
+    seen = ~np.isnan(class_iou).any(axis=tuple(range(class_iou.ndim - 1)))
+    return _ratio(class_iou[..., seen].sum(axis=-1), np.count_nonzero(seen))
+
+
+def _ratio(part, whole):
+    """`part / whole`, NaN where that is 0."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _bincount(values, bins):
+    """How often each of 0 to `bins` - 1 occurs, int32; other values are all `bins`."""
+    # On the processor: TensorFlow's GPUs refuse to count where operations must be deterministic.
+    tensorflow = keras.backend.backend() == "tensorflow"
+    with keras.device("cpu") if tensorflow else contextlib.nullcontext():
+        return ops.bincount(ops.reshape(values, (-1,)), minlength=bins + 1)[:bins]
 
 
 @compiled

@@ -16,8 +16,6 @@ from dilated_affinity.inference import Predictor
 from dilated_affinity.metrics import AffinityAccuracy
 from dilated_affinity.visualization import comparison
 
-_LOSSES = {"loss": "total", "semantic_loss": "semantic", "affinity_loss": "affinity"}
-
 
 class TensorBoardMonitor(keras.callbacks.Callback):
     """Writes what happens in `model.fit` where `tensorboard --logdir` shows it.
@@ -143,10 +141,11 @@ class TensorBoardMonitor(keras.callbacks.Callback):
     def _write_training(self, logs):
         with self._writing("train"):
             for name, value in logs.items():
-                if name in _LOSSES:
-                    self._scalar(f"loss/{_LOSSES[name]}", value)
-                elif not name.startswith("val_"):
-                    self._scalar(f"metrics/{name}", value)
+                if name.startswith("val_"):
+                    continue
+                head = "total" if name == "loss" else name.removesuffix("_loss")
+                group = "loss" if name.endswith("loss") else "metrics"
+                self._scalar(f"{group}/{head}", value)
             self._scalar("learning_rate", self.model.optimizer.learning_rate)
 
     def _validate(self):

@@ -16,6 +16,7 @@ from dilated_affinity.baselines.boundary import boundary_weights
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.loading import Source, load_source, read_examples
+from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError
 
 MEAN_PIXEL = 127.5
@@ -49,6 +50,8 @@ def training_dataset(
     """
     if source is None:
         source = load_source(config.dataset, config.train_split, config.data_dir)
+        if config.on_bad_example == "skip":
+            source = SkippingSource(source)
     if steps is None:
         steps = config.iterations - first_step
     batch_size = config.batch_size // config.accumulation
@@ -187,7 +190,8 @@ def _random_scale(draw, config):
     low, high, step = config.min_scale, config.max_scale, config.scale_step
     if step == 0 or low == high:
         return low + draw * (high - low)
-    scales = np.arange(low, high + step / 2, step, dtype=np.float32)
+    # A little more than a whole number of steps is one, in spite of rounding.
+    scales = (low + step * np.arange(int((high - low) / step + 1e-6) + 1)).astype(np.float32)
     return tf.gather(scales, tf.cast(draw * len(scales), tf.int32))
 
 

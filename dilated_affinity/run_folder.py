@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
+import json
 import os
 from pathlib import Path
 
@@ -10,14 +12,16 @@ from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.checkpoints import TrainingState
 from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.loading import Source, label_readers
 from dilated_affinity.distribution import from_process
-from dilated_affinity.errors import RunError
+from dilated_affinity.errors import DataError, RunError, first_line
 from dilated_affinity.files import exclusive_lock, remove_unfinished, write_atomically
 from dilated_affinity.progress import progress
 from dilated_affinity.version import __version__
 
 CONFIG_FILE = "config.json"
+CLASSES_FILE = "classes.json"
 STATISTICS_FILE = "statistics.json"
 LOG_FILE = "log.csv"
 LOCK_FILE = ".lock"
@@ -61,7 +65,7 @@ def _claim(model_dir, config, stack):
         raise _cannot_write(model_dir, error) from None
 
 
-def save_config(model_dir: Path, config: Config):
+def save_settings(model_dir: Path, config: Config, classes: ClassTable):
     """Makes the folder a run of these settings, from when on it refuses others.
 
     Not before the data has been found, so that who mistyped its name can type it again.
@@ -72,11 +76,30 @@ def save_config(model_dir: Path, config: Config):
 
     def save():
         try:
+            table = json.dumps(dataclasses.asdict(classes), indent=1) + "\n"
+            write_atomically(model_dir / CLASSES_FILE, table.encode())
             config.save(model_dir / CONFIG_FILE, __version__)
         except OSError as error:
             raise _cannot_write(model_dir, error) from None
 
     from_process(save)
+
+
+def load_classes(model_dir: Path) -> ClassTable | None:
+    """The classes of a run; None for a run from before they were kept in its folder.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = model_dir / CLASSES_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        colors = [tuple(map(int, color)) for color in (*table["palette"], table["void_color"])]
+        return ClassTable(tuple(map(str, table["names"])), tuple(colors[:-1]), colors[-1])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path}: no table of classes: {first_line(error)}") from None
 
 
 def _cannot_write(model_dir, error):

@@ -12,7 +12,7 @@ from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import ITERATIONS, check_iterations, padded_logits
 from dilated_affinity.inference import network
-from dilated_affinity.metrics import MeanIoU
+from dilated_affinity.metrics import MeanIoU, means_over_same_classes
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import Refiner
@@ -72,7 +72,7 @@ class RefinementSearch:
                 lines.append(f"{mu:>8g}{self_weight:>8g}{cells}")
         best = self.best
         settings = " ".join(f"--{key}={best[key]:g}" for key in best if key != "mean_iou")
-        lines.append(f"best: {settings} with {100 * best['mean_iou']:.2f}")
+        lines.append(f"best: {100 * best['mean_iou']:.2f}, by predict_main {settings}")
         return "\n".join(lines)
 
 
@@ -136,5 +136,6 @@ def search_refinement(
                 for values, iou in zip(refined, row, strict=True):
                     predicted = ops.argmax(values, axis=-1)
                     iou.update_state(example["label"][np.newaxis], predicted)
-    mean_iou = np.vectorize(lambda iou: np.nanmean(iou.class_iou()), otypes=[float])(ious)
+    class_iou = np.stack([iou.class_iou() for iou in ious.flat])
+    mean_iou = means_over_same_classes(class_iou).reshape(shape)
     return RefinementSearch(len(source), iterations, self_weights, mus, mean_iou)

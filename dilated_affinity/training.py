@@ -37,13 +37,14 @@ from dilated_affinity.inference import Predictor, network
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.progress import TrainingProgress, watched
+from dilated_affinity.refinement import refinement_of
 from dilated_affinity.run_folder import (
     BEST,
     CHECKPOINTS,
     CONFIG_FILE,
     claimed,
     run_statistics,
-    save_config,
+    save_settings,
     write_log,
 )
 from dilated_affinity.run_model import at_output_stride, build_model, compile_model
@@ -148,7 +149,7 @@ class _Run:
         )
         if config.on_bad_example == "skip":
             self.source = SkippingSource(self.source)
-        save_config(model_dir, config)
+        save_settings(model_dir, config, self.source.classes)
         statistics = run_statistics(config, self.source, model_dir)
         # Here, and not before: preparing a data set draws from Python's generator, as initial
         # weights do, and would change them.
@@ -287,7 +288,9 @@ class _Run:
         if self._predictor is None:
             config = self.config
             settings = config.iterations_of_refinement, config.self_weight, config.mu
-            self._predictor = Predictor(self._evaluated, *settings)
+            self._predictor = Predictor(
+                self._evaluated, *settings, refinement=refinement_of(config)
+            )
         names, step = self.validation.classes.names, self.state.step
         self._monitor.write_class_iou(names, ious, step=step)
         self._monitor.write_pictures(self._predictor, self.validation, step=step)

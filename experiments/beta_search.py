@@ -18,6 +18,7 @@ searched again; a run recorded with other settings has to be removed by hand.
 Cost: a run for each beta, variant and seed, each as in Table 1.
 """
 
+import re
 import statistics
 
 from absl import flags, logging
@@ -43,17 +44,18 @@ def main():
     """Entry point."""
     make_queue = define_flags()
 
-    def search_all():
-        queue = make_queue()
-        multiples = _numbers(_MULTIPLES.value)
-        for variant in _VARIANTS.value:
-            choices = queue.choices()
-            if variant not in choices:
-                choice = choose(queue, variant, multiples)
-                write_json(queue.choices_path, {"choices": {**choices, variant: choice}})
-            print(f"{variant}: {queue.choices()[variant]}")
+    app.run(lambda: search_for(make_queue(), _VARIANTS.value, _numbers(_MULTIPLES.value)))
 
-    app.run(search_all)
+
+def search_for(queue, variants, multiples):
+    """Chooses for each variant for which nothing has been chosen yet, and prints the choice."""
+    for variant in variants:
+        if variant not in queue.choices():
+            choice = choose(queue, variant, multiples)
+            # Read again: another search may have written meanwhile.
+            choices = {**queue.choices(), variant: choice}
+            write_json(queue.choices_path, {"choices": choices})
+        print(f"{variant}: {queue.choices()[variant]}")
 
 
 def choose(queue, variant, multiples) -> dict:
@@ -92,11 +94,12 @@ def _trained(queue, variant, seed, beta):
 
 def _parts(split):
     """The first 80 % and the rest of a split, or of a part of one that is written `train[:n]`."""
-    name, _, size = split.rstrip("]").partition("[:")
-    if not size:
-        return f"{name}[:80%]", f"{name}[80%:]"
-    if not size.isdigit():
+    found = re.fullmatch(r"(\w+)(?:\[:(\d+)\])?", split)
+    if not found:
         raise ConfigError(f"Cannot divide this split. Received: train_split={split!r}")
+    name, size = found.groups()
+    if size is None:
+        return f"{name}[:80%]", f"{name}[80%:]"
     border = int(size) * 4 // 5
     return f"{name}[:{border}]", f"{name}[{border}:{size}]"
 

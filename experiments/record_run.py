@@ -12,8 +12,11 @@ from pathlib import Path
 
 from absl import flags
 
+from dilated_affinity.checkpoints import read_state
 from dilated_affinity.cli import app
+from dilated_affinity.errors import DataError
 from dilated_affinity.evaluation import REFINE_WITH
+from dilated_affinity.run_folder import BEST
 from experiments.records import RESULTS, read_json, run_record, write_json
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
@@ -24,6 +27,13 @@ def _record():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = RESULTS / f"{app.required(_NAME.value, 'name')}.json"
     evaluation = {name: read_json(model_dir / f"evaluation_{name}.json") for name in REFINE_WITH}
+    step = read_state(model_dir / BEST).step
+    for name, content in evaluation.items():
+        if content.get("step") != step:
+            raise DataError(
+                f"{model_dir}/evaluation_{name}.json: must be of step {step}, of the best model; "
+                f"evaluate again. Received: step {content.get('step')}"
+            )
     write_json(output, {**run_record(model_dir), "evaluation": evaluation})
     print(output)
 

@@ -25,6 +25,7 @@ from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import REFINE_WITH, padded_logits
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
@@ -116,6 +117,11 @@ def _measure(config, model, source):
 def _run():
     config, model = load_run(Path(app.required(_MODEL_DIR.value, "model_dir")), **_given())
     source = load_source(config.dataset, config.val_split, config.data_dir)
+    if len(source) <= _EVERY.value:
+        raise ConfigError(
+            "every must leave two images or more: the time of the first is not counted. "
+            f"Received: every={_EVERY.value}, {len(source)} images"
+        )
     measured = _measure(config, model, source)
     for affinity, variants in measured.items():
         print(f"{affinity.replace('_', ' ')} affinity{'':12}s/image   share     mIoU  boundary")

@@ -264,7 +264,8 @@ class Queue:
             settings["weighting"] = chosen.weighting
             settings["beta"] = self.beta(variant)
         if chosen.structure == "boundary":
-            settings["boundary_sigma"] = SIGMA / self.size.divisor
+            scaled = SIGMA / self.size.divisor
+            settings["boundary_sigma"] = self.given.get("boundary_sigma", scaled)
         config = Config.for_dataset(self.dataset, **{**settings, **overrides})
         if self.size.halved:
             config = config.replace(data_dir=str(halved_camvid(config, self.runs_dir)))

@@ -101,7 +101,10 @@ class Records:
         return {seed: 100 * value for seed, value in found.items() if value is not None}
 
     def cell(self, dataset, scale, row: Row, reference: Row) -> str:
-        """Mean and deviation, and the paired difference to the reference on the same seeds."""
+        """Mean and deviation, and the paired difference to the reference on the same seeds.
+
+        The difference says how many seeds it has where that is not all of them.
+        """
         values = self.values(dataset, scale, row)
         if not values:
             return "not run"
@@ -110,7 +113,8 @@ class Records:
         shared = [values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())]
         if row == reference or not shared:
             return text
-        return f"{text}; {_difference_text(Summary.of(shared))}"
+        seeds = "" if len(shared) == len(values) else f" ({_count_text(len(shared), 'seed')})"
+        return f"{text}; {_difference_text(Summary.of(shared))}{seeds}"
 
 
 def markdown(table: Table, records: Records, settings) -> str:

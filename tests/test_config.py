@@ -85,7 +85,15 @@ def test_saves_and_loads(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"betta": 1}}', '{"config": {"seed": -1}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"config": 3}',
+        '{"config": {"betta": 1}}',
+        '{"config": {"seed": 4294967296}}',
+    ],
 )
 def test_a_damaged_file_is_refused_by_name(tmp_path, text):
     path = tmp_path / "config.json"

@@ -6,8 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
-from dilated_affinity.distribution import _described, _error_of, replica_strategy
+from dilated_affinity.config import Config
+from dilated_affinity.distribution import (
+    Replicas,
+    _described,
+    _error_of,
+    _mirrored_strategy,
+    check_shares,
+    replica_strategy,
+)
 from dilated_affinity.errors import ConfigError, RunError
 
 SCRIPT = """
@@ -104,6 +113,24 @@ def test_a_step_that_is_not_finite_on_one_replica_is_taken_back_on_all(steps):
 def test_more_replicas_than_devices_are_refused():
     with pytest.raises(ConfigError, match="Received: num_replicas=64"):
         replica_strategy(64)
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"accumulation": 2}, "accumulation over several devices needs KERAS_BACKEND=jax"),
+        ({"batch_norm": "local", "batch_size": 4}, "at least 2 images on each.*4 replicas"),
+        ({"batch_size": 6}, "must be a multiple of the 4 replicas"),
+    ],
+)
+def test_batches_that_replicas_cannot_share_are_refused(settings, match):
+    with pytest.raises(ConfigError, match=match):
+        check_shares(Config(**{"batch_size": 16, **settings}), Replicas(4))
+
+
+def test_runs_of_one_process_share_a_strategy():
+    first, second = (_mirrored_strategy(("CPU:0",)) for _ in range(2))
+    assert first is second and isinstance(first, tf.distribute.MirroredStrategy)
 
 
 @pytest.mark.parametrize("error", [RunError("full"), ConfigError("a=1"), OSError(28, "No space")])

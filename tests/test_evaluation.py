@@ -11,8 +11,9 @@ from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.canvases import pad_to
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation import class_iou, evaluate
+from dilated_affinity.evaluation import Evaluation, class_iou, evaluate
 from dilated_affinity.inference import network
+from dilated_affinity.metrics import means_over_same_classes
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
 
 RATES = ((1, 2), (2, 1))
@@ -96,7 +97,21 @@ def test_a_class_never_seen_is_left_out_and_named(model, source):
     result = evaluate(model, source, (0,))
     assert result.absent_classes == ("never",)
     assert result.mean_iou[0] == pytest.approx(np.nanmean(result.class_iou[0][:3]))
-    assert "not seen, left out of the mean: never" in result.table()
+    assert "not in the labels, left out of the means: never" in result.table()
+
+
+def test_means_are_over_the_same_classes():
+    # "ghost" is no label; it is predicted before propagation, and not after it.
+    ious = np.array([[0.6, 0.4, 0.0], [0.5, 0.3, np.nan]])
+    names = ("sky", "road", "ghost")
+    result = Evaluation(1, names, (0, 1), "prediction", ious, (0.5, 0.5), (0.5, 0.5))
+    assert result.mean_iou == pytest.approx((0.5, 0.4))
+    assert result.absent_classes == ("ghost",)
+    assert np.isnan(means_over_same_classes([[np.nan, 0.5], [0.5, np.nan]])).all()
+
+
+def test_a_single_number_of_iterations(model, source):
+    assert evaluate(model, source, 0).mean_iou == evaluate(model, source, (0,)).mean_iou
 
 
 def test_affinity_accuracy_is_counted_over_existing_pairs(model, source):

@@ -26,6 +26,20 @@ class RootOfZero(keras.losses.Loss):
         return keras.ops.where(keras.ops.any(truth == INFINITE), 1.0, 0.0) * root
 
 
+class Examples(keras.metrics.Metric):
+    """How many examples there were, a whole number as the package's metrics have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = self.add_weight(initializer="zeros", dtype="int64")
+
+    def update_state(self, truth, predicted, sample_weight=None):
+        self.count.assign_add(keras.ops.cast(keras.ops.shape(truth)[0], "int64"))
+
+    def result(self):
+        return self.count
+
+
 def make(accumulation=None, **losses):
     inputs = keras.Input((4, 4, 1))
     features = keras.layers.BatchNormalization()(keras.layers.Conv2D(2, 3)(inputs))
@@ -33,7 +47,7 @@ def make(accumulation=None, **losses):
     model = FiniteStepModel(inputs, outputs)
     optimizer = MultiplierSGD(0.1, momentum=0.9, gradient_accumulation_steps=accumulation)
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer, losses)
+    model.compile(optimizer, losses, metrics={name: [Examples()] for name in losses})
     return model
 
 

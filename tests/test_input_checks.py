@@ -69,6 +69,12 @@ def test_a_mask_of_numbers(refine, inputs):
     refused(refine, *inputs, RATES, match="valid_mask must be boolean", valid_mask=mask)
 
 
+def test_a_mask_may_be_a_list(inputs):
+    mask = np.random.default_rng(0).random((2, 4, 5)) < 0.5
+    refined = [propagate(*inputs, RATES, valid_mask=each) for each in (mask, mask.tolist())]
+    np.testing.assert_array_equal(*refined)
+
+
 @each_way
 def test_rates_that_do_not_match_the_channels(refine, inputs):
     refused(refine, *inputs, ((1, 1), (2, 2)), match="must have 16 channels.*Received")

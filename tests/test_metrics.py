@@ -7,6 +7,7 @@ import pytest
 import reference
 import tensorflow as tf
 
+from dilated_affinity import metrics
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.errors import ConfigError
@@ -145,6 +146,33 @@ def test_pixel_accuracy_grows_beyond_float_precision():
     metric.counts.assign([2**24, 2**24])
     metric.update_state([[[0]]], [[[0]]])
     assert np.asarray(metric.counts).tolist() == [2**24 + 1] * 2
+
+
+@pytest.mark.parametrize("count", [2**24, 2**30 - 1, 2**31, 2**40])
+def test_counts_in_two_words_are_those_in_one(monkeypatch, count):
+    # As under JAX, whose integers have 32 bits.
+    monkeypatch.setattr(metrics, "_in_words", lambda: True)
+    metric, accuracy = MeanIoU(2), PixelAccuracy()
+    metric.confusion.assign(
+        np.stack([np.full((2, 2), count % 2**30), np.full((2, 2), count >> 30)])
+    )
+    accuracy.counts.assign([[count % 2**30] * 2, [count >> 30] * 2])
+    for each in (metric, accuracy):
+        each.update_state([[[0, 0, 1]]], [[[0, 0, 0]]])
+    assert metric.confusion_matrix().tolist() == [[count + 2, count], [count + 1, count]]
+    np.testing.assert_allclose(metric.result(), np.mean(metric.class_iou()), rtol=1e-6)
+    assert accuracy.exact(accuracy.counts).tolist() == [count + 2, count + 3]
+    assert (np.asarray(metric.confusion) < 2**30).all()
+    np.testing.assert_allclose(accuracy.result(), (count + 2) / (count + 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [MeanIoU(3), BoundaryIoU(3)])
+def test_pixels_are_counted_on_the_processor(metric):
+    # TensorFlow's GPUs refuse to where operations must be deterministic, as in training.
+    labels = tf.zeros((1, 4, 4), tf.int32)
+    graph = tf.function(lambda: metric.update_state(labels, labels)).get_concrete_function().graph
+    counting = [each for each in graph.get_operations() if "Bincount" in each.type]
+    assert counting and all("CPU" in each.device for each in counting)
 
 
 def test_reset_forgets(labels, predictions):
@@ -354,6 +382,8 @@ def test_sample_weight_is_refused_rather_than_ignored(metric):
         lambda: BoundaryIoU(3, dilation_ratio=0),
         lambda: BoundaryIoU(3, dilation_ratio=1.5),
         lambda: AffinityAccuracy(()),
+        lambda: AffinityAccuracy(RATES, padding="valid"),
+        lambda: AffinityAccuracy(RATES, logits_stride=3),
     ],
 )
 def test_settings_out_of_range_are_refused(build):

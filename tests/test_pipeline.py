@@ -7,6 +7,7 @@ from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.pipeline import (
     MEAN_PIXEL,
+    _random_scale,
     augment,
     evaluation_dataset,
     training_dataset,
@@ -169,3 +170,26 @@ def test_scales_are_those_of_the_recipe():
         _, labels = augment(image, label, config, tf.constant(number, tf.int64))
         sides.add(int((labels.numpy() == 0).any(axis=0).sum()))
     assert sides == {5, 10, 15, 20}
+
+
+@pytest.mark.parametrize(
+    "low, high, step, scales",
+    [
+        (0.5, 2.0, 0.25, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)),
+        (1.0, 1.2, 0.25, (1.0,)),
+        (0.5, 2.0, 0.4, (0.5, 0.9, 1.3, 1.7)),
+        (0.7, 1.0, 0.1, (0.7, 0.8, 0.9, 1.0)),
+    ],
+)
+def test_no_scale_is_above_the_largest(low, high, step, scales):
+    config = tiny_config("unused", min_scale=low, max_scale=high, scale_step=step)
+    draws = np.linspace(0, 1, 50, endpoint=False, dtype=np.float32)
+    drawn = {round(float(_random_scale(draw, config)), 6) for draw in draws}
+    assert drawn == set(scales)
+
+
+def test_bad_examples_are_skipped_where_the_config_says_so(tmp_path):
+    data = write_camvid(tmp_path, train=120)
+    config = tiny_config(data, rates="none", on_bad_example="skip", iterations=60)
+    (data / "train" / "train_0.png").write_bytes(b"no image")
+    assert sum(len(images) for images, _ in batches(config)) == 60 * config.batch_size

@@ -59,7 +59,9 @@ def test_the_best_combination_is_named_in_flags():
         "mean_iou": 0.61,
     }
     last = search.table().splitlines()[-1]
-    assert last == "best: --propagation_iterations=2 --self_weight=20 --mu=50 with 61.00"
+    assert (
+        last == "best: 61.00, by predict_main --propagation_iterations=2 --self_weight=20 --mu=50"
+    )
 
 
 def test_where_nothing_helps_the_best_is_not_to_propagate():

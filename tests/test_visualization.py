@@ -241,6 +241,8 @@ def test_clicks_elsewhere_and_those_that_zoom_change_nothing(explored):
     before = pixel_shown(explored)
     click(explored.subfigs[1].axes[0], 10, 14)
     click(explored.subfigs[0].axes[0], -50, -50)
+    explored.subfigs[0].axes[0].set_xlim(-10, 50)  # panned: there are places beside the image
+    click(explored.subfigs[0].axes[0], 5, 40)
     explored.canvas.toolbar = SimpleNamespace(mode="zoom rect")
     click(explored.subfigs[0].axes[0], 5, 7)
     assert pixel_shown(explored) == before

@@ -9,7 +9,7 @@ from dilated_affinity.affinity.statistics import COUNTS
 from dilated_affinity.compilation import compiled
 from dilated_affinity.distribution import mean_over_counted
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.interpolation import interpolation_matrix
+from dilated_affinity.interpolation import check_grid, interpolation_matrix
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
@@ -76,6 +76,7 @@ class AffinityLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if not gamma >= 0:
             raise ConfigError(f"gamma must be at least 0. Received: gamma={gamma}")
+        check_grid(logits_stride, padding)
         self.statistics = statistics
         self.weighting = weighting
         self.gamma = float(gamma)

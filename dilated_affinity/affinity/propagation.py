@@ -1,5 +1,6 @@
 """Section 3.3: refinement by affinity propagation, Eq. 6 and 7."""
 
+import functools
 import math
 
 import keras
@@ -91,6 +92,8 @@ def checked_arguments(probabilities, affinities, rates, iterations, self_weight,
     """
     rates = check_rates(rates)
     check_settings(iterations, self_weight)
+    if valid_mask is not None:
+        valid_mask = ops.convert_to_tensor(valid_mask)
     _check_dtypes(probabilities, affinities, valid_mask)
     probabilities = ops.convert_to_tensor(probabilities, "float32")
     affinities = ops.convert_to_tensor(affinities, "float32")
@@ -128,7 +131,7 @@ def _check_dtypes(probabilities, affinities, valid_mask):
                 f"{name} must be floating point{hint}. "
                 f"Received: dtype {keras.backend.standardize_dtype(dtype)}"
             )
-    dtype = getattr(valid_mask, "dtype", "bool")
+    dtype = "bool" if valid_mask is None else valid_mask.dtype
     if keras.backend.standardize_dtype(dtype) != "bool":
         raise ConfigError(
             f"valid_mask must be boolean. Received: dtype {keras.backend.standardize_dtype(dtype)}"
@@ -322,8 +325,13 @@ class Grid:
     def step(self, current):
         own = self.self_weight * ops.max(current, axis=-1, keepdims=True)
         mixed = own * current
-        for channel, neighbor in enumerate(self.neighbors(current)):
-            mixed = mixed + self.affinities[..., channel : channel + 1] * neighbor
+        weighted = [
+            self.affinities[..., channel : channel + 1] * neighbor
+            for channel, neighbor in enumerate(self.neighbors(current))
+        ]
+        # A sum for each rate: additions that wait for each other would keep a processor waiting.
+        for first in range(0, len(weighted), NEIGHBORS):
+            mixed = mixed + functools.reduce(ops.add, weighted[first : first + NEIGHBORS])
         # The sum over the classes, wherever they sum to 1 before; 0 only where a pixel listens
         # neither to itself nor to anyone else.
         total = own + self.support

@@ -19,12 +19,14 @@ from absl import flags
 
 from dilated_affinity import evaluation, search
 from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
+from dilated_affinity.checkpoints import read_state
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.crf_refinement import dense_crf_of, evaluate_crf
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.refinement import refinement_of
+from dilated_affinity.run_folder import BEST
 from dilated_affinity.training import load_run
 from dilated_affinity.visualization import refinement_search_figure
 
@@ -89,8 +91,7 @@ def _evaluate():
         refinement=refinement_of(config),
     )
     settings = {"self_weight": config.self_weight, "mu": config.mu}
-    _write(output, config, {**settings, **result.to_json()})
-    print(f"{config.dataset} {config.val_split}: {result.table()}")
+    _show(result, output, config, {**settings, **result.to_json()})
 
 
 def _evaluate_crf(config, model, source, views):
@@ -103,8 +104,7 @@ def _evaluate_crf(config, model, source, views):
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "evaluation_crf.json"))
     _announce(config, model, source, refinement_in_words(config), output)
     result = evaluate_crf(model, source, crf, *views)
-    _write(output, config, {"crf": dataclasses.asdict(crf), **result.to_json()})
-    print(f"{config.dataset} {config.val_split}: {result.table()}")
+    _show(result, output, config, {"crf": dataclasses.asdict(crf), **result.to_json()})
 
 
 def _search(config, model, source, views):
@@ -113,6 +113,11 @@ def _search(config, model, source, views):
     iterations = _iterations(config)
     self_weights, mus = _numbers(_SEARCH_SELF_WEIGHTS), _numbers(_SEARCH_MUS)
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "search.json"))
+    plot = output.with_suffix(".png")
+    if output == plot:
+        raise ConfigError(
+            f"--output of a search is its JSON file; .png is the plot's. Received: {output}"
+        )
     work = f"search of {len(self_weights)} lambdas, {len(mus)} mus, {len(iterations)} iterations"
     _announce(config, model, source, work, output)
     result = search.search_refinement(
@@ -124,10 +129,9 @@ def _search(config, model, source, views):
         *views,
         refinement=refinement_of(config),
     )
-    _write(output, config, result.to_json())
+    _show(result, output, config, result.to_json())
     figure = refinement_search_figure(result)
-    write_atomically(output.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120))
-    print(f"{config.dataset} {config.val_split}: {result.table()}")
+    write_atomically(plot, lambda path: figure.savefig(path, dpi=120))
 
 
 def _announce(config, model, source, work, output):
@@ -136,12 +140,16 @@ def _announce(config, model, source, work, output):
     announce(config, model, source.classes.num_classes, images, work, output)
 
 
-def _write(output, config, measured):
+def _show(result, output, config, measured):
+    """Prints the table, and writes it with what it was measured on."""
+    # First of all: what cannot be written has still been measured.
+    print(f"{config.dataset} {config.val_split}: {result.table()}")
     early = config.refinement == "early_stop"
     stop = {"patience": config.stop_patience, "tolerance": config.stop_tolerance} if early else {}
     content = {
         "dataset": config.dataset,
         "split": config.val_split,
+        "step": read_state(Path(_MODEL_DIR.value, BEST)).step,
         "output_stride": config.eval_output_stride,
         "scales": list(config.scales),
         "flip": config.eval_flip,

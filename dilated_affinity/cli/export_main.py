@@ -120,7 +120,7 @@ def _metadata(config, classes):
         "dataset": config.dataset,
         "classes": list(classes.names),
         "rates": config.affinity_rates,
-        "propagation_iterations": config.iterations_of_refinement,
+        "propagation_iterations": config.iterations_of_refinement if config.affinity_rates else 0,
         "self_weight": config.self_weight,
         "mu": config.mu,
         "refinement": config.refinement,

@@ -12,16 +12,19 @@ it predicts the validation split, and adds a comparison with the ground truth an
 writes the labels as Cityscapes' test server wants them: grey PNG of labelIds.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
-from dilated_affinity.datasets.loading import make_builder
+from dilated_affinity.datasets.loading import load_source, make_builder
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference import Predictor, predict_examples, predict_files
 from dilated_affinity.refinement import refinement_of
+from dilated_affinity.run_folder import load_classes
 from dilated_affinity.training import load_run
 
 _given = config_flags.define(
@@ -71,16 +74,22 @@ def _predict():
             )
         label_ids = CITYSCAPES_LABEL_IDS
     predictor = _predictor(config, model)
-    builder = make_builder(config.dataset, config.data_dir)
     options = {"overwrite": _OVERWRITE.value, "label_ids": label_ids}
     if _INPUT.value:
-        _announce(config, model, builder.classes, f"images of {_INPUT.value}", output_dir)
-        written = predict_files(predictor, builder.classes, _INPUT.value, output_dir, **options)
+        for flag in (_SPLIT, _LIMIT):
+            if flag.value is not None:
+                raise ConfigError(f"--{flag.name} is of the data set; drop it or --input.")
+        # A run without its table of classes is from before there was any.
+        classes = (
+            load_classes(Path(model_dir)) or make_builder(config.dataset, config.data_dir).classes
+        )
+        _announce(config, model, classes, f"images of {_INPUT.value}", output_dir)
+        written = predict_files(predictor, classes, _INPUT.value, output_dir, **options)
     else:
         split = _SPLIT.value or config.val_split
-        source = builder.source(split)
+        source = load_source(config.dataset, split, config.data_dir)
         images = f"{min(len(source), _LIMIT.value or len(source))} images of {split}"
-        _announce(config, model, builder.classes, images, output_dir)
+        _announce(config, model, source.classes, images, output_dir)
         written = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
     print(f"{output_dir}: predicted {len(written)} images")
 

@@ -54,13 +54,13 @@ def _count():
             f"--plot must end in one of {', '.join(_PLOT_SUFFIXES)}. Received: {_PLOT.value}"
         )
     name, count, statistics = _of_dataset() if _MASKS.value is None else _of_masks()
+    print(f"{name}: {count} label maps, % of pixels by positive neighbours")
+    print(statistics.table())
     if _OUTPUT.value:
         statistics.save(_OUTPUT.value)
     if _PLOT.value:
         figure = count_frequency_figure(statistics)
         write_atomically(_PLOT.value, lambda path: figure.savefig(path, dpi=120))
-    print(f"{name}: {count} label maps, % of pixels by positive neighbours")
-    print(statistics.table())
 
 
 def _of_dataset():

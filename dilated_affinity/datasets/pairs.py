@@ -93,20 +93,21 @@ def read_values(pair: Pair, decode: Decoder = decode_label) -> tuple[np.ndarray,
     image_data = read_bytes(pair.image_path)
     image = decode_image(image_data, pair.image_path)
     values = decode(read_bytes(pair.label_path), pair.label_path)
-    check_sizes(image, values, pair, stored_orientation(image_data))
+    check_sizes(image, values, pair, image_data)
     return image, values
 
 
-def check_sizes(image: np.ndarray, values: np.ndarray, pair: Pair, orientation: int = 1) -> None:
+def check_sizes(image: np.ndarray, values: np.ndarray, pair: Pair, image_data: bytes) -> None:
     """Raises `DataError` unless an image and its label have the same size.
 
     Args:
         image: `(H, W, 3)`, upright.
         values: `(H, W)`.
         pair: Where they are from.
-        orientation: The EXIF orientation that was applied to the image, for the message.
+        image_data: The image file, whose EXIF orientation the message names.
     """
     if image.shape[:2] != values.shape:
+        orientation = stored_orientation(image_data)  # which decodes a PNG once more
         turned = f" after its EXIF orientation {orientation}" if orientation > 1 else ""
         raise DataError(
             f"{pair.label_path}: a label must have the size of its image, which is "

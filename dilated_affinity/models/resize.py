@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from dilated_affinity.interpolation import PADDINGS, interpolation_matrix
+from dilated_affinity.interpolation import check_grid, interpolation_matrix
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
@@ -32,8 +32,8 @@ class AlignedResize(keras.layers.Layer):
 
     def __init__(self, source_stride, target_stride=1, padding="same", **kwargs):
         super().__init__(**kwargs)
-        if padding not in PADDINGS:
-            raise ValueError(f"padding must be one of {PADDINGS}. Received: padding={padding!r}")
+        check_grid(source_stride, padding)
+        check_grid(target_stride, padding)
         self.source_stride = source_stride
         self.target_stride = target_stride
         self.padding = padding

@@ -6,7 +6,7 @@ import numpy as np
 
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.inference import Predictor
-from dilated_affinity.metrics import MeanIoU
+from dilated_affinity.metrics import MeanIoU, iou_of_confusion, means_over_same_classes
 from dilated_affinity.progress import progress
 
 
@@ -44,6 +44,12 @@ class Measurement:
     confusion_after: np.ndarray
     iou_before: np.ndarray
     iou_after: np.ndarray
+
+    @property
+    def mean_iou(self) -> tuple[float, float]:
+        """Means before and after refinement, over the same classes."""
+        before, after = means_over_same_classes([self.iou_before, self.iou_after]).tolist()
+        return before, after
 
     def best(self, count: int) -> tuple[ImageScore, ...]:
         """The images of the highest mIoU after refinement, best first."""
@@ -84,7 +90,11 @@ def measure(predictor: Predictor, source: Source, limit: int | None = None) -> M
         scores.append(ImageScore(index, name, before, after))
     before, after = metrics
     return Measurement(
-        tuple(scores), before.confusion, after.confusion, before.class_iou(), after.class_iou()
+        tuple(scores),
+        before.confusion,
+        after.confusion,
+        iou_of_confusion(before.confusion),
+        iou_of_confusion(after.confusion),
     )
 
 
@@ -103,7 +113,3 @@ class _Summed:
         present = self._metric.class_iou()
         present = present[~np.isnan(present)]
         return float(present.mean()) if present.size else float("nan")
-
-    def class_iou(self):
-        self._metric.confusion.assign(self.confusion)
-        return self._metric.class_iou()

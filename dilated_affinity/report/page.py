@@ -50,8 +50,8 @@ def report_page(
         _confusion(measurement, source.classes),
         _iterations(config, files),
         _affinity(files),
-        _images("Best images", measurement.best(examples), predictor, source),
-        _images("Worst images", measurement.worst(examples), predictor, source),
+        _images("Best images", measurement.best(examples), config, predictor, source),
+        _images("Worst images", measurement.worst(examples), config, predictor, source),
         _section("Settings", tables.settings_table(config)),
     ]
     rates = "no affinity" if predictor.rates is None else f"R = {{{format_rates(predictor.rates)}}}"
@@ -84,7 +84,7 @@ def _refines(config):
 
 
 def _summary(config, files, measurement):
-    before, after = np.nanmean(measurement.iou_before), np.nanmean(measurement.iou_after)
+    before, after = measurement.mean_iou
     refines = _refines(config)
     name = "mIoU before refinement" if refines else "mIoU"
     tiles = [(name, f"{100 * before:.2f} %")]
@@ -113,12 +113,11 @@ def _curves(files):
 def _classes(config, measurement, classes):
     before = measurement.iou_before
     after = measurement.iou_after if _refines(config) else None
-    means = np.nanmean(before), None if after is None else np.nanmean(after)
-    content = tables.class_table(classes, before, after, *means)
+    content = tables.class_table(classes, before, after, *measurement.mean_iou)
     bars = _figure(class_iou_figure(classes.names, before, after), "IoU of each class as bars")
     note = ""
-    if np.isnan(before).any():
-        note = '<p class="note">&ndash;: in neither labels nor predictions, not in the mean.</p>'
+    if np.isnan([measurement.iou_before, measurement.iou_after]).any():
+        note = '<p class="note">&ndash;: in neither labels nor predictions, not in the means.</p>'
     return _section("Classes", f'<div class="beside"><div>{content}{note}</div>{bars}</div>')
 
 
@@ -152,23 +151,24 @@ def _affinity(files):
     return ""
 
 
-def _images(title, scores, predictor, source):
-    return _section(title, "".join(_image(score, predictor, source) for score in scores))
+def _images(title, scores, config, predictor, source):
+    images = (_image(score, _refines(config), predictor, source) for score in scores)
+    return _section(title, "".join(images))
 
 
-def _image(score, predictor, source):
+def _image(score, refined, predictor, source):
     example = source[score.index]
     prediction = predictor(example["image"])
-    (left, first), (right, second) = pictures.compared(example, prediction, source.classes)
+    (left, first), (right, second) = pictures.compared(example, prediction, source.classes, refined)
     shown = f"mIoU {100 * score.before:.1f} %"
-    if prediction.affinity is not None:
+    if refined:
         shown += f", refined {100 * score.after:.1f} %"
     name = escape(score.name)
     panels = "".join(
         f'<figure><img src="{address}" alt="{escape(caption)} of {name}">'
         f"<figcaption>{escape(caption)}{_legend(entries)}</figcaption></figure>"
         for caption, address, entries in pictures.panels(
-            example, prediction, predictor.rates, source.classes
+            example, prediction, predictor.rates, source.classes, refined
         )
     )
     return (

@@ -42,31 +42,34 @@ def figure_source(figure) -> str:
     return _address("image/svg+xml", buffer.getvalue())
 
 
-def compared(example, prediction, classes):
+def compared(example, prediction, classes, refined):
     """The two sides of a slider, each a caption and a picture.
 
-    Before and after refinement; for a model without affinity the image and its prediction.
+    Before and after refinement; without any the image and its prediction.
     """
     image = example["image"]
-    refined = photograph(overlay(image, prediction.labels, classes))
-    if prediction.affinity is None:
-        return ("image", photograph(image)), ("prediction", refined)
+    after = photograph(overlay(image, prediction.labels, classes))
+    if not refined:
+        return ("image", photograph(image)), ("prediction", after)
     before = photograph(overlay(image, prediction.unrefined, classes))
-    return ("before", before), ("after refinement", refined)
+    return ("before", before), ("after refinement", after)
 
 
-def panels(example, prediction, rates, classes):
+def panels(example, prediction, rates, classes, refined):
     """Captions, pictures and legend entries of what stands below the slider."""
     image, label = example["image"], example["label"]
     yield "image", photograph(image), ()
     entries = class_entries(np.union1d(label, prediction.labels), classes)
     yield "ground truth", drawing(_enlarged(colorize(label, classes))), entries
-    if rates is None:
+    if refined:
+        maps = label, prediction.unrefined, prediction.labels, classes.ignore_label
+        changed = drawing(_enlarged(refinement_map(*maps)))
+        yield "what refinement changed", changed, REFINEMENT_ENTRIES
+    else:
         wrong = error_map(label, prediction.labels, classes.ignore_label)
         yield "errors", drawing(_enlarged(wrong)), ERROR_ENTRIES
+    if rates is None:
         return
-    changed = refinement_map(label, prediction.unrefined, prediction.labels, classes.ignore_label)
-    yield "what refinement changed", drawing(_enlarged(changed)), REFINEMENT_ENTRIES
     vertical, horizontal = check_rates(rates)[0]
     counts = agreeing_neighbors(prediction.affinity)[..., 0]
     caption = f"neighbours of the same class at rate ({vertical},{horizontal})"

@@ -6,9 +6,10 @@ import json
 import os
 from pathlib import Path
 
+from dilated_affinity.checkpoints import read_state
 from dilated_affinity.errors import DataError
 from dilated_affinity.evaluation import REFINE_WITH
-from dilated_affinity.run_folder import LOG_FILE
+from dilated_affinity.run_folder import BEST, LOG_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +19,8 @@ class RunFiles:
     Attributes:
         model_dir: The run's folder.
         log: Rows of `log.csv`, text by column; empty where there is none.
-        evaluations: What `eval_main` has written, by the affinity it propagated with; absent where
-            it has not been run.
+        evaluations: What `eval_main` has measured of the best model, by the affinity it propagated
+            with; absent where it has not been run since that model was found.
     """
 
     model_dir: Path
@@ -37,7 +38,8 @@ class RunFiles:
         evaluations = {}
         for kind in REFINE_WITH:
             content = _json(model_dir / f"evaluation_{kind}.json")
-            if content is not None:
+            # A better model may have been found since.
+            if content is not None and content.get("step") == read_state(model_dir / BEST).step:
                 evaluations[kind] = content
         return cls(model_dir, _rows(model_dir / LOG_FILE), evaluations)
 

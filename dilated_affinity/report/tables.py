@@ -67,11 +67,26 @@ def iterations_table(evaluations) -> str:
             for name, measure in zip(names, measures, strict=True)
         ]
         parts.append(table(header, rows))
-        parts.append(
-            f'<p class="note">{escape(content["split"])}, {content["images"]} images, lambda '
-            f"{content['self_weight']:g}, mu {content['mu']:g}; columns: iterations.</p>"
-        )
+        parts.append(f'<p class="note">{escape(_measured_on(content))}; columns: iterations.</p>')
     return "".join(parts)
+
+
+def _measured_on(content):
+    """What an evaluation was measured on, and how, where that is not usual."""
+    words = [
+        f"{content['split']}, {content['images']} images",
+        f"lambda {content['self_weight']:g}, mu {content['mu']:g}",
+        f"output stride {content['output_stride']}",
+    ]
+    if content["scales"] != [1.0]:
+        words.append(f"scales {', '.join(f'{scale:g}' for scale in content['scales'])}")
+    if content["flip"]:
+        words.append("mirrored, too")
+    if content["window"]:
+        words.append(f"windows of {content['window']}")
+    if content["refinement"] != "exact":
+        words.append(content["refinement"])
+    return ", ".join(words)
 
 
 def affinity_table(accuracy) -> str:

@@ -255,8 +255,11 @@ def explore_affinity(figure, image, affinity, rates):
     def clicked(event):
         # A toolbar that zooms or pans uses the mouse for itself.
         toolbar = getattr(figure.canvas, "toolbar", None)
-        if event.inaxes is whole and not getattr(toolbar, "mode", ""):
-            show((round(event.ydata), round(event.xdata)))
+        if event.inaxes is not whole or getattr(toolbar, "mode", ""):
+            return
+        row, column = round(event.ydata), round(event.xdata)
+        if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
+            show((row, column))
 
     figure.canvas.mpl_connect("button_press_event", clicked)
     show(tuple(side // 2 for side in image.shape[:2]))

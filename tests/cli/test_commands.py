@@ -10,6 +10,10 @@ import pytest
 from PIL import Image
 from tiny import write_camvid
 
+from dilated_affinity.datasets.classes import CAMVID
+from dilated_affinity.errors import DataError
+from dilated_affinity.run_folder import load_classes
+
 SETTINGS = (
     "--dataset=camvid",
     "--backbone=mobilenet_v2_0.35",
@@ -92,6 +96,23 @@ def test_train_evaluate_and_predict(run, camvid, tmp_path):
     assert resolved(predicted).endswith(f"writing to {tmp_path}")
     with Image.open(tmp_path / "val_0_labels.png") as labels:
         assert labels.mode == "P" and np.asarray(labels).max() < 11
+
+
+def test_photographs_are_predicted_without_the_data_set(run, camvid, tmp_path):
+    arguments = (f"--model_dir={run}", f"--output_dir={tmp_path / 'out'}", "--data_dir=gone")
+    result = command("predict_main", *arguments, f"--input={camvid / 'val' / 'val_0.png'}")
+    assert result.returncode == 0, result.stderr
+    result = command("predict_main", *arguments, f"--input={camvid / 'val'}", "--limit=1")
+    refused(result, 2, "--limit", "--input")
+
+
+def test_the_classes_of_a_run(run, tmp_path):
+    assert load_classes(run) == CAMVID
+    assert load_classes(tmp_path) is None
+    for content in ("", "[]", '{"names": ["a"], "palette": [[0, 0]], "void_color": [0, 0, 0]}'):
+        (tmp_path / "classes.json").write_text(content)
+        with pytest.raises(DataError, match="classes.json: no table of classes"):
+            load_classes(tmp_path)
 
 
 def test_statistics(camvid, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dilated_affinity.datasets import pairs
 from dilated_affinity.datasets.classes import VOC2012
 from dilated_affinity.datasets.paired_files import PairedFilesSource
 from dilated_affinity.datasets.pairs import INVALID, Pair, label_table, match_pairs, read_pair
@@ -30,6 +31,12 @@ def test_label_table():
         9: 255,
         255: 255,
     }
+
+
+def test_images_are_decoded_once(pair, monkeypatch):
+    # Pillow decodes a whole PNG to look for an orientation, which only an error's message names.
+    monkeypatch.setattr(pairs, "stored_orientation", lambda _: pytest.fail("decoded again"))
+    read_pair(pair, VOC2012, VOC_TABLE)
 
 
 def test_read_pair(pair, write_image):

@@ -93,6 +93,30 @@ def test_parts_of_train(split, parts):
     assert beta_search._parts(split) == parts
 
 
+@pytest.mark.parametrize("split", ["train+val", "train[:8]+val[:2]", "train[2:8]"])
+def test_what_cannot_be_divided_is_refused(split):
+    with pytest.raises(ConfigError, match="Cannot divide this split"):
+        beta_search._parts(split)
+
+
+def test_a_search_keeps_what_another_wrote_meanwhile(queue, monkeypatch):
+    queue.results_dir.mkdir()
+
+    def choose(queue, variant, _):
+        queue.choices_path.write_text('{"choices": {"rates_8_16": {"beta": 7.0}}}')
+        return {"beta": 2.0}
+
+    monkeypatch.setattr(beta_search, "choose", choose)
+    beta_search.search_for(queue, ["rates_8_16_32"], [1])
+    assert queue.choices() == {"rates_8_16": {"beta": 7.0}, "rates_8_16_32": {"beta": 2.0}}
+
+
+def test_the_boundarys_width_can_be_given(queue):
+    assert queue.config("boundary", 0).boundary_sigma == 5.0 / queue.size.divisor
+    given = dataclasses.replace(queue, given={**queue.given, "boundary_sigma": 3.0})
+    assert given.config("boundary", 0).boundary_sigma == 3.0
+
+
 def test_the_paper_scale_is_the_papers_recipe(tmp_path):
     for dataset in SCALES["paper"]:
         queue = Queue(dataset, "paper", (0,), tmp_path, tmp_path, {})

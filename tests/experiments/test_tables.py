@@ -59,7 +59,16 @@ def test_a_cell_compares_runs_of_the_same_seed(tmp_path):
     low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
     lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
     assert lines[2] == "| first | 77.93 | 50.00 ± 10.00 (3 seeds) |"
-    assert lines[3] == f"| second |  | 64.33 ± 24.58 (3 seeds); +1.50 [{low:+.2f}, {high:+.2f}] |"
+    interval = f"[{low:+.2f}, {high:+.2f}]"
+    assert lines[3] == f"| second |  | 64.33 ± 24.58 (3 seeds); +1.50 {interval} (2 seeds) |"
+
+
+def test_a_difference_of_fewer_seeds_says_so(tmp_path):
+    write(tmp_path, "deeplab", 0, 0.50)
+    for seed, value in ((0, 0.49), (1, 0.60)):
+        write(tmp_path, "aaf", seed, value)
+    lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
+    assert lines[3] == "| second |  | 54.50 ± 7.78 (2 seeds); -1.00 (1 seed) |"
 
 
 def test_a_cell_without_runs_says_so(tmp_path):

@@ -3,22 +3,31 @@
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 from browser import chromium
 from tiny import ListSource
 from tiny_run import command, write_run
 
+from dilated_affinity.checkpoints import TrainingState, write_checkpoint
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.errors import DataError
 from dilated_affinity.inference import Prediction
 from dilated_affinity.report import RunFiles, measure, report_page
 from dilated_affinity.report.pictures import telling_pixel
+from dilated_affinity.run_folder import BEST
 
 LOG = "epoch,affinity_loss,semantic_loss,step,val_mean_iou\n0,0.4,2.0,2,0.1\n1,0.3,1.5,4,0.125\n"
 EVALUATION = {
     "split": "val",
+    "step": 0,
+    "output_stride": 16,
+    "scales": [0.5, 1.0],
+    "flip": True,
+    "window": 65,
+    "refinement": "early_stop",
     "images": 3,
     "self_weight": 6.0,
     "mu": 7.0,
@@ -47,6 +56,7 @@ def test_the_report_is_one_file_that_loads_nothing(report):
     assert "http" not in re.sub(r"data:[^\"']*", "", page)
     for name in (*CAMVID.names, "43.21", "56.78", "dropout", "Worst images"):
         assert name in page
+    assert "stride 16, scales 0.5, 1, mirrored, too, windows of 65, early_stop; columns" in page
     assert "eval_main --model_dir" in page and "--refine_with=ground_truth" in page
 
 
@@ -127,6 +137,21 @@ def test_a_damaged_evaluation_is_named(tmp_path, content):
     (tmp_path / "evaluation_prediction.json").write_text(content)
     with pytest.raises(DataError, match="evaluation_prediction.json: not an evaluation"):
         RunFiles.read(tmp_path)
+
+
+def test_an_evaluation_of_an_earlier_model_is_not_this_ones(tmp_path):
+    write_checkpoint(tmp_path / BEST, keras.Sequential([keras.Input((1,))]), TrainingState(step=4))
+    path = tmp_path / "evaluation_prediction.json"
+    for step, measured in ((4, True), (3, False), (None, False)):
+        path.write_text(json.dumps({**EVALUATION, "step": step}))
+        assert ("prediction" in RunFiles.read(tmp_path).evaluations) == measured
+
+
+def test_before_and_after_are_means_over_the_same_classes():
+    classes = ClassTable(("a", "b", "never"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    label, before, after = [[0, 1, 1, 1]], [[0, 1, 1, 2]], [[0, 1, 1, 0]]
+    measurement = measure(Remembering([(before, after)]), gray_images([label], classes))
+    assert measurement.mean_iou == pytest.approx(((1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2))
 
 
 def test_a_run_without_log_and_evaluations_has_none(tmp_path):

@@ -157,6 +157,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 decode_image(image_data, image_name),
                 values,
                 Pair(example_id, image_name, mask_name),
+                image_data,
             )
             label = classes_of_values(values, mask_name, VOC2012, table)
             yield (
