@@ -313,6 +313,7 @@ def test_mixed_precision_keeps_heads_and_losses_in_float32(camvid, tmp_path, pre
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow
 def test_accumulated_steps_resume_where_they_stopped(camvid, tmp_path):
     config = tiny_config(camvid, accumulation=2, batch_size=4)
     train(config, tmp_path / "whole")

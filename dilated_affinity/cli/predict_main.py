@@ -64,6 +64,9 @@ _WRITE_LABEL_IDS = flags.DEFINE_bool(
 def _predict():
     model_dir = app.required(_MODEL_DIR.value, "model_dir")
     output_dir = app.required(_OUTPUT_DIR.value, "output_dir")
+    for flag in (_SPLIT, _LIMIT):
+        if _INPUT.value and flag.value is not None:
+            raise ConfigError(f"--{flag.name} is of the data set; drop it or --input.")
     config, model = load_run(model_dir, **_given())
     label_ids = None
     if _WRITE_LABEL_IDS.value:
@@ -76,9 +79,6 @@ def _predict():
     predictor = _predictor(config, model)
     options = {"overwrite": _OVERWRITE.value, "label_ids": label_ids}
     if _INPUT.value:
-        for flag in (_SPLIT, _LIMIT):
-            if flag.value is not None:
-                raise ConfigError(f"--{flag.name} is of the data set; drop it or --input.")
         # A run without its table of classes is from before there was any.
         classes = (
             load_classes(Path(model_dir)) or make_builder(config.dataset, config.data_dir).classes
