@@ -29,7 +29,7 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import REFINE_WITH, padded_logits
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
-from dilated_affinity.metrics import BoundaryIoU, MeanIoU
+from dilated_affinity.metrics import BoundaryIoU, MeanIoU, means_over_same_classes
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import Refiner
 from dilated_affinity.training import load_run
@@ -68,13 +68,21 @@ class _Measured:
         self.boundary_iou.update_state(label[np.newaxis], predicted)
         self.seconds.append(seconds)
 
-    def to_json(self):
-        return {
-            "mean_iou": float(np.nanmean(self.iou.class_iou())),
-            "boundary_iou": float(self.boundary_iou.result()),
+
+def _summary(variants):
+    """What each variant did, as JSON types, means over the same classes for all of them."""
+    every = variants.values()
+    ious = means_over_same_classes([each.iou.class_iou() for each in every])
+    boundaries = means_over_same_classes([each.boundary_iou.class_iou() for each in every])
+    return {
+        name: {
+            "mean_iou": float(iou),
+            "boundary_iou": float(boundary),
             # The first call compiles.
-            "median_seconds_per_image": statistics.median(self.seconds[1:]),
+            "median_seconds_per_image": statistics.median(each.seconds[1:]),
         }
+        for (name, each), iou, boundary in zip(variants.items(), ious, boundaries, strict=True)
+    }
 
 
 def _measure(config, model, source):
@@ -108,10 +116,7 @@ def _measure(config, model, source):
                 predicted = ops.convert_to_numpy(ops.argmax(refined, axis=-1))
                 seconds = time.perf_counter() - start
                 measured[affinity][name].add(label, predicted, seconds)
-    return {
-        affinity: {name: each.to_json() for name, each in variants.items()}
-        for affinity, variants in measured.items()
-    }
+    return {affinity: _summary(variants) for affinity, variants in measured.items()}
 
 
 def _run():

@@ -7,7 +7,7 @@ from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of, evaluate
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.evaluation import evaluate
 from dilated_affinity.inference import Predictor, predict_examples
-from dilated_affinity.metrics import MeanIoU
+from dilated_affinity.metrics import BoundaryIoU, MeanIoU
 from dilated_affinity.run_model import build_model
 
 pytest.importorskip("pydensecrf", reason="needs the extra crf")
@@ -47,13 +47,21 @@ def test_evaluation_measures_before_and_after(model, source):
     assert (result.iterations, result.refine_with) == ((0, 2), "crf")
     plain = evaluate(model, source, (0,))
     np.testing.assert_allclose(result.class_iou[0], plain.class_iou[0])
-    assert result.boundary_iou[0] == plain.boundary_iou[0]
+    assert result.pixel_accuracy[0] == plain.pixel_accuracy[0]
     metric = MeanIoU(NUM_CLASSES)
+    boundaries = BoundaryIoU(NUM_CLASSES), BoundaryIoU(NUM_CLASSES)
     predictor = CRFPredictor(model, crf)
     for index in range(len(source)):
-        labels = predictor(source[index]["image"]).labels
-        metric.update_state(source[index]["label"][np.newaxis], labels[np.newaxis])
+        label, prediction = source[index]["label"], predictor(source[index]["image"])
+        metric.update_state(label[np.newaxis], prediction.labels[np.newaxis])
+        for boundary, labels in zip(
+            boundaries, (prediction.unrefined, prediction.labels), strict=True
+        ):
+            boundary.update_state(label[np.newaxis], labels[np.newaxis])
     np.testing.assert_allclose(result.class_iou[1], metric.class_iou())
+    before, after = (boundary.class_iou() for boundary in boundaries)
+    both = ~np.isnan(before) & ~np.isnan(after)
+    np.testing.assert_allclose(result.boundary_iou, (before[both].mean(), after[both].mean()))
     assert not np.array_equal(result.class_iou[0], result.class_iou[1], equal_nan=True)
     assert "crf" in result.table().lower()
 

@@ -69,6 +69,7 @@ def test_a_run_leaves_its_settings_statistics_log_and_checkpoints(camvid, undist
     assert read_state(model_dir / BEST).best == result.best_mean_iou
 
 
+@pytest.mark.slow  # the kills of every day show it, too
 def test_the_same_seed_ends_with_identical_weights(camvid, undisturbed, tmp_path):
     """Whether TensorBoard is told of the run or not."""
     train(tiny_config(camvid, tensorboard=True), tmp_path)
