@@ -69,13 +69,15 @@ _OUTPUT = flags.DEFINE_string(
 def _evaluate():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     config, model = load_run(model_dir, **_given())
+    # Now, and not when all is measured: training may find a better model meanwhile.
+    step = read_state(model_dir / BEST).step
     source = load_source(config.dataset, config.val_split, config.data_dir)
     views = config.scales, config.eval_flip, config.eval_window
     if _SEARCH.value:
-        _search(config, model, source, views)
+        _search(config, model, step, source, views)
         return
     if config.postprocess == "crf":
-        _evaluate_crf(config, model, source, views)
+        _evaluate_crf(config, model, step, source, views)
         return
     output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
     iterations = _iterations(config)
@@ -91,10 +93,10 @@ def _evaluate():
         refinement=refinement_of(config),
     )
     settings = {"self_weight": config.self_weight, "mu": config.mu}
-    _show(result, output, config, {**settings, **result.to_json()})
+    _show(result, output, config, step, {**settings, **result.to_json()})
 
 
-def _evaluate_crf(config, model, source, views):
+def _evaluate_crf(config, model, step, source, views):
     if _REFINE_WITH.value != "prediction" or flags.FLAGS["iterations"].present:
         raise ConfigError(
             "--refine_with and --iterations are of propagation; the CRF has --crf_iterations. "
@@ -104,10 +106,10 @@ def _evaluate_crf(config, model, source, views):
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "evaluation_crf.json"))
     _announce(config, model, source, refinement_in_words(config), output)
     result = evaluate_crf(model, source, crf, *views)
-    _show(result, output, config, {"crf": dataclasses.asdict(crf), **result.to_json()})
+    _show(result, output, config, step, {"crf": dataclasses.asdict(crf), **result.to_json()})
 
 
-def _search(config, model, source, views):
+def _search(config, model, step, source, views):
     if _REFINE_WITH.value != "prediction":
         raise ConfigError(f"--search refines with predictions. Received: {_REFINE_WITH.value}")
     iterations = _iterations(config)
@@ -129,7 +131,7 @@ def _search(config, model, source, views):
         *views,
         refinement=refinement_of(config),
     )
-    _show(result, output, config, result.to_json())
+    _show(result, output, config, step, result.to_json())
     figure = refinement_search_figure(result)
     write_atomically(plot, lambda path: figure.savefig(path, dpi=120))
 
@@ -140,7 +142,7 @@ def _announce(config, model, source, work, output):
     announce(config, model, source.classes.num_classes, images, work, output)
 
 
-def _show(result, output, config, measured):
+def _show(result, output, config, step, measured):
     """Prints the table, and writes it with what it was measured on."""
     # First of all: what cannot be written has still been measured.
     print(f"{config.dataset} {config.val_split}: {result.table()}")
@@ -149,7 +151,7 @@ def _show(result, output, config, measured):
     content = {
         "dataset": config.dataset,
         "split": config.val_split,
-        "step": read_state(Path(_MODEL_DIR.value, BEST)).step,
+        "step": step,
         "output_stride": config.eval_output_stride,
         "scales": list(config.scales),
         "flip": config.eval_flip,
