@@ -35,12 +35,16 @@ class RunFiles:
             DataError: If a file is there but damaged.
         """
         model_dir = Path(model_dir)
-        evaluations = {}
-        for kind in REFINE_WITH:
-            content = _json(model_dir / f"evaluation_{kind}.json")
+        evaluations = {kind: _json(model_dir / f"evaluation_{kind}.json") for kind in REFINE_WITH}
+        evaluations = {kind: content for kind, content in evaluations.items() if content}
+        if evaluations:
             # A better model may have been found since.
-            if content is not None and content.get("step") == read_state(model_dir / BEST).step:
-                evaluations[kind] = content
+            best = read_state(model_dir / BEST).step
+            evaluations = {
+                kind: content
+                for kind, content in evaluations.items()
+                if content.get("step") == best
+            }
         return cls(model_dir, _rows(model_dir / LOG_FILE), evaluations)
 
 
