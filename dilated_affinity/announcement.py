@@ -51,13 +51,20 @@ def views_in_words(config: Config) -> str:
     >>> views_in_words(Config(eval_scales="0.5,1", eval_flip=True))
     'output stride 8, scales 0.5,1, mirrored, too'
     """
-    words = [f"output stride {config.eval_output_stride}"]
-    if config.scales != (1.0,):
-        words.append(f"scales {','.join(f'{scale:g}' for scale in config.scales)}")
-    if config.eval_flip:
+    return describe_views(
+        config.eval_output_stride, config.scales, config.eval_flip, config.eval_window
+    )
+
+
+def describe_views(output_stride: int, scales, flip: bool, window: int) -> str:
+    """What `views_in_words` says, from the values that an evaluation keeps of the settings."""
+    words = [f"output stride {output_stride}"]
+    if tuple(scales) != (1.0,):
+        words.append(f"scales {','.join(f'{scale:g}' for scale in scales)}")
+    if flip:
         words.append("mirrored, too")
-    if config.eval_window:
-        words.append(f"windows of {config.eval_window}")
+    if window:
+        words.append(f"windows of {window}")
     return ", ".join(words)
 
 

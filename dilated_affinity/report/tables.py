@@ -4,6 +4,7 @@ import dataclasses
 import math
 from html import escape
 
+from dilated_affinity.announcement import describe_views
 from dilated_affinity.config import Config
 
 _AFFINITY = {"prediction": "predicted", "ground_truth": "ground-truth"}
@@ -76,14 +77,8 @@ def _measured_on(content):
     words = [
         f"{content['split']}, {content['images']} images",
         f"lambda {content['self_weight']:g}, mu {content['mu']:g}",
-        f"output stride {content['output_stride']}",
+        describe_views(*(content[name] for name in ("output_stride", "scales", "flip", "window"))),
     ]
-    if content["scales"] != [1.0]:
-        words.append(f"scales {', '.join(f'{scale:g}' for scale in content['scales'])}")
-    if content["flip"]:
-        words.append("mirrored, too")
-    if content["window"]:
-        words.append(f"windows of {content['window']}")
     if content["refinement"] != "exact":
         words.append(content["refinement"])
     return ", ".join(words)
