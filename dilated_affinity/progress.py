@@ -4,8 +4,10 @@ import contextlib
 import os
 import sys
 import threading
+import time
 
 import keras
+from absl import logging
 from tqdm.auto import tqdm
 
 
@@ -71,7 +73,8 @@ class TrainingProgress(keras.callbacks.Callback):
     """A bar over all the steps of a run, however many calls of `fit` they take.
 
     Keras' own bar is of one epoch. This one shows steps done and to do, rate, time left and the
-    epoch's mean losses, and nothing where nobody watches; give `fit` `verbose=0` beside it.
+    epoch's mean losses. Where nobody watches, each epoch ends with one line of the log instead.
+    Give `fit` `verbose=0` beside it.
 
     Args:
         total: Steps of the whole run.
@@ -82,14 +85,29 @@ class TrainingProgress(keras.callbacks.Callback):
     def __init__(self, total: int, initial=0, accumulation=1):
         super().__init__()
         self._accumulation = accumulation
+        self._total = total
+        self._step = self._first_step = initial
+        self._began = time.monotonic()
         self._bar = _bar(None, "training", "step", total=total, initial=initial)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first_step, self._began = self._step, time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) % self._accumulation:
             return
+        self._step += 1
         losses = {name: value for name, value in (logs or {}).items() if name.endswith("loss")}
         self._bar.set_postfix(losses, refresh=False)
         self._bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._bar.disable:
+            return
+        done = self._step - self._first_step
+        means = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
+        rate = f"{(time.monotonic() - self._began) / max(done, 1):.2f} s a step"
+        logging.info("step %d of %d: %s; %s", self._step, self._total, means, rate)
 
     def close(self):
         """Leaves the bar as it stands."""

@@ -36,7 +36,7 @@ from dilated_affinity.finite_steps import heads_not_finite
 from dilated_affinity.inference import Predictor, network
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import batch_ids, training_dataset
-from dilated_affinity.progress import TrainingProgress, watched
+from dilated_affinity.progress import TrainingProgress
 from dilated_affinity.refinement import refinement_of
 from dilated_affinity.run_folder import (
     BEST,
@@ -237,7 +237,7 @@ class _Run:
                     epochs=epoch + 1,
                     callbacks=[after_steps, *filter(None, (self._bar, self._monitor))],
                     shuffle=False,
-                    verbose=2 if self.replicas.is_first and not watched() else 0,
+                    verbose=0,
                 )
         except tf.errors.OpError as error:
             raise data_error_from(error) or error from None

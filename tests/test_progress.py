@@ -40,6 +40,24 @@ def test_nobody_watching_sees_nothing(monkeypatch):
     assert screen.getvalue() == ""
 
 
+def test_nobody_watching_reads_one_line_for_each_epoch(monkeypatch, caplog):
+    look(monkeypatch, io.StringIO())
+    caplog.set_level("INFO")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics={"dense": "mae"})
+    progress = TrainingProgress(total=10, initial=4, accumulation=2)
+    losses = []
+    for _ in range(2):
+        ones = np.ones((6, 2)), np.ones((6, 1))
+        history = model.fit(*ones, batch_size=1, callbacks=[progress], verbose=0).history
+        losses += history["loss"]
+    progress.close()
+    first, second = caplog.messages
+    assert first.startswith(f"step 7 of 10: loss {losses[0]:.4f}, mae ")
+    assert second.startswith(f"step 10 of 10: loss {losses[1]:.4f}, mae ")
+    assert first.endswith(" s a step")
+
+
 def test_training_is_one_bar_over_several_calls_of_fit(monkeypatch):
     terminal = look(monkeypatch, Terminal())
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
