@@ -10,6 +10,13 @@ import pytest  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+LONGEST = ("test_kills.py", "test_training.py", "test_commands.py", "test_export.py")
+"""Files that are given out first, so that no process waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def _seed():

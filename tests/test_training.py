@@ -85,6 +85,7 @@ def test_the_same_seed_ends_with_identical_weights(camvid, undisturbed, tmp_path
         assert any(at == step and tag.startswith("examples/") for at, tag in events)
 
 
+@pytest.mark.slow
 def test_what_reading_data_draws_does_not_change_initial_weights(camvid, monkeypatch, tmp_path):
     def drawing(*arguments):
         random.random()
@@ -125,6 +126,7 @@ def test_other_settings_are_refused_and_named(camvid, undisturbed):
     assert json.loads((undisturbed[1] / "config.json").read_text())["config"]["beta"] == 6.0
 
 
+@pytest.mark.slow  # the kills of every day come in saves, too
 def test_a_signal_in_a_save_ends_the_run_and_nothing_is_lost(
     camvid, undisturbed, tmp_path, monkeypatch
 ):
@@ -300,7 +302,7 @@ def test_the_head_multiplier_multiplies_the_first_step(camvid):
     assert moved > 20
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_mixed_precision_keeps_heads_and_losses_in_float32(camvid, tmp_path, precision):
     config = tiny_config(camvid, mixed_precision=precision, iterations=2)
     assert train(config, tmp_path).step == 2

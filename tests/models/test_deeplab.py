@@ -246,6 +246,7 @@ def test_head_reads_back_from_its_config():
 # Saving.
 
 
+@pytest.mark.slow  # the commands of every day read such a file, too
 def test_saved_model_gives_the_same_logits_where_only_the_package_is_imported(model, tmp_path):
     batch = images(2, 49, 65)
     model.save(tmp_path / "model.keras")
