@@ -68,7 +68,9 @@ def _labels(model, iterations, refinement="exact"):
 
 def _refinement(model, image):
     """Propagation on logits of the image, as a function that ignores its argument."""
-    logits = model(tf.cast(image, "float32"), training=False)
+    # As a graph: called eagerly, a functional model keeps what all its layers put out.
+    network = _graph(lambda images: model(tf.cast(images, "float32"), training=False))
+    logits = network(image)
     inputs = [tf.nn.softmax(logits["semantic"]), logits["affinity"]]
     propagation = AffinityPropagation(parse_rates(_RATES.value), _ITERATIONS.value)
     refine = tf.function(lambda: propagation(inputs)[:, 0, 0, 0], autograph=False)

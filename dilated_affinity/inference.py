@@ -54,6 +54,10 @@ def inference_model(
 ) -> keras.Model:
     """Wraps a trained model into one that maps images to refined labels (section 3.3).
 
+    Call it by `predict` or inside a `tf.function` for large images: called by itself, Keras keeps
+    what every layer puts out until the last one is done (ResNet-101 at output stride 8 then needs
+    above 20 GB at 1024x2048, else 3).
+
     Args:
         model: As `DeepLabV3Plus` builds it; one without affinity head is not refined.
         iterations: Iterations of propagation. Defaults to 10.
