@@ -189,6 +189,7 @@ def test_numbers_gone_wrong_stop_the_run_or_are_counted(camvid, tmp_path):
     assert all(np.isfinite(values).all() for values in final_weights(tmp_path))
 
 
+@pytest.mark.slow
 def test_numbers_gone_wrong_are_named_with_boundary_weights_too(camvid, tmp_path):
     config = tiny_config(camvid, learning_rate=1e30, structure="boundary")
     with pytest.raises(RunError, match="step 2: .*semantic.* not finite.*Images of its batch"):

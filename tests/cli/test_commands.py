@@ -55,6 +55,11 @@ def refused(result, status, *words):
     assert result.stdout == ""
 
 
+def slow(*values):
+    """Parameters of a longer test."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def camvid(tmp_path_factory):
     return write_camvid(tmp_path_factory.mktemp("camvid"))
@@ -140,11 +145,11 @@ def test_a_run_of_other_settings_is_refused(run, camvid):
     ("arguments", "status", "words"),
     [
         (("--dataset=camvit",), 2, ("camvit", "'camvid'")),
-        (("--batch_size=many",), 2, ("batch_size", "many")),
         (("--bach_size=3",), 2, ("bach_size",)),
+        slow(("--batch_size=many",), 2, ("batch_size", "many")),
         (("--batch_size=1",), 2, ("batch_size", "Received")),
-        (("--rates=8,,9",), 2, ("rates", "8,,9")),
-        (("shapes",), 2, ("shapes",)),
+        slow(("--rates=8,,9",), 2, ("rates", "8,,9")),
+        slow(("shapes",), 2, ("shapes",)),
         (("--dataset=camvid", "--data_dir=/nowhere/at/all"), 1, ("/nowhere/at/all",)),
     ],
 )
@@ -171,7 +176,9 @@ def broken(camvid_dir, kind):
     return {"no label": "train_1", "truncated": image.name}.get(kind, label.name)
 
 
-@pytest.mark.parametrize("kind", ["no label", "other size", "unknown value", "truncated"])
+@pytest.mark.parametrize(
+    "kind", ["no label", slow("other size"), slow("unknown value"), "truncated"]
+)
 def test_broken_data_is_one_line_that_names_the_file(tmp_path, kind):
     camvid_dir = write_camvid(tmp_path / "camvid")
     named = broken(camvid_dir, kind)

@@ -55,6 +55,7 @@ def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp
     np.testing.assert_allclose(by_rate, expected.affinity_accuracy_by_rate, atol=1e-4)
 
 
+@pytest.mark.slow  # the predictor of it is tested every day
 def test_predict_main_averages_over_the_views_asked_for(run, tmp_path):
     config, model_dir = run
     result = command(
