@@ -74,6 +74,8 @@ def run(camvid, tmp_path_factory):
     first = resolved(result)
     assert first.startswith("camvid: 5 training and 3 validation images, 11 classes, rates 2,(2,4)")
     assert "; steps 0 to 2 of batch 2, crop 33; on CPU, float32; writing to" in first
+    for step in (1, 2):
+        assert f"step {step} of 2: affinity_accuracy 0." in result.stderr
     return model_dir
 
 
