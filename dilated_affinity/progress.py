@@ -86,12 +86,12 @@ class TrainingProgress(keras.callbacks.Callback):
         super().__init__()
         self._accumulation = accumulation
         self._total = total
-        self._step = self._first_step = initial
-        self._began = time.monotonic()
+        self._step = initial
+        self._began = None
         self._bar = _bar(None, "training", "step", total=total, initial=initial)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._first_step, self._began = self._step, time.monotonic()
+        self._began = self._step, time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) % self._accumulation:
@@ -104,10 +104,11 @@ class TrainingProgress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not self._bar.disable:
             return
-        done = self._step - self._first_step
+        step, seconds = self._began
+        done, seconds = self._step - step, time.monotonic() - seconds
         means = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
-        rate = f"{(time.monotonic() - self._began) / max(done, 1):.2f} s a step"
-        logging.info("step %d of %d: %s; %s", self._step, self._total, means, rate)
+        rate = seconds / max(done, 1)
+        logging.info("step %d of %d: %s; %.2f s a step", self._step, self._total, means, rate)
 
     def close(self):
         """Leaves the bar as it stands."""
