@@ -42,7 +42,7 @@ def test_nobody_watching_sees_nothing(monkeypatch):
 
 def test_nobody_watching_reads_one_line_for_each_epoch(monkeypatch, caplog):
     look(monkeypatch, io.StringIO())
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", metrics={"dense": "mae"})
     progress = TrainingProgress(total=10, initial=4, accumulation=2)
