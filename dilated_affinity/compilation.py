@@ -1,5 +1,5 @@
 """One decision on compilation, made here for every part: element-wise passes over full-resolution
-maps are compiled by XLA under TensorFlow, where unfused they cost more than the network."""
+maps are compiled by XLA, where unfused they cost more than the network."""
 
 import functools
 
@@ -7,19 +7,39 @@ import keras
 
 
 def compiled(function):
-    """Compiles `function` with XLA under the TensorFlow backend; returns it as it is elsewhere.
+    """Compiles `function` with XLA under the TensorFlow and JAX backends; elsewhere it stays.
 
-    Tensors must be passed as arguments (their shapes make the compilation's key, and gradients
-    flow through it); other arguments must be hashable and are compile-time constants. Under JAX
-    and PyTorch the caller's own `jit` decides.
+    Tensors must be passed by position (their shapes make the compilation's key, and gradients
+    flow through them); other arguments must be hashable and are compile-time constants.
     """
-    if keras.backend.backend() != "tensorflow":
-        return function
+    if keras.backend.backend() == "tensorflow":
+        return _compiled_by_tensorflow(function)
+    if keras.backend.backend() == "jax":
+        return _compiled_by_jax(function)
+    return function
+
+
+def _compiled_by_tensorflow(function):
     import tensorflow as tf
 
     return functools.wraps(function)(
         tf.function(function, jit_compile=True, autograph=False, reduce_retracing=False)
     )
+
+
+def _compiled_by_jax(function):
+    import jax
+
+    @functools.cache
+    def compiled_for(constants):
+        return jax.jit(function, static_argnums=constants)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        constants = (i for i, each in enumerate(arguments) if not hasattr(each, "dtype"))
+        return compiled_for(tuple(constants))(*arguments)
+
+    return call
 
 
 def any_image_size(function):
