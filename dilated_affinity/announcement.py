@@ -5,6 +5,7 @@ from absl import logging
 
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.config import Config
+from dilated_affinity.distribution import gpu_names
 
 
 def announce(
@@ -97,5 +98,5 @@ def refinement_in_words(config: Config, iterations=None) -> str:
 
 
 def _devices_in_words(count):
-    kind = "GPU" if keras.distribution.list_devices("gpu") else "CPU"
+    kind = next(iter(gpu_names()), "CPU")
     return kind if count == 1 else f"{count} devices ({kind})"

@@ -115,6 +115,20 @@ def _mirrored_strategy(devices):
     return tf.distribute.MirroredStrategy(devices)
 
 
+def gpu_names() -> list[str]:
+    """Names of the GPUs that this process can compute on, as their maker calls them."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [each.device_kind for each in jax.local_devices() if each.platform == "gpu"]
+    import tensorflow as tf
+
+    return [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+
+
 def _jax_replicas(num_replicas):
     import jax
 
