@@ -1,10 +1,11 @@
 """How fast and how large propagation is, against three references measured in the same run.
 
     python benchmarks/propagation.py --output=result.json --plot=result.png
+    KERAS_BACKEND=jax python benchmarks/propagation.py --crf_sizes= --output=result.json  # a GPU
 
 - `package`: `propagate`, as users call it.
-- `plain`: the same equations in plain TensorFlow operations in a `tf.function`, whose result is
-  compared first.
+- `plain`: the same equations as one writes them first, in a `tf.function`, under JAX in `jax.jit`,
+  so that XLA compiles both there; its result is compared first.
 - `crf`: dense CRF by `pydensecrf`, with the settings of `baselines.crf`, where the extra `crf` is
   installed; `--crf_sizes=` leaves it out.
 - the floor: each iteration must read the affinities, and read and write the probabilities, at the
@@ -12,10 +13,11 @@
   matrix product.
 
 The three take turns. A second table shows `package` over image sizes, classes, rates and
-iterations; the plot its time per pixel. Peak memory is that of a process of its own, above what it
-held with its inputs in place and the code compiled.
+iterations; the plot its time per pixel. Peak memory, on CPUs alone, is that of a process of its
+own, above what it held with its inputs in place and the code compiled.
 """
 
+import importlib
 import json
 import os
 import platform
@@ -26,13 +28,16 @@ import time
 from pathlib import Path
 
 import cv2
+import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
+from keras import ops
 
 from dilated_affinity.affinity.geometry import format_rates, neighbor_offsets, parse_rates, reach
 from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.baselines.crf import DenseCRF
+from dilated_affinity.compilation import compiled
+from dilated_affinity.distribution import gpu_names
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.version import __version__
 
@@ -61,7 +66,17 @@ def _inputs(size, rates):
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((1, height, width, classes), np.float32)
     affinities = rng.random((1, height, width, 8 * len(rates)), np.float32)
-    return tf.nn.softmax(3 * logits), tf.constant(affinities)
+    return ops.softmax(ops.convert_to_tensor(3 * logits)), ops.convert_to_tensor(affinities)
+
+
+def _graph(function):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
 
 
 def plain(rates):
@@ -69,19 +84,19 @@ def plain(rates):
     offsets = neighbor_offsets(rates).tolist()
     vertical, horizontal = reach(rates)
 
-    @tf.function(autograph=False)
+    @_graph
     def refine(probabilities, affinities):
         height, width = probabilities.shape[1:3]
         for _ in range(_ITERATIONS.value):
-            padded = tf.pad(
+            padded = ops.pad(
                 probabilities, [[0, 0], [vertical, vertical], [horizontal, horizontal], [0, 0]]
             )
-            mixed = 6.0 * probabilities * tf.reduce_max(probabilities, -1, keepdims=True)
+            mixed = 6.0 * probabilities * ops.max(probabilities, -1, keepdims=True)
             for channel, (dy, dx) in enumerate(offsets):
                 top, left = vertical + dy, horizontal + dx
                 neighbor = padded[:, top : top + height, left : left + width]
                 mixed += affinities[..., channel : channel + 1] * neighbor
-            probabilities = mixed / tf.reduce_sum(mixed, -1, keepdims=True)
+            probabilities = mixed / ops.sum(mixed, -1, keepdims=True)
         return probabilities
 
     return refine
@@ -100,7 +115,7 @@ def _crf(probabilities):
     coarse = rng.integers(0, 256, (height // 32 + 2, width // 32 + 2, 3)).astype(np.float32)
     image = cv2.resize(coarse, (width, height)) + rng.normal(0, 4, (height, width, 3))
     image = image.clip(0, 255).astype(np.uint8)
-    unrefined = probabilities[0].numpy()
+    unrefined = ops.convert_to_numpy(probabilities[0])
     return lambda: crf(image, unrefined)
 
 
@@ -113,21 +128,21 @@ def _seconds(functions, rounds):
         for name, function in functions.items():
             start = time.perf_counter()
             result = function()
-            if isinstance(result, tf.Tensor):
-                result[0, 0, 0, 0].numpy()
+            if ops.is_tensor(result):
+                ops.convert_to_numpy(result[0, 0, 0, 0])
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _machine():
     """Memory bandwidth in bytes/s and float32 operations/s that this machine reaches."""
-    block = tf.ones(2**26)
-    scale = tf.function(lambda values: 2.0 * values, jit_compile=True)
-    matrix = tf.ones((2048, 2048))
+    block = ops.ones(2**26)
+    scale = compiled(lambda values: 2.0 * values)
+    matrix = ops.ones((2048, 2048))
     seconds = _seconds(
         {
             "copy": lambda: scale(block)[None, None, None],
-            "product": lambda: tf.matmul(matrix, matrix)[None, None],
+            "product": lambda: ops.matmul(matrix, matrix)[None, None],
         },
         5,
     )
@@ -156,10 +171,10 @@ def _high_water():
 
 def _print_peak(size, rates):
     inputs = _inputs(size, rates)
-    propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0].numpy()
+    ops.convert_to_numpy(propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0])
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the mark starts anew
     before = _high_water()
-    propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0].numpy()
+    ops.convert_to_numpy(propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0])
     print((_high_water() - before) / (4 * np.prod(inputs[0].shape)))
 
 
@@ -170,7 +185,8 @@ def _compare(size, rates, machine):
         "package": lambda: propagate(probabilities, affinities, rates, _ITERATIONS.value),
         "plain": lambda: reference(probabilities, affinities),
     }
-    difference = np.abs(functions["package"]().numpy() - functions["plain"]().numpy()).max()
+    results = [ops.convert_to_numpy(function()) for function in functions.values()]
+    difference = np.abs(results[0] - results[1]).max()
     if not difference < 1e-4:
         raise RuntimeError(f"package and plain differ by {difference} at {size}")
     seconds = _seconds(functions, _ROUNDS.value)
@@ -179,13 +195,14 @@ def _compare(size, rates, machine):
     if crf is not None:
         seconds["crf"] = _seconds({"crf": crf}, 1)["crf"]
     seconds["floor"] = _floor(size, rates, *machine)
-    return {
+    compared = {
         "seconds": seconds,
         "times_faster": {
             name: seconds[name] / seconds["package"] for name in seconds if name != "package"
         },
-        "peak_over_probabilities": _peak(size),
     }
+    # A process knows the peak of its own memory, not that of a GPU's.
+    return compared if gpu_names() else {**compared, "peak_over_probabilities": _peak(size)}
 
 
 def _sweep():
@@ -239,7 +256,9 @@ def main(_):
         print(f"{size}\n  package {result['seconds']['package']:9.3f} s")
         for name, ratio in result["times_faster"].items():
             print(f"  {name:<8}{result['seconds'][name]:9.3f} s, {ratio:.2f} times as long")
-        print(f"  peak memory: {result['peak_over_probabilities']:.2f} times the probabilities")
+        if "peak_over_probabilities" in result:
+            peak = result["peak_over_probabilities"]
+            print(f"  peak memory: {peak:.2f} times the probabilities")
     sweep = _sweep()
     for varied, rows in sweep.items():
         for row in rows:
@@ -247,8 +266,10 @@ def main(_):
             print(f"{varied:<11}{row[varied]!s:<14}{value}")
     result = {
         "package_version": __version__,
-        "tensorflow_version": tf.__version__,
+        "backend": keras.backend.backend(),
+        "backend_version": importlib.import_module(keras.backend.backend()).__version__,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "gpus": gpu_names(),
         "bytes_per_second": machine[0],
         "operations_per_second": machine[1],
         "rates": _RATES.value,

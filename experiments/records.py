@@ -7,6 +7,9 @@ import os
 import platform
 from pathlib import Path
 
+import keras
+
+from dilated_affinity.distribution import gpu_names
 from dilated_affinity.errors import DataError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.run_folder import CONFIG_FILE, LOG_FILE
@@ -17,6 +20,7 @@ PLACES = ("data_dir", "statistics")
 
 _PACKAGES = (
     ("tensorflow", "tensorflow-cpu"),
+    ("jax",),
     ("keras",),
     ("numpy",),
     ("tensorflow-datasets",),
@@ -33,9 +37,23 @@ def run_record(model_dir: Path) -> dict:
     return {
         "package_version": content["package_version"],
         "config": recorded_settings(content["config"]),
-        "packages": _versions(),
-        "hardware": _hardware(),
+        **environment(),
         "log": log,
+    }
+
+
+def environment() -> dict:
+    """What this process computes with: Keras backend, package versions and hardware."""
+    return {
+        "backend": keras.backend.backend(),
+        "packages": {
+            names[0]: next(filter(None, map(_version, names)), None) for names in _PACKAGES
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "gpus": gpu_names(),
+        },
     }
 
 
@@ -59,22 +77,8 @@ def write_json(path: Path, content: dict):
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _versions():
-    return {names[0]: next(filter(None, map(_version, names)), None) for names in _PACKAGES}
-
-
 def _version(name):
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _hardware():
-    import tensorflow as tf
-
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus}

@@ -88,6 +88,17 @@ class Records:
         """Pairs of data set and scale that have runs."""
         return sorted({(dataset, scale) for dataset, scale, _ in self._records})
 
+    def head(self, dataset, scale) -> str:
+        """What stands over a column: the runs, and how many images measured them."""
+        counts = {
+            record["evaluation"]["prediction"]["images"]
+            for (*setting, _), runs in self._records.items()
+            if setting == [dataset, scale]
+            for record in runs.values()
+        }
+        images = f", {' or '.join(map(str, sorted(counts)))} images" if counts else ""
+        return f"ours, {dataset} {scale}{images}"
+
     def runs(self, dataset, scale, variant) -> dict[int, dict]:
         """The records by seed."""
         return self._records.get((dataset, scale, variant), {})
@@ -119,7 +130,7 @@ class Records:
 
 def markdown(table: Table, records: Records, settings) -> str:
     """The table in Markdown: a column for the paper, one for each pair of data set and scale."""
-    heads = ["", f"paper, {table.dataset}", *(f"ours, {' '.join(pair)}" for pair in settings)]
+    heads = ["", f"paper, {table.dataset}", *(records.head(*pair) for pair in settings)]
     lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     for row in table.rows:
         paper = "" if row.paper is None else f"{row.paper:.2f}"

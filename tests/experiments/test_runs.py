@@ -38,6 +38,8 @@ def test_a_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
     assert record["config"]["rates"] == config.rates
     assert "data_dir" not in record["config"] and str(queue.runs_dir) not in path.read_text()
     assert record["packages"]["keras"] and record["hardware"]["cores"]
+    here = {name: record[name] for name in ("backend", "packages", "hardware")}
+    assert here["backend"] == "tensorflow" and record["trained_on"] == [here]
     assert record["seconds"]["training"] > 0 and record["seconds"]["evaluation"] > 0
     for kind in ("prediction", "ground_truth"):
         assert record["evaluation"][kind]["iterations"] == [0, 1, 3, 6, 10]

@@ -22,7 +22,10 @@ TABLE = Table(
 
 
 def write(folder, variant, seed, mean_iou, scale="small", **evaluations):
-    evaluation = {"prediction": {"iterations": [0], "mean_iou": [mean_iou]}, **evaluations}
+    evaluation = {
+        "prediction": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
+        **evaluations,
+    }
     record = {
         "dataset": "camvid",
         "scale": scale,
@@ -75,7 +78,10 @@ def test_a_cell_without_runs_says_so(tmp_path):
     write(tmp_path, "deeplab", 0, 0.5)
     settings = [("voc2012_aug", "paper"), ("camvid", "small")]
     lines = markdown(TABLE, Records(tmp_path), settings).splitlines()
-    assert lines[0] == "|  | paper, voc2012_aug | ours, voc2012_aug paper | ours, camvid small |"
+    assert (
+        lines[0]
+        == "|  | paper, voc2012_aug | ours, voc2012_aug paper | ours, camvid small, 2 images |"
+    )
     assert lines[2:] == [
         "| first | 77.93 | not run | 50.00 (1 seed) |",
         "| second |  | not run | not run |",
