@@ -29,8 +29,8 @@ class _Counts(keras.metrics.Metric):
     """A metric that adds up whole numbers in variables."""
 
     def add_counts(self, name, shape):
-        shape = (2, *shape) if _in_words() else shape
-        return self.add_weight(shape=shape, initializer="zeros", dtype="int64", name=name)
+        shape, dtype = ((2, *shape), "int32") if _in_words() else (shape, "int64")
+        return self.add_weight(shape=shape, initializer="zeros", dtype=dtype, name=name)
 
     def add_to(self, variable, counts):
         """Adds counts, each below 2^30."""

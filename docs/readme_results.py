@@ -3,11 +3,13 @@
     python docs/readme_results.py
 
 A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME that of a JSON file in
-`experiments/results`.
+`experiments/results`, or of several, of which it gives means and standard deviations, without their
+`_seed0`, `_seed1` and so on.
 """
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,24 +20,37 @@ _TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.S)
 _ROWS = (("predicted", "prediction"), ("ground truth", "ground_truth"))
 
 
-def table(record: dict) -> str:
+def records(name: str) -> list[dict]:
+    """The run of that name, or those of its seeds."""
+    single = RESULTS / f"{name}.json"
+    paths = [single] if single.is_file() else sorted(RESULTS.glob(f"{name}_seed*.json"))
+    if not paths:
+        raise FileNotFoundError(single)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def table(runs: list[dict]) -> str:
     """mIoU in % by iterations of propagation, a row for each kind of affinity, as Markdown."""
-    evaluations = record["evaluation"]
-    iterations = evaluations["prediction"]["iterations"]
+    iterations = runs[0]["evaluation"]["prediction"]["iterations"]
     lines = ["| affinity | " + " | ".join(map(str, iterations)) + " |"]
     lines.append("|---" * (1 + len(iterations)) + "|")
     for name, kind in _ROWS:
-        cells = [f"{100 * value:.2f}" for value in evaluations[kind]["mean_iou"]]
+        values = zip(*(run["evaluation"][kind]["mean_iou"] for run in runs), strict=True)
+        cells = [_cell([100 * value for value in at_once]) for at_once in values]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(values):
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation}"
 
 
 def with_results(text: str) -> str:
     """The text with its tables as the recorded runs have them now."""
 
     def written(found):
-        record = json.loads((RESULTS / f"{found[2]}.json").read_text(encoding="utf-8"))
-        return f"{found[1]}{table(record)}{found[3]}"
+        return f"{found[1]}{table(records(found[2]))}{found[3]}"
 
     return _TABLE.sub(written, text)
 

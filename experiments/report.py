@@ -65,7 +65,9 @@ def sections(results_dir: Path) -> list[str]:
     records = Records(results_dir)
     written = []
     for table in TABLES:
-        settings = list(dict.fromkeys([(table.dataset, "paper"), *records.settings()]))
+        paper = table.dataset, "paper"
+        run = (pair for pair in records.settings() if records.has_any(*pair, table))
+        settings = list(dict.fromkeys([paper, *run]))
         written += [f"### {table.title}", markdown(table, records, settings)]
     return [*written, *_choices(results_dir)]
 

@@ -111,6 +111,10 @@ class Records:
         }
         return {seed: 100 * value for seed, value in found.items() if value is not None}
 
+    def has_any(self, dataset, scale, table: Table) -> bool:
+        """Whether a run fills a row of the table."""
+        return any(self.values(dataset, scale, row) for row in table.rows)
+
     def cell(self, dataset, scale, row: Row, reference: Row) -> str:
         """Mean and deviation, and the paired difference to the reference on the same seeds.
 

@@ -15,6 +15,8 @@ USAGE_ERROR = 2
 RUN_ERROR = 1
 INTERRUPTED = 130
 
+_TALKATIVE = ("tensorflow_datasets", "jax")
+
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -110,10 +112,9 @@ def _explained(error):
 
 
 def _concerns_the_user(record):
-    """Leaves out where TensorFlow Datasets looks for its files."""
-    return record.levelno >= WARNING or (
-        f"{os.sep}tensorflow_datasets{os.sep}" not in record.pathname
-    )
+    """Leaves out where TensorFlow Datasets looks for its files, and JAX for its devices."""
+    others = (f"{os.sep}{package}{os.sep}" in record.pathname for package in _TALKATIVE)
+    return record.levelno >= WARNING or not any(others)
 
 
 class _Plain(logging.PythonFormatter):
