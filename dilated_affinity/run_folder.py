@@ -15,6 +15,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.loading import Source, label_readers
 from dilated_affinity.distribution import from_process
+from dilated_affinity.environment import environment
 from dilated_affinity.errors import DataError, RunError, first_line
 from dilated_affinity.files import exclusive_lock, remove_unfinished, write_atomically
 from dilated_affinity.progress import progress
@@ -23,6 +24,7 @@ from dilated_affinity.version import __version__
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 STATISTICS_FILE = "statistics.json"
+TRAINED_ON_FILE = "trained_on.json"
 LOG_FILE = "log.csv"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
@@ -100,6 +102,47 @@ def load_classes(model_dir: Path) -> ClassTable | None:
         return None
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: no table of classes: {first_line(error)}") from None
+
+
+def note_environment(model_dir: Path):
+    """Adds what this process computes with to what the run is trained on, unless it stands there.
+
+    Of several processes the first one speaks.
+
+    Raises:
+        DataError: The file is damaged.
+        RunError: It cannot be written.
+    """
+
+    def note():
+        earlier, now = trained_on(model_dir), environment()
+        if now in earlier:
+            return
+        try:
+            content = json.dumps([*earlier, now], indent=1) + "\n"
+            write_atomically(model_dir / TRAINED_ON_FILE, content.encode())
+        except OSError as error:
+            raise _cannot_write(model_dir, error) from None
+
+    from_process(note)
+
+
+def trained_on(model_dir: Path) -> list[dict]:
+    """What a run has been trained on, as `environment` says it; nothing if it was not noted.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = model_dir / TRAINED_ON_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file: {first_line(error)}") from None
+    if not isinstance(content, list):
+        raise DataError(f"{path}: must hold a list. Received: {type(content).__name__}")
+    return content
 
 
 def _cannot_write(model_dir, error):

@@ -43,6 +43,7 @@ from dilated_affinity.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
     claimed,
+    note_environment,
     run_statistics,
     save_settings,
     write_log,
@@ -73,11 +74,11 @@ class TrainingResult:
 def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> TrainingResult:
     """Trains, or continues to train, in `model_dir`.
 
-    Writes `config.json`, `statistics.json`, `log.csv` and `checkpoints/`: the newest as
-    `step-*.keras`, and `best.keras` with the best validation mIoU. Started again with the same
-    settings it continues from the newest checkpoint that is not damaged, and ends with the weights
-    of an undisturbed run, bit for bit, whenever and however it was ended. On Ctrl-C and SIGTERM it
-    ends the step, saves, and then ends with `KeyboardInterrupt` or exit status 143.
+    Writes `config.json`, `statistics.json`, `trained_on.json`, `log.csv` and `checkpoints/`: the
+    newest as `step-*.keras`, and `best.keras` with the best validation mIoU. Started again with the
+    same settings it continues from the newest checkpoint that is not damaged, and ends with the
+    weights of an undisturbed run, bit for bit, whenever and however it was ended. On Ctrl-C and
+    SIGTERM it ends the step, saves, and then ends with `KeyboardInterrupt` or exit status 143.
 
     In several processes (see `distribution.join_processes`) each calls this with the same settings.
     They compute every batch together; the first one alone reads and writes `model_dir`.
@@ -159,6 +160,8 @@ class _Run:
             self.trained = compile_model(self.model, config, statistics)
         self.checkpoints = Checkpoints(model_dir / CHECKPOINTS, config.keep_checkpoints)
         self.state = self._restored()
+        if self.state.step < config.iterations:
+            note_environment(model_dir)
         self._evaluated = self._predict = self._predictor = None
         self._bar = self._monitor = None
         self._announce()

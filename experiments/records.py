@@ -1,59 +1,30 @@
 """The JSON that a run leaves: what was run, where, for how long, and what it measured."""
 
 import csv
-import importlib.metadata
 import json
-import os
-import platform
 from pathlib import Path
 
-import keras
-
-from dilated_affinity.distribution import gpu_names
+from dilated_affinity.environment import environment
 from dilated_affinity.errors import DataError
 from dilated_affinity.files import write_atomically
-from dilated_affinity.run_folder import CONFIG_FILE, LOG_FILE
+from dilated_affinity.run_folder import CONFIG_FILE, LOG_FILE, trained_on
 
 RESULTS = Path(__file__).parent / "results"
 PLACES = ("data_dir", "statistics")
 """Settings that name folders of the machine, left out of records."""
 
-_PACKAGES = (
-    ("tensorflow", "tensorflow-cpu"),
-    ("jax",),
-    ("keras",),
-    ("numpy",),
-    ("tensorflow-datasets",),
-    ("opencv-python-headless",),
-    ("pydensecrf2",),
-)
-
 
 def run_record(model_dir: Path) -> dict:
-    """Settings, log, package versions and hardware of the run in `model_dir`."""
+    """Settings and log of the run in `model_dir`, and what trained it and measures it now."""
     content = read_json(model_dir / CONFIG_FILE)
     with open(model_dir / LOG_FILE, encoding="utf-8") as file:
         log = list(csv.DictReader(file))
     return {
         "package_version": content["package_version"],
         "config": recorded_settings(content["config"]),
+        "trained_on": trained_on(model_dir),
         **environment(),
         "log": log,
-    }
-
-
-def environment() -> dict:
-    """What this process computes with: Keras backend, package versions and hardware."""
-    return {
-        "backend": keras.backend.backend(),
-        "packages": {
-            names[0]: next(filter(None, map(_version, names)), None) for names in _PACKAGES
-        },
-        "hardware": {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "gpus": gpu_names(),
-        },
     }
 
 
@@ -75,10 +46,3 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, content: dict):
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

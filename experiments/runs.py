@@ -23,7 +23,7 @@ from dilated_affinity import evaluation
 from dilated_affinity.affinity.geometry import format_rates, parse_rates
 from dilated_affinity.baselines.boundary import SIGMA
 from dilated_affinity.baselines.crf import DenseCRF
-from dilated_affinity.checkpoints import Checkpoints, read_state
+from dilated_affinity.checkpoints import Checkpoints
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.config import Config
 from dilated_affinity.crf_refinement import evaluate_crf
@@ -35,7 +35,6 @@ from dilated_affinity.run_model import at_output_stride
 from dilated_affinity.training import train
 from experiments.records import (
     RESULTS,
-    environment,
     read_json,
     recorded_settings,
     run_record,
@@ -344,7 +343,6 @@ class Queue:
             "scale": self.scale,
             "variant": variant,
             **run_record(model_dir),
-            "trained_on": read_json(model_dir / _TRAINED_ON),
             "seconds": read_json(model_dir / _SECONDS),
             "evaluation": measured,
         }
@@ -353,20 +351,8 @@ class Queue:
     def train(self, config, model_dir):
         """Trains a run to its end, from where it stopped."""
         keras.utils.clear_session()
-        self._note_environment(config, model_dir)
         with _seconds(model_dir, "training"):
             train(config, model_dir)
-
-    def _note_environment(self, config, model_dir):
-        """Adds what this process computes with to what the run was trained on, unless it is."""
-        checkpoint = Checkpoints(model_dir / CHECKPOINTS).latest()
-        if checkpoint is not None and read_state(checkpoint).step >= config.iterations:
-            return
-        path, now = model_dir / _TRAINED_ON, environment()
-        earlier = read_json(path) if path.is_file() else []
-        if now not in earlier:
-            model_dir.mkdir(parents=True, exist_ok=True)
-            write_json(path, [*earlier, now])
 
     def measure(self, variant, config, model_dir) -> dict:
         """The evaluations of a trained run, as JSON."""
@@ -449,7 +435,6 @@ def halved_camvid(config: Config, folder: Path) -> Path:
 
 
 _SECONDS = "seconds.json"
-_TRAINED_ON = "trained_on.json"
 
 
 @contextlib.contextmanager

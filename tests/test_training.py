@@ -24,6 +24,7 @@ from dilated_affinity.run_folder import (
     LOCK_FILE,
     LOG_FILE,
     STATISTICS_FILE,
+    trained_on,
 )
 from dilated_affinity.run_model import build_model, compile_model
 from dilated_affinity.training import load_run, train
@@ -104,20 +105,37 @@ def test_a_mistyped_split_does_not_claim_the_folder(camvid, tmp_path):
     assert train(tiny_config(camvid), tmp_path, stop_after=1).step == 1
 
 
-def test_a_stopped_run_started_again_ends_with_the_same_weights(camvid, undisturbed, tmp_path):
+def test_a_stopped_run_started_again_ends_with_the_same_weights(
+    camvid, undisturbed, tmp_path, monkeypatch
+):
     """Stopped in the middle of the first interval and in the middle of the second."""
     config = tiny_config(camvid)
     assert train(config, tmp_path, stop_after=1).step == 1
+    (here,) = trained_on(tmp_path)
+    assert here["backend"] == "tensorflow" and here["hardware"]["gpus"] == []
+    elsewhere = {**here, "backend": "elsewhere"}
+    monkeypatch.setattr("dilated_affinity.run_folder.environment", lambda: elsewhere)
     assert train(config, tmp_path, stop_after=2).step == 3
+    monkeypatch.undo()
     assert train(config, tmp_path).step == 4
+    assert trained_on(tmp_path) == [here, elsewhere]
     assert_same(undisturbed[1], tmp_path)
 
 
-def test_a_finished_run_is_left_as_it_is(camvid, undisturbed):
+def test_a_finished_run_is_left_as_it_is(camvid, undisturbed, monkeypatch):
     result, model_dir = undisturbed
     before = latest(model_dir).read_bytes()
+    monkeypatch.setattr("dilated_affinity.training.note_environment", pytest.fail)
     assert train(tiny_config(camvid), model_dir) == result
     assert latest(model_dir).read_bytes() == before
+
+
+@pytest.mark.parametrize("content, message", [("[", "not a JSON file"), ("{}", "must hold a list")])
+def test_a_damaged_note_of_what_trained_a_run_is_named(tmp_path, content, message):
+    assert trained_on(tmp_path) == []
+    (tmp_path / "trained_on.json").write_text(content)
+    with pytest.raises(DataError, match=f"trained_on.json: {message}"):
+        trained_on(tmp_path)
 
 
 def test_other_settings_are_refused_and_named(camvid, undisturbed):
