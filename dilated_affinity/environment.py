@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 
 import keras
 
@@ -19,6 +20,9 @@ _PACKAGES = (
 )
 """Packages that numbers may depend on, each by the names it can be installed under."""
 
+_INSTRUCTIONS = ("avx2", "avx512f", "amx_tile")
+"""Vector instructions that TensorFlow has kernels of their own for, which round differently."""
+
 
 def environment() -> dict:
     """Keras' backend, versions of packages (null for those not installed) and hardware, as JSON."""
@@ -29,10 +33,20 @@ def environment() -> dict:
         },
         "hardware": {
             "machine": platform.machine(),
+            "instructions": _instructions(),
             "cores": os.cpu_count(),
             "gpus": gpu_names(),
         },
     }
+
+
+def _instructions():
+    """Those of `_INSTRUCTIONS` that the processor has, where the system tells."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return []
+    return [name for name in _INSTRUCTIONS if name in flags]
 
 
 def _version(name):

@@ -179,7 +179,7 @@ def check_output(output: str | os.PathLike, format, overwrite=False, mixed_preci
     if not output.exists():
         return
     if not overwrite:
-        raise DataError(f"{output}: exists already; overwriting was not asked for.")
+        raise DataError(f"{output}: exists already; only overwrite=True (--overwrite) replaces it.")
     earlier = output.is_file() if suffix else (output / "saved_model.pb").is_file()
     if not earlier:
         raise DataError(f"{output}: is not an export of the format {format}; it stays as it is.")

@@ -37,10 +37,10 @@ from dilated_affinity.refinement import Refiner, check_refinement, decoder_resiz
 from dilated_affinity.scales import check_scales
 from dilated_affinity.visualization import (
     affinity_picture,
-    class_entries,
     comparison,
     error_picture,
     overlay,
+    overlay_entries,
     with_legend,
 )
 
@@ -348,7 +348,9 @@ def _write_predictions(predictor, classes, items, output_dir, overwrite, label_i
         for kind in ("labels", "overlay", "affinity", "comparison", "errors"):
             target = _target(stem, kind)
             if target.exists() and not overwrite:
-                raise DataError(f"{target}: exists already; overwriting was not asked for.")
+                raise DataError(
+                    f"{target}: exists already; only overwrite=True (--overwrite) replaces it."
+                )
     # Read while earlier ones are refined: a predictor may work on several at once.
     waiting = collections.deque()
 
@@ -372,7 +374,7 @@ def _pictures(prediction, rates, classes, example, label_ids):
         if label_ids is None
         else label_id_image(prediction.labels, label_ids)
     )
-    entries = class_entries(prediction.labels, classes)
+    entries = overlay_entries(prediction.labels, classes)
     colored = overlay(example["image"], prediction.labels, classes)
     arrays = {"overlay": with_legend(colored, entries)}
     if prediction.affinity is not None:

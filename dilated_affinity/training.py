@@ -271,7 +271,9 @@ class _Run:
         value = float(np.nanmean(ious))
         best = self.state.best
         self.state.rows[-1]["val_mean_iou"] = value
-        logging.info("step %d: validation mIoU %.2f %%", self.state.step, 100 * value)
+        logging.info(
+            "step %d: validation mIoU %.2f %%, before refinement", self.state.step, 100 * value
+        )
         if best is None or value > best or not from_process(self._has_best):
             from_process(lambda: write_checkpoint(self.model_dir / BEST, self.model, self.state))
         from_process(lambda: write_log(self.model_dir, self.state))

@@ -33,6 +33,8 @@ def chromium(profile):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     session = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
+        session.get("about:blank")
+        session.get_log("performance")  # forgets the browser's own start page
         yield session
     finally:
         session.quit()

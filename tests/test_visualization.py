@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.datasets.classes import CAMVID
+from dilated_affinity.datasets.classes import CAMVID, VOC2012
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference import Prediction
 from dilated_affinity.visualization import (
@@ -29,6 +29,7 @@ from dilated_affinity.visualization import (
     figure_array,
     learning_curves_figure,
     overlay,
+    overlay_entries,
     pixel_affinity_figure,
     refinement_map,
     side_by_side,
@@ -48,6 +49,22 @@ def test_the_overlay_mixes_colours_and_marks_boundaries():
     mixed = overlay(image, labels, CAMVID, opacity=0.5)
     assert mixed[0, 0].tolist() == [114, 114, 114]
     assert (mixed[:, 3] == 255).all() and (mixed[:, 4] != 255).any()
+
+
+def test_the_overlay_keeps_hues_and_leaves_the_background_as_it_is():
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[...] = (200, 30, 90)
+    labels = np.zeros((4, 6), np.uint8)
+    labels[:, 3:] = 9
+    mixed = overlay(image, labels, VOC2012)
+    assert mixed[0, 0].tolist() == [200, 30, 90]
+    red, green, blue = mixed[0, 5].tolist()  # of (192, 0, 0) over grey
+    assert red > green + 100 and green == blue
+    assert overlay_entries(labels, VOC2012) == [
+        ("background (not coloured)", (255, 255, 255)),
+        ("chair", (192, 0, 0)),
+    ]
+    assert overlay_entries(labels, CAMVID) == class_entries(labels, CAMVID)
 
 
 def test_agreeing_neighbors_counts_per_rate():

@@ -93,6 +93,9 @@ class DenseCRF:
     def map(self, pairs, workers=None):
         """Refines many images in several processes, while `pairs` is still being computed.
 
+        The processes import the script that calls this: what it does must stand behind
+        `if __name__ == "__main__":`.
+
         Args:
             pairs: Iterable of pairs of image and probabilities, as for a call.
             workers: Number of processes. With 1 all is done in this one; so it is when None where

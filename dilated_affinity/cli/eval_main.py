@@ -15,7 +15,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 
 from dilated_affinity import evaluation, search
 from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
@@ -64,6 +64,12 @@ _OUTPUT = flags.DEFINE_string(
     "JSON file to write. Default: evaluation_<refine_with>.json in model_dir, or search.json. "
     "A search also writes a plot with the ending .png.",
 )
+
+_COMPARED = (
+    *("split", "output_stride", "scales", "flip", "window", "refinement"),
+    *("self_weight", "mu", "iterations"),
+)
+"""What makes two evaluations of a run different ones."""
 
 
 def _evaluate():
@@ -160,7 +166,22 @@ def _show(result, output, config, step, measured):
         **stop,
         **measured,
     }
+    _warn_of_other_settings(output, content)
     write_atomically(output, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _warn_of_other_settings(output, content):
+    """Says what an evaluation that is about to be replaced was of."""
+    try:
+        earlier = json.loads(output.read_text(encoding="utf-8"))
+        others = {name: earlier[name] for name in _COMPARED if name in content}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none, or none of ours
+    changed = [f"{name}={value}" for name, value in others.items() if value != content[name]]
+    if changed:
+        logging.warning(
+            "%s: replaces an evaluation with %s; --output keeps both", output, ", ".join(changed)
+        )
 
 
 def _numbers(flag):

@@ -105,7 +105,7 @@ def _export():
         config.mixed_precision,
         _FOLD_BATCH_NORM.value,
     )
-    print(f"{output}: {_FORMAT.value} written; on {source.ids[0]} {agreement}")
+    print(f"{output}: {_FORMAT.value} written; on {source.ids[0]} in several sizes {agreement}")
 
 
 def _quiet():

@@ -25,18 +25,37 @@ def colorize(labels, classes: ClassTable) -> np.ndarray:
 def overlay(image, labels, classes: ClassTable, opacity=0.6) -> np.ndarray:
     """The labels' colours laid over the image, with the classes' boundaries drawn in white.
 
+    Under the colours the image is grey, so that they keep their hue. Where a class is named
+    background the image is left as it is.
+
     Args:
         image: uint8 (H, W, 3).
         labels: uint8 (H, W).
         classes: Colours of the classes.
         opacity: Of the colours, 0 to 1. Defaults to 0.6.
     """
-    mixed = cv2.addWeighted(image, 1 - opacity, colorize(labels, classes), opacity, 0)
+    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
+    mixed = cv2.addWeighted(grey, 1 - opacity, colorize(labels, classes), opacity, 0)
+    background = np.isin(labels, _backgrounds(classes))
+    mixed[background] = image[background]
     edges = np.zeros(labels.shape, bool)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edges[1:] |= labels[1:] != labels[:-1]
     mixed[edges] = 255
     return mixed
+
+
+def overlay_entries(labels, classes: ClassTable):
+    """Legend entries of `overlay`: those of `class_entries`, the background's without a colour."""
+    names = {classes.names[index] for index in _backgrounds(classes)}
+    return [
+        (f"{name} (not coloured)", _WHITE) if name in names else (name, color)
+        for name, color in class_entries(labels, classes)
+    ]
+
+
+def _backgrounds(classes):
+    return [i for i, name in enumerate(classes.names) if name.strip().lower() == "background"]
 
 
 def with_legend(picture, entries) -> np.ndarray:
@@ -244,7 +263,8 @@ def color_counts(counts) -> np.ndarray:
 def count_entries():
     """Legend entries of the counts 0 to 8 in the colours of `color_counts`, for `with_legend`."""
     colors = color_counts(np.arange(NEIGHBORS + 1, dtype=np.uint8)[np.newaxis])[0]
-    return [(str(count), tuple(color)) for count, color in enumerate(colors.tolist())]
+    names = [*map(str, range(NEIGHBORS)), f"{NEIGHBORS} neighbours alike"]
+    return [(name, tuple(color)) for name, color in zip(names, colors.tolist(), strict=True)]
 
 
 def side_by_side(panels) -> np.ndarray:

@@ -36,10 +36,16 @@ def test_a_run_is_evaluated_at_its_evaluation_output_stride(run):
 def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp_path):
     config, model_dir = run
     output = tmp_path / "result.json"
+    settings = {"refinement": "exact", "self_weight": config.self_weight, "mu": config.mu}
+    earlier = {"split": config.val_split, "output_stride": 8, "iterations": [0, 2], **settings}
+    earlier |= {"scales": [1.0], "flip": False, "window": 33}
+    output.write_text(json.dumps(earlier))
     result = command(
         "eval_main", f"--model_dir={model_dir}", "--iterations=0,2", f"--output={output}", *FLAGS
     )
     assert result.returncode == 0, result.stderr
+    replaced = f"{output}: replaces an evaluation with scales=[1.0], flip=False; --output"
+    assert replaced in result.stderr
     content = json.loads(output.read_text())
     assert content["output_stride"] == 8
     assert content["scales"] == [0.5, 1.0, 1.5]

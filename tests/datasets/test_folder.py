@@ -301,8 +301,10 @@ def test_files_must_pair_up(folder_dir, write_image, remove, add, message):
 
 
 def test_other_folders_are_refused(tmp_path, write_image):
-    with pytest.raises(DataError, match="Received: no folder images$"):
+    with pytest.raises(DataError, match="none: no such folder.$"):
         Folder(data_dir=tmp_path / "none")
+    with pytest.raises(DataError, match="Received: no folder images$"):
+        Folder(data_dir=tmp_path)
     assert check_folder(tmp_path).problems == [
         f"{tmp_path}: expected the folders images/ and masks/. Received: no folder images"
     ]

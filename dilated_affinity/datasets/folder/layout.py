@@ -23,9 +23,11 @@ def find_splits(data_dir: str | os.PathLike) -> tuple[dict[str, tuple[Pair, ...]
         The complete pairs of each split, and what is wrong, one line per problem.
 
     Raises:
-        DataError: There is no `images/`, no `masks/`, or no split.
+        DataError: There is no such folder, no `images/`, no `masks/`, or no split.
     """
     root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder.")
     for name in ("images", "masks"):
         if not (root / name).is_dir():
             raise DataError(
