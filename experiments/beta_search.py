@@ -28,7 +28,8 @@ from dilated_affinity.cli import app
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
 from experiments.records import write_json
-from experiments.runs import VARIANTS, define_flags, last_model
+from experiments.runs import define_flags, last_model
+from experiments.variants import VARIANTS
 
 _SEARCHED = [name for name, variant in VARIANTS.items() if variant.has_affinity]
 

@@ -1,4 +1,4 @@
-"""The queue of runs behind the tables and figures: what each run is, and doing those not yet done.
+"""The queue of runs behind the tables and figures: doing those that are not yet done.
 
 A run is a variant (what the paper varies), a data set, a scale and a seed. It trains in a folder
 below `--runs_dir`, where `train` continues what was interrupted, and leaves one JSON below
@@ -41,122 +41,7 @@ from experiments.records import (
     write_json,
 )
 from experiments.tables import Records, Table, markdown
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """What distinguishes runs of one data set and scale.
-
-    Attributes:
-        structure: As the setting.
-        rates: R in pixels of the paper's images.
-        beta: The paper's.
-        weighting: As the setting.
-    """
-
-    structure: str = "affinity"
-    rates: str = "none"
-    beta: float | None = None
-    weighting: str = "sqrt_neighbor"
-
-    @property
-    def has_affinity(self) -> bool:
-        return self.structure == "affinity"
-
-
-FOUR_RATES = "8,16,32,64"
-
-VARIANTS = {
-    "deeplab": Variant("none"),
-    "boundary": Variant("boundary"),
-    "aaf": Variant("aaf"),
-    # Table 1
-    "weighting_none": Variant(rates=FOUR_RATES, beta=1.1, weighting="none"),
-    "weighting_signal": Variant(rates=FOUR_RATES, beta=1.3, weighting="signal"),
-    "weighting_neighbor": Variant(rates=FOUR_RATES, beta=0.25, weighting="neighbor"),
-    "weighting_sqrt_neighbor": Variant(rates=FOUR_RATES, beta=1.5),
-    # Table 2. The third has the rates of Table 1 with another beta.
-    "rates_8_16": Variant(rates="8,16", beta=1.5),
-    "rates_8_16_32": Variant(rates="8,16,32", beta=1.2),
-    "rates_8_16_32_64": Variant(rates=FOUR_RATES, beta=1.6),
-    "rates_8_12x24_16": Variant(rates="8,(12,24),16", beta=1.2),
-    "rates_8_12x24_16_32x64_48": Variant(rates="8,(12,24),16,(32,64),48", beta=0.9),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How large the runs of one data set are.
-
-    Attributes:
-        settings: What differs from the data set's recipe.
-        divisor: Of the paper's rates, the CRF's bilateral distance and the boundary weights' sigma,
-            for smaller images.
-        beta_factor: Factor on the paper's betas, where none was searched.
-        halved: Whether images are halved before all else.
-    """
-
-    settings: dict = dataclasses.field(default_factory=dict)
-    divisor: int = 1
-    beta_factor: float = 1.0
-    halved: bool = False
-
-
-_SMOKE = Scale(
-    {
-        "backbone": "mobilenet_v2_0.35",
-        "backbone_weights": "none",
-        "train_split": "train[:8]",
-        "val_split": "val[:2]",
-        "eval_output_stride": 16,
-        "filters": 16,
-        "iterations": 2,
-        "batch_size": 2,
-        "crop_size": 65,
-        "validate_every": 2,
-    },
-    divisor=4,
-)
-
-SCALES = {
-    "paper": {name: Scale() for name in ("voc2012_aug", "cityscapes")},
-    # In short trainings of `shapes` larger betas were better. On CamVid, 7.5 for R = {8,16} ruined
-    # the backbone, whose batch norm is frozen: 3 instead of 41 % on the part of train that decides.
-    "small": {
-        "camvid": Scale(
-            {
-                "crop_size": 161,
-                "atrous_rates": "3,6,9",
-                "filters": 128,
-                "iterations": 400,
-                "validate_every": 200,
-            },
-            divisor=2,
-            halved=True,
-        ),
-        "shapes": Scale(divisor=2, beta_factor=5.0),
-    },
-    # Minutes on one GPU of 2023.
-    "medium": {
-        "camvid": Scale({"iterations": 2000, "validate_every": 2000}, beta_factor=5.0),
-        "voc2012_aug": Scale(
-            {
-                "train_split": "train",
-                "backbone": "mobilenet_v2",
-                "eval_output_stride": 16,
-                "batch_norm": "frozen",
-                "iterations": 3000,
-                "batch_size": 8,
-                "learning_rate": 0.001,
-                "head_multiplier": 10.0,
-                "crop_size": 321,
-                "max_scale": 1.5,
-                "validate_every": 3000,
-            }
-        ),
-    },
-    "smoke": {name: _SMOKE for name in ("shapes", "camvid", "voc2012_aug", "cityscapes")},
-}
+from experiments.variants import SCALES, VARIANTS, Scale
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
 _MAY_DIFFER = {
@@ -232,7 +117,7 @@ class Queue:
 
     Attributes:
         dataset: Name of the data set.
-        scale: A key of `SCALES`.
+        scale: A key of `variants.SCALES`.
         seeds: Seeds of the runs.
         runs_dir: Where they train.
         results_dir: Where their JSON go.

@@ -18,7 +18,7 @@ class Row:
 
     Attributes:
         label: What the paper calls it.
-        variant: Name of the runs that fill it, a key of `runs.VARIANTS`.
+        variant: Name of the runs that fill it, a key of `variants.VARIANTS`.
         measured: Which of a record's evaluations, and at how many iterations of its refinement;
             None for the last one of it.
         paper: The paper's mIoU in %, None where it gives none.

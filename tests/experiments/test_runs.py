@@ -10,8 +10,9 @@ from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.training import train
 from experiments import beta_search, figure1_affinity, runs
-from experiments.runs import SCALES, VARIANTS, Queue, Scale
+from experiments.runs import Queue
 from experiments.tables import Records, Row
+from experiments.variants import SCALES, VARIANTS, Scale
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from scipy import stats
 
 from experiments import report
 from experiments.plots import accuracy_figure, mean_accuracy
-from experiments.runs import VARIANTS
 from experiments.tables import Records, Row, Summary, Table, markdown
+from experiments.variants import VARIANTS
 
 TABLE = Table(
     "example",
