@@ -89,6 +89,17 @@ def test_a_cell_without_runs_says_so(tmp_path):
     ]
 
 
+def test_a_table_has_no_column_in_which_nothing_was_run(tmp_path):
+    write(tmp_path, "deeplab", 0, 0.5)
+    written = report.sections(tmp_path)
+    heads = {
+        title: table.splitlines()[0] for title, table in zip(*[iter(written)] * 2, strict=True)
+    }
+    own = "ours, camvid small, 2 images"
+    assert own in heads["### Table 5, methods that use structure"]
+    assert own not in heads["### Table 1, weightings of the affinity loss"]
+
+
 def test_the_refined_column_of_a_record(tmp_path):
     write(tmp_path, "deeplab", 0, 0.5, crf={"iterations": [0, 10], "mean_iou": [0.5, 0.55]})
     lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
