@@ -151,6 +151,7 @@ def step():
 
     And a short `fit` after it, on the same batch.
     """
+    keras.utils.clear_session()  # names do not tell of what was built before
     config = tiny_config(
         "unused", batch_size=4, crop_size=49, rates="2", dropout=0.0, learning_rate=0.02
     )
