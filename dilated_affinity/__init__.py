@@ -4,16 +4,17 @@ DeepLabv3+ learns, beside the classes, which of a pixel's neighbours at several 
 its class; that makes the features better while training, and repairs the prediction afterwards.
 """
 
+from dilated_affinity.affinity.affinities import (
+    affinities_from_targets,
+    steep_sigmoid,
+    symmetric_logits,
+)
 from dilated_affinity.affinity.geometry import format_rates, neighbor_offsets, parse_rates
 from dilated_affinity.affinity.loss import AffinityLoss
-from dilated_affinity.affinity.propagation import (
-    AffinityPropagation,
-    affinities_from_targets,
-    propagate,
-    steep_sigmoid,
-)
+from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets, neighbor_counts
+from dilated_affinity.calibration import Calibration, calibrate
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.loading import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
@@ -25,6 +26,7 @@ from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, Pix
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import evaluation_dataset, training_dataset
+from dilated_affinity.refinement import Refinement
 from dilated_affinity.search import search_refinement
 from dilated_affinity.training import TrainingResult, load_run, train
 from dilated_affinity.version import __version__
@@ -35,6 +37,7 @@ __all__ = [
     "AffinityPropagation",
     "AffinityStatistics",
     "BoundaryIoU",
+    "Calibration",
     "Config",
     "ConfigError",
     "DataError",
@@ -45,6 +48,7 @@ __all__ = [
     "PixelAccuracy",
     "Prediction",
     "Predictor",
+    "Refinement",
     "RunError",
     "SemanticLoss",
     "TensorBoardMonitor",
@@ -52,6 +56,7 @@ __all__ = [
     "__version__",
     "affinities_from_targets",
     "affinity_targets",
+    "calibrate",
     "evaluate",
     "evaluation_dataset",
     "export_model",
@@ -66,6 +71,7 @@ __all__ = [
     "propagate",
     "search_refinement",
     "steep_sigmoid",
+    "symmetric_logits",
     "train",
     "training_dataset",
 ]

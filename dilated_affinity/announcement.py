@@ -80,6 +80,8 @@ def refinement_in_words(config: Config, iterations=None) -> str:
 
     >>> refinement_in_words(Config())
     '10 iterations of propagation with lambda 6, mu 7'
+    >>> refinement_in_words(Config(mu=50.0, affinity_threshold=1.0, symmetric_affinity=True))
+    '10 iterations of propagation with lambda 6, mu 50, tau 1, symmetric'
     >>> refinement_in_words(Config(refinement="decoder_stride"), (0, 3))
     '0, 3 iterations of propagation with lambda 6, mu 7, decoder_stride'
     >>> refinement_in_words(Config(rates="none"))
@@ -91,10 +93,25 @@ def refinement_in_words(config: Config, iterations=None) -> str:
     if config.affinity_rates is None or counts == (0,):
         return "no refinement"
     variant = "" if config.refinement == "exact" else f", {config.refinement}"
-    return (
-        f"{', '.join(map(str, counts))} iterations of propagation with lambda "
-        f"{config.self_weight:g}, mu {config.mu:g}{variant}"
+    settings = describe_affinity(
+        config.self_weight, config.mu, config.affinity_threshold, config.symmetric_affinity
     )
+    return f"{', '.join(map(str, counts))} iterations of propagation with {settings}{variant}"
+
+
+def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
+    """The settings of Eq. 6 and 7 in words; those that are the paper's by being absent are not
+    named.
+
+    >>> describe_affinity(6.0, 50.0, 1.0)
+    'lambda 6, mu 50, tau 1'
+    """
+    words = [f"lambda {self_weight:g}", f"mu {mu:g}"]
+    if threshold:
+        words.append(f"tau {threshold:g}")
+    if symmetric:
+        words.append("symmetric")
+    return ", ".join(words)
 
 
 def _devices_in_words(count):

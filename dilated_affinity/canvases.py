@@ -8,9 +8,12 @@ class Canvases:
 
     The first size is used as it is: most data sets have one. A later size takes the smallest
     earlier one that holds it and has at most twice its pixels; failing that, its sides are
-    rounded up to multiples of 256. After three, any that holds it will do; failing that, one is
-    made that holds all before it, too, its sides multiples of 512. So photographs within 512x512
-    need at most four.
+    rounded up to multiples of `step`. After three, any that holds it will do; failing that, one is
+    made that holds all before it, too, its sides multiples of twice that. So photographs within
+    512x512 need at most four.
+
+    Args:
+        step: What sides are rounded up to, in pixels. Defaults to 256.
 
     Example:
 
@@ -19,11 +22,10 @@ class Canvases:
     [(375, 500), (375, 500), (512, 512), (256, 256)]
     """
 
-    _STEP = 256
-    _LAST_STEP = 512
     _OF_THEIR_OWN = 3
 
-    def __init__(self):
+    def __init__(self, step=256):
+        self._step = step
         self._known = []
 
     def fit(self, size) -> tuple[int, int]:
@@ -40,10 +42,10 @@ class Canvases:
         if not self._known:
             canvas = (height, width)
         elif choosy:
-            canvas = _rounded_up(size, self._STEP)
+            canvas = _rounded_up(size, self._step)
         else:
             largest = map(max, zip(size, *self._known, strict=True))
-            canvas = _rounded_up(largest, self._LAST_STEP)
+            canvas = _rounded_up(largest, 2 * self._step)
         self._known.append(canvas)
         return canvas
 

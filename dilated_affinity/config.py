@@ -94,6 +94,7 @@ class Config:
         "paper 4.1",
         group="model",
         choices=(8, 16, 32),
+        moves=True,
     )
     separable: bool = _setting(
         True, "Depthwise separable 3x3 convolutions in ASPP and decoder.", _DEEPLAB, group="model"
@@ -190,6 +191,15 @@ class Config:
         1.0,
         "Factor on the learning rate of everything but the backbone.",
         _DEEPLAB,
+        group="schedule",
+        low=0,
+    )
+    affinity_head_multiplier: float = _setting(
+        1.0,
+        "Further factor on the learning rate of the affinity head's own weights. As many as the "
+        "affinity has channels, 8 for each rate, gives them the rate at which they would learn "
+        "were Eq. 5's sum over channels no mean.",
+        "ours",
         group="schedule",
         low=0,
     )
@@ -352,13 +362,52 @@ class Config:
         moves=True,
     )
     propagation_iterations: int = _setting(
-        10, "Iterations of affinity propagation.", "paper 4.4", group="refinement", low=0
+        10,
+        "Iterations of affinity propagation.",
+        "paper 4.4",
+        group="refinement",
+        low=0,
+        moves=True,
     )
     self_weight: float = _setting(
-        6.0, "Weight lambda of a pixel's own prediction.", "paper 4.2", group="refinement", low=0
+        6.0,
+        "Weight lambda of a pixel's own prediction.",
+        "paper 4.2",
+        group="refinement",
+        low=0,
+        moves=True,
     )
     mu: float = _setting(
-        7.0, "Steepness mu of the affinity's sigmoid.", "paper 3.3", group="refinement", low=1.001
+        7.0,
+        "Steepness mu of the affinity's sigmoid.",
+        "paper 3.3",
+        group="refinement",
+        low=1.001,
+        moves=True,
+    )
+    affinity_threshold: float = _setting(
+        0.0,
+        "Threshold tau of the affinity's sigmoid: the logit that counts as neither same nor "
+        "different. Training ends by finding it.",
+        "ours; the paper has none",
+        group="refinement",
+        moves=True,
+    )
+    symmetric_affinity: bool = _setting(
+        False,
+        "Average the affinity logits of both directions of a pair before propagation.",
+        "ours; Eq. 1 says that they are equal",
+        group="refinement",
+        moves=True,
+    )
+    calibrate: str = _setting(
+        "training",
+        "Images on which training ends by fitting the refinement's settings: training, some of "
+        "those trained on; a split that is not trained on, such as train[90%:]; or none, which "
+        "keeps the settings given.",
+        "ours",
+        group="refinement",
+        moves=True,
     )
     refinement: str = _setting(
         "exact",
@@ -368,6 +417,7 @@ class Config:
         "ours",
         group="refinement",
         choices=REFINEMENTS,
+        moves=True,
     )
     stop_patience: int = _setting(
         1,
@@ -375,6 +425,7 @@ class Config:
         "ours",
         group="refinement",
         low=1,
+        moves=True,
     )
     stop_tolerance: float = _setting(
         1e-3,
@@ -384,6 +435,7 @@ class Config:
         group="refinement",
         low=0,
         high=0.999,
+        moves=True,
     )
     crf_iterations: int = _crf(10, "Iterations of the dense CRF.", low=0)
     crf_gaussian_weight: float = _crf(3.0, "Weight of the CRF's kernel of nearness alone.", low=0)

@@ -6,12 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from dilated_affinity.affinity.propagation import (
-    SELF_WEIGHT,
-    STEEPNESS,
-    affinities_from_targets,
-    steep_sigmoid,
-)
+from dilated_affinity.affinity.affinities import affinities_from_targets
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.datasets.loading import Source
@@ -25,7 +20,7 @@ from dilated_affinity.metrics import (
 )
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
-from dilated_affinity.refinement import Refiner
+from dilated_affinity.refinement import Refiner, as_refinement
 
 ITERATIONS = (0, 1, 3, 6, 10)
 """Iterations of Tables 3 and 4."""
@@ -156,12 +151,11 @@ def evaluate(
     source: Source,
     iterations=ITERATIONS,
     refine_with="prediction",
-    self_weight=SELF_WEIGHT,
-    mu=STEEPNESS,
+    refinement=None,
     scales=(1.0,),
     flip=False,
     window=0,
-    refinement="exact",
+    **settings,
 ) -> Evaluation:
     """Measures a model on every example of a split, before and after propagation.
 
@@ -173,13 +167,12 @@ def evaluate(
         source: The examples.
         iterations: Numbers of iterations to measure at, ascending, or a single one.
         refine_with: `"prediction"`, or `"ground_truth"` for the oracle of Tables 3 and 4.
-        self_weight: lambda of Eq. 6.
-        mu: Steepness of Eq. 7, for predicted affinity.
+        refinement: As for `inference_model`, but for its iterations.
         scales: Scales of the image to average over before propagation, see `MultiScale`.
         flip: Average with the mirror image, too.
         window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
             for whole images.
-        refinement: As for `inference_model`.
+        **settings: As for `inference_model`.
 
     Returns:
         `Evaluation`.
@@ -206,21 +199,20 @@ def evaluate(
     boundaries = [BoundaryIoU(classes.num_classes) for _ in iterations]
     accuracy = None if rates is None else AffinityAccuracy(rates)
     predict, canvases = network(model, scales, flip, window), Canvases()
-    refine = Refiner(model, rates, self_weight, refinement)
+    refiner = Refiner(model, as_refinement(refinement, **settings))
+    ground_truth = refine_with == "ground_truth"
+    refine = refiner.with_affinities if ground_truth else refiner
     for example in _examples(source, "evaluation"):
         size = example["label"].shape
         logits = padded_logits(predict, example["image"], canvases)
-        affinities, canvas = None, logits["semantic"].shape[1:3]
+        affinity, canvas = logits.get("affinity"), logits["semantic"].shape[1:3]
         if rates is not None:
             labels = pad_to(example["label"], canvas, classes.ignore_label)
             targets = affinity_targets(labels, rates)
             accuracy.update_state(targets, logits["affinity"])
-            affinities = (
-                affinities_from_targets(targets)
-                if refine_with == "ground_truth"
-                else steep_sigmoid(logits["affinity"], mu)
-            )
-        refined = refine(ops.softmax(logits["semantic"]), affinities, size, iterations)
+            if ground_truth:
+                affinity = affinities_from_targets(targets)
+        refined = refine(ops.softmax(logits["semantic"]), affinity, size, iterations)
         for probabilities, iou, boundary in zip(refined, ious, boundaries, strict=True):
             predicted = ops.argmax(probabilities, axis=-1)
             iou.update_state(example["label"][np.newaxis], predicted)

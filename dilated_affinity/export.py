@@ -10,12 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dilated_affinity.affinity.propagation import (
-    ITERATIONS,
-    SELF_WEIGHT,
-    STEEPNESS,
-    AffinityPropagation,
-)
+from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
 from dilated_affinity.export_formats import FORMATS, Options, arrays
 from dilated_affinity.files import write_atomically
@@ -23,6 +18,7 @@ from dilated_affinity.inference import InferenceModel, check_images, inference_m
 from dilated_affinity.models import rewriting
 from dilated_affinity.models.backbone import check_choice
 from dilated_affinity.progress import stages
+from dilated_affinity.refinement import as_refinement
 
 TOLERANCE = 1e-4
 """Largest difference in a probability that an export in float32 may show from the model."""
@@ -56,16 +52,15 @@ def export_model(
     output: str | os.PathLike,
     image,
     format="saved_model",
-    iterations=ITERATIONS,
-    self_weight=SELF_WEIGHT,
-    mu=STEEPNESS,
+    iterations: int | None = None,
     affinity=False,
     jit_compile=True,
     overwrite=False,
     metadata: dict | None = None,
-    refinement="exact",
+    refinement=None,
     mixed_precision: str | None = None,
     fold_batch_norm=False,
+    **settings,
 ) -> Agreement:
     """Writes a trained model as an artifact that predicts images, and checks it on a real one.
 
@@ -87,9 +82,8 @@ def export_model(
         format: `"saved_model"`, which TensorFlow loads without this package; `"keras"`, which needs
             this package; `"onnx"`, which needs the extra `onnx` to write; or `"litert"`.
             Defaults to `"saved_model"`.
-        iterations: Iterations of propagation; 0 exports the network alone. Defaults to 10.
-        self_weight: lambda of Eq. 6. Defaults to 6.
-        mu: Steepness of Eq. 7. Defaults to 7.
+        iterations: Iterations of propagation; 0 exports the network alone. Defaults to those of
+            `refinement`.
         affinity: Output `affinity`, too. Defaults to False.
         jit_compile: Let XLA compile the propagation of a SavedModel, once for each batch size
             and each size of image rounded up to multiples of 64. False for a runtime without
@@ -103,6 +97,7 @@ def export_model(
             no `"bfloat16"` and LiteRT neither. Defaults to None: as the model is.
         fold_batch_norm: Fold batch norm into the convolutions, see
             `dilated_affinity.models.rewriting.fold_batch_norm`. Defaults to False.
+        **settings: As for `inference_model`.
 
     Returns:
         `Agreement` with the Keras model; in float32, if `mixed_precision` is given.
@@ -135,9 +130,9 @@ def export_model(
     image = np.asarray(image)
     check_images(image, rank=3)
     model, exported = _rewritten(model, mixed_precision, fold_batch_norm)
-    settings = (iterations, self_weight, mu, refinement, affinity)
-    reference = _serving_model(model, *settings)
-    whole = reference if exported is model else _serving_model(exported, *settings)
+    refinement = as_refinement(refinement, iterations=iterations, **settings)
+    reference = _serving_model(model, refinement, affinity)
+    whole = reference if exported is model else _serving_model(exported, refinement, affinity)
     rounded = mixed_precision not in (None, "none")
     options = Options(jit_compile, metadata)
     measured = []
@@ -195,8 +190,8 @@ def _rewritten(model, mixed_precision, fold_batch_norm):
     return model, exported
 
 
-def _serving_model(model, iterations, self_weight, mu, refinement, affinity):
-    whole = inference_model(model, iterations, self_weight, mu, refinement)
+def _serving_model(model, refinement, affinity):
+    whole = inference_model(model, refinement=refinement)
     outputs = dict(whole.output)
     if affinity and "affinity" not in outputs:
         raise ConfigError(

@@ -12,16 +12,6 @@ import numpy as np
 from keras import layers, ops
 from PIL import Image
 
-from dilated_affinity.affinity.early_stopping import EarlyStop, EarlyStoppingPropagation
-from dilated_affinity.affinity.propagation import (
-    ITERATIONS,
-    SELF_WEIGHT,
-    STEEPNESS,
-    AffinityPropagation,
-    check_settings,
-    check_steepness,
-    steep_sigmoid,
-)
 from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.compilation import any_image_size
 from dilated_affinity.datasets.classes import ClassTable
@@ -33,7 +23,12 @@ from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.models.resize import AlignedResize
 from dilated_affinity.multi_view import MultiScale, SlidingWindow
 from dilated_affinity.progress import progress
-from dilated_affinity.refinement import Refiner, check_refinement, decoder_resize, divided_rates
+from dilated_affinity.refinement import (
+    Refiner,
+    as_refinement,
+    decoder_resize,
+    divided_rates,
+)
 from dilated_affinity.scales import check_scales
 from dilated_affinity.visualization import (
     affinity_picture,
@@ -46,11 +41,7 @@ from dilated_affinity.visualization import (
 
 
 def inference_model(
-    model: keras.Model,
-    iterations=ITERATIONS,
-    self_weight=SELF_WEIGHT,
-    mu=STEEPNESS,
-    refinement="exact",
+    model: keras.Model, iterations: int | None = None, refinement=None, **settings
 ) -> keras.Model:
     """Wraps a trained model into one that maps images to refined labels (section 3.3).
 
@@ -60,16 +51,16 @@ def inference_model(
 
     Args:
         model: As `DeepLabV3Plus` builds it; one without affinity head is not refined.
-        iterations: Iterations of propagation. Defaults to 10.
-        self_weight: lambda of Eq. 6. Defaults to 6.
-        mu: Steepness of Eq. 7. Defaults to 7.
-        refinement: `"exact"`, `"decoder_stride"`, `"early_stop"` or an `EarlyStop`, see
-            `dilated_affinity.refinement.check_refinement`. Defaults to `"exact"`.
+        iterations: Iterations of propagation. Defaults to None: those of `refinement`.
+        refinement: A `Refinement`, such as `calibrate` finds it; or `"exact"`, `"decoder_stride"`,
+            `"early_stop"` or an `EarlyStop`. Defaults to None: the paper's settings, 10 iterations.
+        **settings: Fields of the `Refinement` to replace, such as `self_weight=20.0, mu=50.0`.
 
     Returns:
         `keras.Model` from uint8 RGB images (B, H, W, 3) to a dict of `"labels"` uint8 (B, H, W),
         `"probabilities"` float32 (B, H, W, C), and, for a model with an affinity head,
-        `"affinity"` float32 (B, H, W, 8|R|), the probability that a neighbour shares the class.
+        `"affinity"` float32 (B, H, W, 8|R|), the probability that a neighbour shares the class:
+        the sigmoid of the logits less the refinement's threshold.
 
     Raises:
         ConfigError: For an argument out of its range, or a variant of the refinement that the model
@@ -83,42 +74,34 @@ def inference_model(
     >>> outputs["labels"].shape
     TensorShape([1, 33, 41])
     """
-    check_settings(iterations, self_weight)
-    check_steepness(mu)
-    refinement = check_refinement(refinement)
+    refinement = as_refinement(refinement, iterations=iterations, **settings)
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     rates = affinity_rates(model)
-    settings = (iterations, self_weight, mu)
-    refined = rates is not None and iterations > 0
-    if refined and refinement == "decoder_stride":
-        logits, probabilities = _refined_at_decoder_stride(model, images, rates, settings)
+    refined = rates is not None and refinement.iterations > 0
+    if refined and refinement.variant == "decoder_stride":
+        logits, probabilities = _refined_at_decoder_stride(model, images, rates, refinement)
     else:
         logits = model(ops.cast(images, "float32"))
         probabilities = layers.Softmax(dtype="float32")(logits["semantic"])
-        if refined and isinstance(refinement, EarlyStop):
-            stop = dataclasses.asdict(refinement)
-            propagation = EarlyStoppingPropagation(rates, *settings, **stop)
-            probabilities = propagation([probabilities, logits["affinity"]])
-        elif refined:
-            propagation = AffinityPropagation(rates, *settings)
-            probabilities = propagation([probabilities, logits["affinity"]])
+        if refined:
+            probabilities = refinement.layer(rates)([probabilities, logits["affinity"]])
     outputs = {
         "labels": ops.cast(ops.argmax(probabilities, axis=-1), "uint8"),
         "probabilities": probabilities,
     }
     if rates is not None:
-        outputs["affinity"] = ops.sigmoid(logits["affinity"])
+        outputs["affinity"] = ops.sigmoid(logits["affinity"] - refinement.threshold)
     return InferenceModel(images, outputs, name=f"{model.name}_inference")
 
 
-def _refined_at_decoder_stride(model, images, rates, settings):
+def _refined_at_decoder_stride(model, images, rates, refinement):
     """The model's logits, and refined probabilities of which only the result is large."""
     resize = decoder_resize(model)
     heads = {f"{name}_at_stride": model.get_layer(name).input[0] for name in model.output}
     whole = keras.Model(model.input, {**model.output, **heads}, name=model.name)
     logits = whole(ops.cast(images, "float32"))
     probabilities = layers.Softmax(dtype="float32")(logits["semantic_at_stride"])
-    propagation = AffinityPropagation(divided_rates(rates, resize.source_stride), *settings)
+    propagation = refinement.layer(divided_rates(rates, resize.source_stride))
     refined = propagation([probabilities, logits["affinity_at_stride"]])
     enlarge = AlignedResize(resize.source_stride, 1, resize.padding, dtype="float32")
     return logits, enlarge([refined, images])
@@ -195,14 +178,13 @@ class Predictor:
 
     Args:
         model: As `DeepLabV3Plus` builds it.
-        iterations: Iterations of propagation.
-        self_weight: lambda of Eq. 6.
-        mu: Steepness of Eq. 7.
+        iterations: As for `inference_model`.
+        refinement: As for `inference_model`.
         scales: Scales of the image to average over before propagation, see `MultiScale`.
         flip: Average with the mirror image, too.
         window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
             for whole images.
-        refinement: As for `inference_model`.
+        **settings: As for `inference_model`.
 
     Raises:
         ConfigError: For an argument out of its range, or a variant of the refinement that the model
@@ -212,21 +194,18 @@ class Predictor:
     def __init__(
         self,
         model,
-        iterations=ITERATIONS,
-        self_weight=SELF_WEIGHT,
-        mu=STEEPNESS,
+        iterations: int | None = None,
+        refinement=None,
         scales=(1.0,),
         flip=False,
         window=0,
-        refinement="exact",
+        **settings,
     ):
-        check_settings(iterations, self_weight)
-        check_steepness(mu)
         self.rates = affinity_rates(model)
         self._network = network(model, scales, flip, window)
-        self._refine = Refiner(model, self.rates, self_weight, refinement)
-        self._iterations = iterations
-        self._mu = mu
+        refinement = as_refinement(refinement, iterations=iterations, **settings)
+        self._refine = Refiner(model, refinement)
+        self._threshold = refinement.threshold
         self._canvases = Canvases()
 
     def __call__(self, image) -> Prediction:
@@ -240,13 +219,10 @@ class Predictor:
         affinity = ops.convert_to_numpy(logits["affinity"])[0]
         canvas = self._canvases.fit(unrefined.shape)
         refined = self._refine(
-            pad_to(probabilities, canvas),
-            steep_sigmoid(pad_to(affinity, canvas), self._mu),
-            unrefined.shape,
-            (self._iterations,),
+            pad_to(probabilities, canvas), pad_to(affinity, canvas), unrefined.shape
         )
         labels = ops.convert_to_numpy(ops.argmax(next(refined), axis=-1))[0]
-        same = ops.convert_to_numpy(ops.sigmoid(affinity))
+        same = ops.convert_to_numpy(ops.sigmoid(affinity - self._threshold))
         return Prediction(labels.astype(np.uint8), unrefined, same)
 
     def map(self, images):

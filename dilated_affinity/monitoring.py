@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dilated_affinity.affinity.propagation import ITERATIONS, SELF_WEIGHT, STEEPNESS
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import Evaluation, evaluate
 from dilated_affinity.inference import Predictor
 from dilated_affinity.metrics import AffinityAccuracy
+from dilated_affinity.refinement import as_refinement
 from dilated_affinity.visualization import comparison
 
 
@@ -32,9 +32,9 @@ class TensorBoardMonitor(keras.callbacks.Callback):
             `write_evaluation` and `write_pictures` write what is measured elsewhere.
         every: Batches between two notes of losses and learning rate. Defaults to 50.
         pictures: How many examples of `validation` to draw. Defaults to 3.
-        iterations: Iterations of propagation for `validation`. Defaults to 10.
-        self_weight: lambda of Eq. 6. Defaults to 6.
-        mu: Steepness of Eq. 7. Defaults to 7.
+        iterations: Iterations of propagation for `validation`. Defaults to those of `refinement`.
+        refinement: As for `inference_model`.
+        **settings: As for `inference_model`.
 
     Raises:
         ConfigError: If TensorBoard is not installed, or `every` is below 1.
@@ -58,9 +58,9 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         validation: Source | None = None,
         every=50,
         pictures=3,
-        iterations=ITERATIONS,
-        self_weight=SELF_WEIGHT,
-        mu=STEEPNESS,
+        iterations: int | None = None,
+        refinement=None,
+        **settings,
     ):
         super().__init__()
         if importlib.util.find_spec("tensorboard") is None:
@@ -71,7 +71,7 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         self._validation = validation
         self._every = every
         self._pictures = pictures
-        self._refinement = (iterations, self_weight, mu)
+        self._refinement = as_refinement(refinement, iterations=iterations, **settings)
         self._predictor = None
         self._writers = {}
 
@@ -150,12 +150,10 @@ class TensorBoardMonitor(keras.callbacks.Callback):
 
     def _validate(self):
         if self._predictor is None:
-            self._predictor = Predictor(self.model, *self._refinement)
-        iterations, self_weight, mu = self._refinement
+            self._predictor = Predictor(self.model, refinement=self._refinement)
+        iterations = self._refinement.iterations
         measured = (0,) if self._predictor.rates is None or not iterations else (0, iterations)
-        evaluation = evaluate(
-            self.model, self._validation, measured, self_weight=self_weight, mu=mu
-        )
+        evaluation = evaluate(self.model, self._validation, measured, refinement=self._refinement)
         self.write_evaluation(evaluation)
         self.write_pictures(self._predictor, self._validation, self._pictures)
 

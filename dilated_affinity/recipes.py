@@ -1,9 +1,7 @@
 """What differs from the defaults of `Config`, which are the paper's for PASCAL VOC, by data set."""
 
 RECIPES = {
-    # A few minutes on two cores, from random initial weights. In so short a run focal loss leaves
-    # the affinity's logits small, hence the large mu; it, self_weight and the iterations were
-    # chosen on drawn examples of neither split.
+    # A few minutes on two cores, from random initial weights.
     "shapes": {
         "backbone": "mobilenet_v2_0.35",
         "backbone_weights": "none",
@@ -20,9 +18,6 @@ RECIPES = {
         "min_scale": 0.75,
         "max_scale": 1.25,
         "validate_every": 250,
-        "propagation_iterations": 3,
-        "self_weight": 20.0,
-        "mu": 1000.0,
     },
     # The paper's experiments (sections 4.1 and 4.3, on 4 GPUs: mIoU 79.21 % on VOC val, 78.70 % on
     # Cityscapes val with propagation). The defaults are its settings for VOC, and DeepLab's where

@@ -24,6 +24,7 @@ from dilated_affinity.version import __version__
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 STATISTICS_FILE = "statistics.json"
+CALIBRATION_FILE = "calibration.json"
 TRAINED_ON_FILE = "trained_on.json"
 LOG_FILE = "log.csv"
 LOCK_FILE = ".lock"
@@ -102,6 +103,40 @@ def load_classes(model_dir: Path) -> ClassTable | None:
         return None
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: no table of classes: {first_line(error)}") from None
+
+
+def save_calibration(model_dir: Path, content: dict):
+    """Keeps settings of the refinement that were fitted to a run, for every command to use.
+
+    Args:
+        model_dir: The run's folder.
+        content: Plain JSON types; under `"settings"` those of the run's settings that were fitted.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    try:
+        text = json.dumps(content, indent=1) + "\n"
+        write_atomically(model_dir / CALIBRATION_FILE, text.encode())
+    except OSError as error:
+        raise _cannot_write(model_dir, error) from None
+
+
+def load_calibration(model_dir: Path) -> dict | None:
+    """What `save_calibration` kept; None where nothing was.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = model_dir / CALIBRATION_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        Config(**content["settings"])
+        return content
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(f"{path}: no calibration: {first_line(error)}") from None
 
 
 def note_environment(model_dir: Path):

@@ -91,6 +91,9 @@ def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.
         for variable in model.trainable_variables
         if id(variable) not in plain
     }
+    if statistics is not None:
+        for variable in model.get_layer("affinity_logits").trainable_variables:
+            multipliers[variable.path] *= config.affinity_head_multiplier
     optimizer = MultiplierSGD(
         schedule,
         momentum=config.momentum,

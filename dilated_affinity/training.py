@@ -37,12 +37,14 @@ from dilated_affinity.inference import Predictor, network
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.progress import TrainingProgress
-from dilated_affinity.refinement import refinement_of
+from dilated_affinity.refinement import Refinement
+from dilated_affinity.run_calibration import calibrate_run, is_calibrated
 from dilated_affinity.run_folder import (
     BEST,
     CHECKPOINTS,
     CONFIG_FILE,
     claimed,
+    load_calibration,
     note_environment,
     run_statistics,
     save_settings,
@@ -75,7 +77,8 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     """Trains, or continues to train, in `model_dir`.
 
     Writes `config.json`, `statistics.json`, `trained_on.json`, `log.csv` and `checkpoints/`: the
-    newest as `step-*.keras`, and `best.keras` with the best validation mIoU. Started again with the
+    newest as `step-*.keras`, and `best.keras` with the best validation mIoU; and at the end
+    `calibration.json`, see `calibrate`, which `load_run` reads. Started again with the
     same settings it continues from the newest checkpoint that is not damaged, and ends with the
     weights of an undisturbed run, bit for bit, whenever and however it was ended. On Ctrl-C and
     SIGTERM it ends the step, saves, and then ends with `KeyboardInterrupt` or exit status 143.
@@ -108,11 +111,15 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
         return run.train(stop_after)
 
 
-def load_run(model_dir: str | os.PathLike, **overrides) -> tuple[Config, keras.Model]:
+def load_run(
+    model_dir: str | os.PathLike, calibrated=True, **overrides
+) -> tuple[Config, keras.Model]:
     """Settings and best model of a run, at its evaluation output stride.
 
     Args:
         model_dir: The run's folder.
+        calibrated: Whether settings of the refinement are those that calibration or a search left
+            in the run, rather than those that it was trained with. Defaults to True.
         **overrides: Settings to change, such as `eval_output_stride`.
 
     Raises:
@@ -122,7 +129,11 @@ def load_run(model_dir: str | os.PathLike, **overrides) -> tuple[Config, keras.M
     model_dir = Path(model_dir)
     if not (model_dir / CONFIG_FILE).is_file():
         raise RunError(f"{model_dir}: no run here ({CONFIG_FILE} is missing).")
-    config = Config.load(model_dir / CONFIG_FILE).replace(**overrides)
+    config = Config.load(model_dir / CONFIG_FILE)
+    calibration = load_calibration(model_dir) if calibrated else None
+    if calibration is not None:
+        config = config.replace(**calibration["settings"])
+    config = config.replace(**overrides)
     best = model_dir / BEST
     if not best.is_file():
         raise RunError(f"{model_dir}: this run has no {BEST} yet; it was never validated.")
@@ -186,6 +197,8 @@ class _Run:
             if self.state.rows and "val_mean_iou" not in self.state.rows[-1]:
                 self._validate()
             if self.state.step >= last:
+                if self.state.step >= self.config.iterations:
+                    self._calibrate()
                 return TrainingResult(self.state.step, self.state.best)
             self._fit(last)
 
@@ -288,13 +301,30 @@ class _Run:
         self._evaluated.set_weights(self.model.get_weights())
         return class_iou(self._predict, self.validation)
 
+    def _calibrate(self):
+        """Fits the refinement of the best model, unless that was done before."""
+        config = self.config
+        if (
+            config.calibrate == "none"
+            or config.affinity_rates is None
+            or not config.iterations_of_refinement
+        ):
+            return
+        with on_own_devices():
+            from_process(self._calibrate_best)
+
+    def _calibrate_best(self):
+        step = read_state(self.model_dir / BEST).step
+        if is_calibrated(self.model_dir, step):
+            return
+        _, model = load_run(self.model_dir, calibrated=False)
+        logging.info("%s", calibrate_run(self.model_dir, self.config, model, step, self.source))
+
     def _show(self, ious):
         """Writes a validation, and pictures of its first images, for TensorBoard."""
         if self._predictor is None:
-            config = self.config
-            settings = config.iterations_of_refinement, config.self_weight, config.mu
             self._predictor = Predictor(
-                self._evaluated, *settings, refinement=refinement_of(config)
+                self._evaluated, refinement=Refinement.from_config(self.config)
             )
         names, step = self.validation.classes.names, self.state.step
         self._monitor.write_class_iou(names, ious, step=step)

@@ -70,7 +70,7 @@ def choose(queue, variant, multiples) -> dict:
     found = search.search_refinement(model, source)
     return {
         "beta": best,
-        "refinement": found.best,
+        "refinement": {**found.best.to_config(), "mean_iou": found.best_mean_iou},
         "trained_on": config.train_split,
         "decided_on": config.val_split,
         "betas": [{"beta": beta, "mean_iou": values} for beta, values in tried.items()],

@@ -21,6 +21,7 @@ from absl import flags
 from dilated_affinity.cli import app
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.inference import Predictor
+from dilated_affinity.refinement import Refinement
 from experiments.plots import affinity_example, save
 from experiments.runs import define_flags, last_model
 
@@ -41,9 +42,7 @@ def main():
         for variant in ("deeplab", METHOD):
             config = queue.config(variant, seed)
             model = last_model(config, queue.model_dir(variant, seed))
-            predictors.append(
-                Predictor(model, config.propagation_iterations, config.self_weight, config.mu)
-            )
+            predictors.append(Predictor(model, refinement=Refinement.from_config(config)))
         source = load_source(config.dataset, config.val_split, config.data_dir)
         example = source[_INDEX.value % len(source)]
         plain, refined = (predict(example["image"]) for predict in predictors)

@@ -19,8 +19,8 @@ import tensorflow as tf
 from absl import flags
 from keras import ops
 
+from dilated_affinity.affinity.affinities import affinities_from_targets
 from dilated_affinity.affinity.early_stopping import EarlyStop
-from dilated_affinity.affinity.propagation import affinities_from_targets, steep_sigmoid
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.cli import app, config_flags
@@ -31,20 +31,23 @@ from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
 from dilated_affinity.metrics import BoundaryIoU, MeanIoU, means_over_same_classes
 from dilated_affinity.progress import progress
-from dilated_affinity.refinement import Refiner
+from dilated_affinity.refinement import Refinement, Refiner
 from dilated_affinity.training import load_run
 from dilated_affinity.version import __version__
 
 VARIANTS = {
-    "exact": "exact",
-    "decoder_stride": "decoder_stride",
-    "early_stop, tolerance 0": EarlyStop(tolerance=0.0),
-    "early_stop, tolerance 0.001": EarlyStop(tolerance=1e-3),
-    "early_stop, tolerance 0.01": EarlyStop(tolerance=1e-2),
+    "exact": {"variant": "exact"},
+    "decoder_stride": {"variant": "decoder_stride"},
+    "early_stop, tolerance 0": {"variant": "early_stop", "stop": EarlyStop(tolerance=0.0)},
+    "early_stop, tolerance 0.001": {"variant": "early_stop", "stop": EarlyStop(tolerance=1e-3)},
+    "early_stop, tolerance 0.01": {"variant": "early_stop", "stop": EarlyStop(tolerance=1e-2)},
 }
 
 _given = config_flags.define(
-    ("data_dir", "val_split", "eval_output_stride", "propagation_iterations", "self_weight", "mu")
+    (
+        *("data_dir", "val_split", "eval_output_stride", "propagation_iterations"),
+        *("self_weight", "mu", "affinity_threshold", "symmetric_affinity"),
+    )
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _EVERY = flags.DEFINE_integer("every", 4, "Take every n-th image.", lower_bound=1)
@@ -88,8 +91,8 @@ def _summary(variants):
 def _measure(config, model, source):
     rates, classes = config.affinity_rates, source.classes
     refiners = {
-        name: Refiner(model, rates, config.self_weight, variant)
-        for name, variant in VARIANTS.items()
+        name: Refiner(model, Refinement.from_config(config).replace(**changes))
+        for name, changes in VARIANTS.items()
     }
     names = ("unrefined", *VARIANTS)
     measured = {
@@ -103,7 +106,7 @@ def _measure(config, model, source):
         probabilities = ops.softmax(logits["semantic"])
         padded = pad_to(label, probabilities.shape[1:3], classes.ignore_label)
         affinities = {
-            "prediction": steep_sigmoid(logits["affinity"], config.mu),
+            "prediction": logits["affinity"],
             "ground_truth": affinities_from_targets(affinity_targets(padded, rates)),
         }
         for affinity, values in affinities.items():
@@ -112,6 +115,8 @@ def _measure(config, model, source):
                 count = 0 if name == "unrefined" else config.propagation_iterations
                 refine = refiners["exact" if name == "unrefined" else name]
                 start = time.perf_counter()
+                if affinity == "ground_truth":
+                    refine = refine.with_affinities
                 refined = next(refine(probabilities, values, label.shape, (count,)))
                 predicted = ops.convert_to_numpy(ops.argmax(refined, axis=-1))
                 seconds = time.perf_counter() - start
@@ -149,9 +154,7 @@ def _run():
         "backbone": config.backbone,
         "output_stride": config.eval_output_stride,
         "rates": config.rates,
-        "iterations": config.propagation_iterations,
-        "self_weight": config.self_weight,
-        "mu": config.mu,
+        **Refinement.from_config(config).to_config(),
         **measured,
     }
     write_atomically(_OUTPUT.value, (json.dumps(content, indent=1) + "\n").encode())

@@ -268,6 +268,8 @@ class Queue:
                 (0, iterations) if iterations else (0,),
                 self_weight=settings["self_weight"],
                 mu=settings["mu"],
+                threshold=settings.get("affinity_threshold"),
+                symmetric=settings.get("symmetric_affinity"),
             )
             found["chosen"] = {"settings": settings, **measured.to_json()}
         return found

@@ -252,3 +252,19 @@ def random_probabilities(seed, shape):
     scores = np.random.default_rng(seed).normal(0, 2, shape)
     exponentials = np.exp(scores)
     return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def symmetric_logits(logits, offsets, valid):
+    """Logits of a pair averaged over its directions, pixel by pixel."""
+    batch, height, width, _ = logits.shape
+    result = np.array(logits, float)
+    index = {}
+    for channel, offset in enumerate(map(tuple, offsets)):
+        index[channel // 8, offset] = channel
+    for b, y, x in np.ndindex(batch, height, width):
+        for (rate, (dy, dx)), channel in index.items():
+            row, column = y + dy, x + dx
+            if 0 <= row < height and 0 <= column < width and valid[b, row, column]:
+                other = logits[b, row, column, index[rate, (-dy, -dx)]]
+                result[b, y, x, channel] = (float(logits[b, y, x, channel]) + float(other)) / 2
+    return result

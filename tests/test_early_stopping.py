@@ -7,12 +7,12 @@ import reference
 import tensorflow as tf
 
 from dilated_affinity.affinity import early_stopping
+from dilated_affinity.affinity.affinities import steep_sigmoid, symmetric_logits
 from dilated_affinity.affinity.early_stopping import (
     EarlyStop,
     EarlyStoppingPropagation,
     propagate_until_stable,
 )
-from dilated_affinity.affinity.propagation import steep_sigmoid
 from dilated_affinity.errors import ConfigError
 
 RATES = ((1, 2), (2, 1))
@@ -115,9 +115,14 @@ def test_settings_of_propagation_are_checked(inputs, setting):
 
 def test_the_layer_is_the_function_on_logits(inputs):
     probabilities, affinities = inputs
-    layer = EarlyStoppingPropagation(RATES, 9, 4.0, 5.0, patience=2, tolerance=0.03)
+    layer = EarlyStoppingPropagation(RATES, 9, 4.0, 5.0, 0.4, True, patience=2, tolerance=0.03)
     expected = propagate_until_stable(
-        probabilities, steep_sigmoid(affinities, 5.0), RATES, 9, 4.0, stop=EarlyStop(2, 0.03)
+        probabilities,
+        steep_sigmoid(symmetric_logits(affinities, RATES), 5.0, 0.4),
+        RATES,
+        9,
+        4.0,
+        stop=EarlyStop(2, 0.03),
     )
     np.testing.assert_allclose(layer([probabilities, affinities]), expected, atol=1e-6)
     again = keras.layers.deserialize(keras.layers.serialize(layer))

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from tiny import ListSource
 
+from dilated_affinity.affinity.affinities import steep_sigmoid
 from dilated_affinity.affinity.geometry import neighbor_offsets
-from dilated_affinity.affinity.propagation import propagate, steep_sigmoid
+from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.canvases import pad_to
 from dilated_affinity.datasets.classes import ClassTable

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 from tiny import ListSource
 
-from dilated_affinity.affinity.propagation import propagate, steep_sigmoid
+from dilated_affinity.affinity.affinities import steep_sigmoid
+from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.datasets.classes import VOC2012
 from dilated_affinity.errors import ConfigError, DataError

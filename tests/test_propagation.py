@@ -7,14 +7,10 @@ import reference
 import tensorflow as tf
 
 from dilated_affinity.affinity import propagation, targets
+from dilated_affinity.affinity.affinities import affinities_from_targets, steep_sigmoid
 from dilated_affinity.affinity.geometry import neighbor_offsets
 from dilated_affinity.affinity.loss import AffinityLoss
-from dilated_affinity.affinity.propagation import (
-    AffinityPropagation,
-    affinities_from_targets,
-    propagate,
-    steep_sigmoid,
-)
+from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.errors import ConfigError

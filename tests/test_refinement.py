@@ -6,8 +6,9 @@ import pytest
 import tiny  # noqa: F401 - the backbone "tiny"
 from tiny import ListSource
 
+from dilated_affinity.affinity.affinities import steep_sigmoid, symmetric_logits
 from dilated_affinity.affinity.early_stopping import EarlyStop, propagate_until_stable
-from dilated_affinity.affinity.propagation import propagate, steep_sigmoid
+from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.canvases import pad_to
 from dilated_affinity.config import REFINEMENTS, Config
 from dilated_affinity.datasets.classes import ClassTable
@@ -15,7 +16,7 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import evaluate
 from dilated_affinity.inference import Predictor, inference_model
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
-from dilated_affinity.refinement import Refiner, check_refinement, refinement_of
+from dilated_affinity.refinement import Refinement, Refiner, as_refinement
 from dilated_affinity.search import search_refinement
 
 RATES = ((4, 4), (4, 8))
@@ -45,8 +46,9 @@ def prediction(size, seed=0):
 
 def refined(model, refinement, size, iterations, canvas=None, self_weight=6.0):
     padded = [pad_to(each, canvas or size, np.nan) for each in prediction(size)]
-    refine = Refiner(model, RATES, self_weight, refinement)
-    return [np.asarray(each) for each in refine(*padded, size, iterations)]
+    refiner = Refiner(model, as_refinement(refinement, self_weight=self_weight))
+    refine = refiner.with_affinities(*padded, size, iterations)
+    return [np.asarray(each) for each in refine]
 
 
 @pytest.mark.parametrize("size", [(33, 50), (35, 40), (40, 33), (50, 35), (2, 1)], ids=str)
@@ -135,7 +137,7 @@ def test_models_without_a_decoder_of_their_own():
             inference_model(model, refinement="decoder_stride")
 
 
-@pytest.mark.parametrize("refinement", ["fast", None, 3, "EXACT"])
+@pytest.mark.parametrize("refinement", ["fast", 3, "EXACT"])
 def test_other_variants_are_refused(model, refinement):
     with pytest.raises(ConfigError, match="refinement must be one of exact, decoder_stride"):
         inference_model(model, refinement=refinement)
@@ -165,23 +167,24 @@ STOP = EarlyStop(1, 0.05)
 
 @pytest.mark.parametrize("refinement", ["decoder_stride", STOP], ids=str)
 def test_inference_model_predictor_and_evaluation_agree(model, image, refinement):
-    settings = {"self_weight": 2.0, "mu": 5.0, "refinement": refinement}
+    settings = {"self_weight": 2.0, "mu": 5.0, "threshold": 0.3, "symmetric": True}
+    settings["refinement"] = refinement
     outputs = inference_model(model, 6, **settings)(image[np.newaxis])
     labels = np.asarray(outputs["labels"])[0]
     logits = model(image[np.newaxis].astype("float32"))
-    expected = Refiner(model, RATES, 2.0, refinement)(
+    expected = Refiner(model, as_refinement(refinement, self_weight=2.0)).with_affinities(
         keras.ops.softmax(logits["semantic"]),
-        steep_sigmoid(logits["affinity"], 5.0),
+        steep_sigmoid(symmetric_logits(logits["affinity"], RATES), 5.0, 0.3),
         (70, 90),
         (6,),
     )
     np.testing.assert_allclose(outputs["probabilities"], next(expected), atol=1e-4)
     np.testing.assert_allclose(
-        outputs["affinity"], keras.ops.sigmoid(logits["affinity"]), atol=1e-6
+        outputs["affinity"], keras.ops.sigmoid(logits["affinity"] - 0.3), atol=1e-6
     )
     predicted = Predictor(model, 6, **settings)(image).labels
     assert (predicted == labels).mean() > 0.999  # ties of float32
-    exact = Predictor(model, 6, 2.0, 5.0)(image).labels
+    exact = Predictor(model, 6, **{**settings, "refinement": "exact"})(image).labels
     assert (predicted != exact).mean() > 0.002
 
     classes = ClassTable(tuple("abcd"), ((0, 0, 0),) * 4)
@@ -191,20 +194,58 @@ def test_inference_model_predictor_and_evaluation_agree(model, image, refinement
 
 
 def test_a_search_refines_by_the_variant(model, image):
-    label = Predictor(model, 3, 2.0, 5.0, refinement="decoder_stride")(image).labels
+    settings = {"self_weight": 2.0, "mu": 5.0, "symmetric": True}
+    label = Predictor(model, 3, "decoder_stride", **settings)(image).labels
     source = ListSource(
         [{"image": image, "label": label, "id": "0"}], ClassTable(tuple("abcd"), ((0, 0, 0),) * 4)
     )
     found = search_refinement(
-        model, source, (1, 3), (2.0, 6.0), (5.0,), refinement="decoder_stride"
+        model, source, (1, 3), (2.0, 6.0), (5.0,), (0.0,), refinement="decoder_stride"
     )
-    assert found.best["propagation_iterations"] == 3 and found.best["self_weight"] == 2
-    assert found.best["mean_iou"] == 1
+    assert found.best.iterations == 3 and found.best.self_weight == 2
+    assert found.best_mean_iou == 1
 
 
-def test_a_config_names_the_variant():
-    assert refinement_of(Config()) == "exact"
-    assert refinement_of(Config(refinement="decoder_stride")) == "decoder_stride"
+def test_a_config_names_the_refinement():
+    assert Refinement.from_config(Config()) == Refinement()
     early = Config(refinement="early_stop", stop_patience=3, stop_tolerance=0.0)
-    assert refinement_of(early) == EarlyStop(3, 0.0)
-    assert check_refinement("early_stop") == refinement_of(Config(refinement="early_stop"))
+    expected = Refinement(variant="early_stop", stop=EarlyStop(3, 0.0))
+    assert Refinement.from_config(early) == expected
+    assert Refinement.from_config(Config(postprocess="none")).iterations == 0
+
+
+def test_what_calibration_changes_goes_to_a_config_and_back():
+    refinement = Refinement(4, 2.0, 50.0, -0.5, True)
+    config = Config(**refinement.to_config())
+    assert Refinement.from_config(config) == refinement
+
+
+def test_what_public_functions_accept():
+    assert as_refinement() == Refinement()
+    assert as_refinement("decoder_stride", mu=9.0) == Refinement(mu=9.0, variant="decoder_stride")
+    stop = EarlyStop(2, 0.1)
+    assert as_refinement(stop) == Refinement(variant="early_stop", stop=stop)
+    assert as_refinement(Refinement(3), iterations=None, threshold=1.0) == Refinement(
+        3, threshold=1.0
+    )
+    with pytest.raises(ConfigError, match="Received: tau"):
+        as_refinement(tau=1.0)
+    with pytest.raises(ConfigError, match="threshold must be finite. Received: threshold=nan"):
+        as_refinement(threshold=float("nan"))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_predicted_affinities_are_those_of_the_image_alone(model, symmetric):
+    """On a canvas, where symmetry must not look at what is beside the image."""
+    probabilities, _ = prediction((33, 50))
+    logits = np.random.default_rng(3).normal(0, 2, (33, 50, 16)).astype(np.float32)
+    refine = Refiner(model, Refinement(4, symmetric=symmetric, threshold=0.5))
+    results = [
+        np.asarray(next(refine(pad_to(probabilities, size), pad_to(logits, size, 99.0), (33, 50))))
+        for size in ((33, 50), (64, 64))
+    ]
+    np.testing.assert_allclose(*results, atol=1e-6)
+    if symmetric:
+        logits = np.asarray(symmetric_logits(logits[None], RATES))[0]
+    expected = propagate(probabilities[None], steep_sigmoid(logits[None], 7.0, 0.5), RATES, 4)
+    np.testing.assert_allclose(results[0], expected, atol=1e-6)

@@ -66,6 +66,7 @@ def tiny_config(data_dir, **overrides):
         "batch_norm": "sync",
         "learning_rate": 0.01,
         "dropout": 0.5,
+        "calibrate": "none",
     }
     return Config.for_dataset("camvid", **{**settings, **overrides})
 

@@ -5,14 +5,13 @@ import dataclasses
 import keras
 from keras import ops
 
+from dilated_affinity.affinity.affinities import STEEPNESS, THRESHOLD
 from dilated_affinity.affinity.propagation import (
     ITERATIONS,
     SELF_WEIGHT,
-    STEEPNESS,
     AffinityPropagation,
     Grid,
     checked_arguments,
-    steep_sigmoid,
 )
 from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
@@ -143,6 +142,8 @@ class EarlyStoppingPropagation(AffinityPropagation):
         iterations: The most iterations of Eq. 6. Defaults to 10.
         self_weight: lambda of Eq. 6. Defaults to 6.
         mu: Steepness of Eq. 7. Defaults to 7.
+        threshold: See `AffinityPropagation`.
+        symmetric: See `AffinityPropagation`.
         patience: See `EarlyStop`.
         tolerance: See `EarlyStop`.
 
@@ -160,18 +161,20 @@ class EarlyStoppingPropagation(AffinityPropagation):
         iterations=ITERATIONS,
         self_weight=SELF_WEIGHT,
         mu=STEEPNESS,
+        threshold=THRESHOLD,
+        symmetric=False,
         patience=PATIENCE,
         tolerance=TOLERANCE,
         **kwargs,
     ):
-        super().__init__(rates, iterations, self_weight, mu, **kwargs)
+        super().__init__(rates, iterations, self_weight, mu, threshold, symmetric, **kwargs)
         self.stop = EarlyStop(patience, tolerance)
 
     def call(self, inputs, valid_mask=None):
         probabilities, logits = inputs
         return propagate_until_stable(
             probabilities,
-            steep_sigmoid(logits, self.mu),
+            self.affinities(logits, valid_mask),
             self.rates,
             self.iterations,
             self.self_weight,

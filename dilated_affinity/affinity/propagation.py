@@ -1,47 +1,26 @@
-"""Section 3.3: refinement by affinity propagation, Eq. 6 and 7."""
+"""Section 3.3: refinement by affinity propagation, Eq. 6."""
 
 import functools
-import math
 
 import keras
 from keras import ops
 
+from dilated_affinity.affinity.affinities import (
+    STEEPNESS,
+    THRESHOLD,
+    check_steepness,
+    steep_sigmoid,
+    symmetric_logits,
+)
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates, neighbor_offsets, reach
 from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
 
 ITERATIONS = 10
 SELF_WEIGHT = 6.0
-STEEPNESS = 7.0
 
 _LANES = 8
 """The class axis is padded to a multiple of this: vector instructions take whole groups."""
-
-
-def steep_sigmoid(logits, mu=STEEPNESS):
-    """The steeper sigmoid of Eq. 7: g(x) = mu^x / (1 + mu^x) = sigmoid(x ln mu).
-
-    Args:
-        logits: Affinity logits, any shape, floating point.
-        mu: Steepness, above 1; e gives the plain sigmoid. Defaults to 7.
-
-    Returns:
-        Affinities in [0, 1], float32, of the same shape.
-
-    Raises:
-        ConfigError: If `mu` is not above 1.
-    """
-    check_steepness(mu)
-    return ops.sigmoid(ops.cast(logits, "float32") * math.log(mu))
-
-
-def affinities_from_targets(targets):
-    """Ground-truth affinities for `propagate` (Tables 3 and 4): 1 for same, else 0, float32.
-
-    Args:
-        targets: uint8 tensor (..., 8|R|), as `affinity_targets` returns it; 255 counts as 0.
-    """
-    return ops.cast(ops.equal(targets, 1), "float32")
 
 
 def propagate(
@@ -113,12 +92,6 @@ def check_settings(iterations, self_weight):
         )
     if not self_weight >= 0:
         raise ConfigError(f"self_weight must be at least 0. Received: self_weight={self_weight}")
-
-
-def check_steepness(mu):
-    """Raises `ConfigError` unless mu is in its range."""
-    if not mu > 1:
-        raise ConfigError(f"mu must be above 1. Received: mu={mu}")
 
 
 def _check_dtypes(probabilities, affinities, valid_mask):
@@ -374,6 +347,9 @@ class AffinityPropagation(keras.layers.Layer):
         iterations: How often to apply Eq. 6. Defaults to 10.
         self_weight: lambda of Eq. 6. Defaults to 6.
         mu: Steepness of Eq. 7. Defaults to 7.
+        threshold: tau, see `steep_sigmoid`. Defaults to 0.
+        symmetric: Average the logits of both directions of a pair, see `symmetric_logits`.
+            Defaults to False.
 
     Call arguments:
         inputs: `[probabilities, affinity_logits]` of shapes (B, H, W, C) and (B, H, W, 8|R|).
@@ -396,27 +372,37 @@ class AffinityPropagation(keras.layers.Layer):
         iterations=ITERATIONS,
         self_weight=SELF_WEIGHT,
         mu=STEEPNESS,
+        threshold=THRESHOLD,
+        symmetric=False,
         dtype="float32",
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
         check_settings(iterations, self_weight)
-        check_steepness(mu)
+        check_steepness(mu, threshold)
         self.rates = check_rates(rates)
         self.iterations = iterations
         self.self_weight = self_weight
         self.mu = mu
+        self.threshold = threshold
+        self.symmetric = symmetric
 
     def call(self, inputs, valid_mask=None):
         probabilities, logits = inputs
         return propagate(
             probabilities,
-            steep_sigmoid(logits, self.mu),
+            self.affinities(logits, valid_mask),
             self.rates,
             self.iterations,
             self.self_weight,
             valid_mask,
         )
+
+    def affinities(self, logits, valid_mask=None):
+        """The affinities with which the layer propagates, float32 (B, H, W, 8|R|)."""
+        if self.symmetric:
+            logits = symmetric_logits(logits, self.rates, valid_mask)
+        return steep_sigmoid(logits, self.mu, self.threshold)
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]
@@ -428,4 +414,6 @@ class AffinityPropagation(keras.layers.Layer):
             "iterations": self.iterations,
             "self_weight": self.self_weight,
             "mu": self.mu,
+            "threshold": self.threshold,
+            "symmetric": self.symmetric,
         }

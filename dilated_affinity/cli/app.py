@@ -20,6 +20,16 @@ _TALKATIVE = ("tensorflow_datasets", "jax")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
+def define_calibrated():
+    """Defines the flag of commands that use a run: whether to refine as calibration found."""
+    return flags.DEFINE_bool(
+        "calibrated",
+        True,
+        "Refine with the settings that calibration or a saved search left in the run; no for those "
+        "that it was trained with. Flags such as --mu come before both.",
+    )
+
+
 def run(main):
     """Parses the command line and calls `main()`; never returns.
 

@@ -17,7 +17,10 @@ _NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES)}
 VIEWS = ("eval_output_stride", "eval_scales", "eval_flip", "eval_window")
 """Settings of how a trained network sees images."""
 
-REFINEMENT = ("postprocess", "self_weight", "mu", "refinement", "stop_patience", "stop_tolerance")
+REFINEMENT = (
+    *("postprocess", "self_weight", "mu", "affinity_threshold", "symmetric_affinity"),
+    *("refinement", "stop_patience", "stop_tolerance"),
+)
 """Settings of how its predictions are refined."""
 
 CRF = tuple(field.name for field in dataclasses.fields(Config) if field.name.startswith("crf_"))

@@ -5,7 +5,7 @@
     eval_main --model_dir=runs/camvid --scales=0.75,1,1.25 --flip
     eval_main --model_dir=runs/camvid --refinement=decoder_stride
     eval_main --model_dir=runs/camvid --postprocess=crf
-    eval_main --model_dir=runs/camvid --search --val_split="train[:60]"
+    eval_main --model_dir=runs/camvid --search --val_split="train[:60]" --save
 
 Data set, rates, output stride and the rest come from the run's own config.json. The table goes to
 standard output, and, with everything in it, to a JSON file.
@@ -13,6 +13,7 @@ standard output, and, with everything in it, to a JSON file.
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from absl import flags, logging
@@ -25,10 +26,13 @@ from dilated_affinity.crf_refinement import dense_crf_of, evaluate_crf
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
-from dilated_affinity.refinement import refinement_of
+from dilated_affinity.refinement import Refinement
+from dilated_affinity.run_calibration import save_searched
 from dilated_affinity.run_folder import BEST
 from dilated_affinity.training import load_run
 from dilated_affinity.visualization import refinement_search_figure
+
+_SYMMETRIC = {"yes": (True,), "no": (False,), "both": (False, True)}
 
 _given = config_flags.define(
     ("data_dir", "val_split", *config_flags.VIEWS, *config_flags.REFINEMENT, *config_flags.CRF)
@@ -36,6 +40,7 @@ _given = config_flags.define(
 for _short in ("scales", "flip", "window"):
     flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_CALIBRATED = app.define_calibrated()
 _ITERATIONS = flags.DEFINE_list(
     "iterations",
     [str(count) for count in evaluation.ITERATIONS],
@@ -50,13 +55,28 @@ _REFINE_WITH = flags.DEFINE_enum(
 _SEARCH = flags.DEFINE_bool(
     "search",
     False,
-    "Try all combinations of --search_self_weights, --search_mus and --iterations instead.",
+    "Try all combinations of --search_self_weights, --search_mus, --search_thresholds, "
+    "--search_symmetric and --iterations instead, at full resolution. calibrate_main is faster.",
 )
 _SEARCH_SELF_WEIGHTS = flags.DEFINE_list(
     "search_self_weights", [f"{value:g}" for value in search.SELF_WEIGHTS], "Values of lambda."
 )
 _SEARCH_MUS = flags.DEFINE_list(
     "search_mus", [f"{value:g}" for value in search.STEEPNESSES], "Values of mu."
+)
+_SEARCH_THRESHOLDS = flags.DEFINE_list(
+    "search_thresholds", [f"{value:g}" for value in search.THRESHOLDS], "Values of tau."
+)
+_SEARCH_SYMMETRIC = flags.DEFINE_enum(
+    "search_symmetric",
+    "yes",
+    tuple(_SYMMETRIC),
+    "Whether to average the logits of both directions of a pair.",
+)
+_SAVE = flags.DEFINE_bool(
+    "save",
+    False,
+    "Let every command use the best settings of the search for this run from now on.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -67,18 +87,20 @@ _OUTPUT = flags.DEFINE_string(
 
 _COMPARED = (
     *("split", "output_stride", "scales", "flip", "window", "refinement"),
-    *("self_weight", "mu", "iterations"),
+    *("self_weight", "mu", "affinity_threshold", "symmetric_affinity", "iterations"),
 )
 """What makes two evaluations of a run different ones."""
 
 
 def _evaluate():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
-    config, model = load_run(model_dir, **_given())
+    config, model = load_run(model_dir, _CALIBRATED.value, **_given())
     # Now, and not when all is measured: training may find a better model meanwhile.
     step = read_state(model_dir / BEST).step
     source = load_source(config.dataset, config.val_split, config.data_dir)
     views = config.scales, config.eval_flip, config.eval_window
+    if _SAVE.value and not _SEARCH.value:
+        raise ConfigError("--save is of a search; add --search.")
     if _SEARCH.value:
         _search(config, model, step, source, views)
         return
@@ -93,12 +115,11 @@ def _evaluate():
         source,
         iterations,
         _REFINE_WITH.value,
-        config.self_weight,
-        config.mu,
+        Refinement.from_config(config),
         *views,
-        refinement=refinement_of(config),
     )
-    settings = {"self_weight": config.self_weight, "mu": config.mu}
+    settings = Refinement.from_config(config).to_config()
+    del settings["propagation_iterations"]
     _show(result, output, config, step, {**settings, **result.to_json()})
 
 
@@ -119,27 +140,30 @@ def _search(config, model, step, source, views):
     if _REFINE_WITH.value != "prediction":
         raise ConfigError(f"--search refines with predictions. Received: {_REFINE_WITH.value}")
     iterations = _iterations(config)
-    self_weights, mus = _numbers(_SEARCH_SELF_WEIGHTS), _numbers(_SEARCH_MUS)
+    grid = [_numbers(each) for each in (_SEARCH_SELF_WEIGHTS, _SEARCH_MUS, _SEARCH_THRESHOLDS)]
+    grid.append(_SYMMETRIC[_SEARCH_SYMMETRIC.value])
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "search.json"))
     plot = output.with_suffix(".png")
     if output == plot:
         raise ConfigError(
             f"--output of a search is its JSON file; .png is the plot's. Received: {output}"
         )
-    work = f"search of {len(self_weights)} lambdas, {len(mus)} mus, {len(iterations)} iterations"
+    count = math.prod(map(len, grid))
+    work = f"search of {count} settings at {len(iterations)} numbers of iterations"
     _announce(config, model, source, work, output)
     result = search.search_refinement(
         model,
         source,
         iterations,
-        self_weights,
-        mus,
+        *grid,
         *views,
-        refinement=refinement_of(config),
+        refinement=Refinement.from_config(config),
     )
     _show(result, output, config, step, result.to_json())
     figure = refinement_search_figure(result)
     write_atomically(plot, lambda path: figure.savefig(path, dpi=120))
+    if _SAVE.value:
+        save_searched(Path(_MODEL_DIR.value), result.best, config.val_split, step)
 
 
 def _announce(config, model, source, work, output):

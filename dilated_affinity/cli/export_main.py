@@ -21,7 +21,7 @@ from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.export import check_output, export_model
 from dilated_affinity.export_formats import FORMATS
-from dilated_affinity.refinement import refinement_of
+from dilated_affinity.refinement import Refinement
 from dilated_affinity.training import load_run
 from dilated_affinity.version import __version__
 
@@ -37,6 +37,7 @@ _given = config_flags.define(
 )
 flags.DEFINE_alias("iterations", "propagation_iterations")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_CALIBRATED = app.define_calibrated()
 _OUTPUT = flags.DEFINE_string(
     "output", None, "What to write: a folder for saved_model, else a file .keras, .onnx or .tflite."
 )
@@ -67,7 +68,7 @@ def _export():
     output = app.required(_OUTPUT.value, "output")
     given = _given()
     check_output(output, _FORMAT.value, _OVERWRITE.value, given.get("mixed_precision"))
-    config, model = load_run(model_dir, **given)
+    config, model = load_run(model_dir, _CALIBRATED.value, **given)
     if config.scales != (1.0,) or config.eval_flip or config.eval_window:
         logging.warning(
             "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
@@ -94,16 +95,13 @@ def _export():
         output,
         source[0]["image"],
         _FORMAT.value,
-        config.iterations_of_refinement,
-        config.self_weight,
-        config.mu,
-        _AFFINITY.value,
-        _JIT_COMPILE.value,
-        _OVERWRITE.value,
-        _metadata(config, source.classes),
-        refinement_of(config),
-        config.mixed_precision,
-        _FOLD_BATCH_NORM.value,
+        affinity=_AFFINITY.value,
+        jit_compile=_JIT_COMPILE.value,
+        overwrite=_OVERWRITE.value,
+        metadata=_metadata(config, source.classes),
+        refinement=Refinement.from_config(config),
+        mixed_precision=config.mixed_precision,
+        fold_batch_norm=_FOLD_BATCH_NORM.value,
     )
     print(f"{output}: {_FORMAT.value} written; on {source.ids[0]} in several sizes {agreement}")
 
@@ -120,9 +118,8 @@ def _metadata(config, classes):
         "dataset": config.dataset,
         "classes": list(classes.names),
         "rates": config.affinity_rates,
+        **Refinement.from_config(config).to_config(),
         "propagation_iterations": config.iterations_of_refinement if config.affinity_rates else 0,
-        "self_weight": config.self_weight,
-        "mu": config.mu,
         "refinement": config.refinement,
         "mixed_precision": config.mixed_precision,
         "fold_batch_norm": _FOLD_BATCH_NORM.value,

@@ -23,7 +23,7 @@ from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.loading import load_source, make_builder
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference import Predictor, predict_examples, predict_files
-from dilated_affinity.refinement import refinement_of
+from dilated_affinity.refinement import Refinement
 from dilated_affinity.run_folder import load_classes
 from dilated_affinity.training import load_run
 
@@ -39,6 +39,7 @@ _given = config_flags.define(
 for _short in ("scales", "flip", "window"):
     flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_CALIBRATED = app.define_calibrated()
 _INPUT = flags.DEFINE_string(
     "input", None, "An image file, or a folder of images. Default: the split --split."
 )
@@ -67,7 +68,7 @@ def _predict():
     for flag in (_SPLIT, _LIMIT):
         if _INPUT.value and flag.value is not None:
             raise ConfigError(f"--{flag.name} is of the data set; drop it or --input.")
-    config, model = load_run(model_dir, **_given())
+    config, model = load_run(model_dir, _CALIBRATED.value, **_given())
     label_ids = None
     if _WRITE_LABEL_IDS.value:
         if config.dataset != "cityscapes":
@@ -103,14 +104,7 @@ def _predictor(config, model):
     views = config.scales, config.eval_flip, config.eval_window
     if config.postprocess == "crf":
         return CRFPredictor(model, dense_crf_of(config), *views)
-    return Predictor(
-        model,
-        config.iterations_of_refinement,
-        config.self_weight,
-        config.mu,
-        *views,
-        refinement_of(config),
-    )
+    return Predictor(model, None, Refinement.from_config(config), *views)
 
 
 def main():

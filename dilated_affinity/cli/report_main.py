@@ -16,7 +16,7 @@ from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import Predictor
-from dilated_affinity.refinement import refinement_of
+from dilated_affinity.refinement import Refinement
 from dilated_affinity.report import RunFiles, measure, report_page
 from dilated_affinity.training import load_run
 
@@ -30,6 +30,7 @@ _given = config_flags.define(
     )
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_CALIBRATED = app.define_calibrated()
 _OUTPUT = flags.DEFINE_string("output", None, "HTML file to write. Default: model_dir/report.html.")
 _EXAMPLES = flags.DEFINE_integer(
     "examples", 3, "How many of the best and how many of the worst images to show.", lower_bound=0
@@ -42,7 +43,7 @@ _LIMIT = flags.DEFINE_integer(
 def _report():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = Path(_OUTPUT.value or model_dir / "report.html")
-    config, model = load_run(model_dir, **_given())
+    config, model = load_run(model_dir, _CALIBRATED.value, **_given())
     if config.postprocess == "crf":
         raise ConfigError(
             "A report shows propagation or nothing: --postprocess=propagate or none. "
@@ -52,13 +53,11 @@ def _report():
     source = load_source(config.dataset, config.val_split, config.data_dir)
     predictor = Predictor(
         model,
-        config.iterations_of_refinement,
-        config.self_weight,
-        config.mu,
+        None,
+        Refinement.from_config(config),
         config.scales,
         config.eval_flip,
         config.eval_window,
-        refinement_of(config),
     )
     announce(
         config,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from html import escape
 
-from dilated_affinity.announcement import describe_views
+from dilated_affinity.announcement import describe_affinity, describe_views
 from dilated_affinity.config import Config
 
 _AFFINITY = {"prediction": "predicted", "ground_truth": "ground-truth"}
@@ -76,7 +76,12 @@ def _measured_on(content):
     """What an evaluation was measured on, and how, where that is not usual."""
     words = [
         f"{content['split']}, {content['images']} images",
-        f"lambda {content['self_weight']:g}, mu {content['mu']:g}",
+        describe_affinity(
+            content["self_weight"],
+            content["mu"],
+            content.get("affinity_threshold", 0.0),
+            content.get("symmetric_affinity", False),
+        ),
         describe_views(*(content[name] for name in ("output_stride", "scales", "flip", "window"))),
     ]
     if content["refinement"] != "exact":

@@ -356,7 +356,7 @@ def count_frequency_figure(statistics):
 
 
 def refinement_search_figure(search):
-    """mIoU by iterations of propagation, a panel for each mu and a line for each lambda.
+    """mIoU by iterations, a panel for each mu and tau, a line for each lambda and symmetry.
 
     Args:
         search: `RefinementSearch`.
@@ -364,23 +364,31 @@ def refinement_search_figure(search):
     Returns:
         `matplotlib.figure.Figure`, drawn without a display; `figure.savefig(path)` writes it.
     """
-    figure = _new_figure(1 + 3 * len(search.mus), 3.6)
-    panels = figure.subplots(1, len(search.mus), sharey=True, squeeze=False)[0]
-    colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, len(search.self_weights)))
-    for panel, mu, rows in zip(panels, search.mus, search.mean_iou, strict=True):
-        for index, (self_weight, values) in enumerate(zip(search.self_weights, rows, strict=True)):
-            panel.plot(
-                search.iterations,
-                100 * values,
-                color=colors[index],
-                marker=_MARKERS[index % len(_MARKERS)],
-                label=f"{self_weight:g}",
-            )
-        panel.set_title(f"mu = {mu:g}")
-        panel.set_xlabel("iterations")
+    mus = sorted({each.mu for each in search.refinements})
+    thresholds = sorted({each.threshold for each in search.refinements})
+    self_weights = sorted({each.self_weight for each in search.refinements})
+    figure = _new_figure(1 + 3 * len(mus), 0.6 + 3 * len(thresholds))
+    panels = figure.subplots(len(thresholds), len(mus), sharex=True, sharey=True, squeeze=False)
+    colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, len(self_weights)))
+    for each, values in zip(search.refinements, search.mean_iou, strict=True):
+        panel = panels[thresholds.index(each.threshold), mus.index(each.mu)]
+        index = self_weights.index(each.self_weight)
+        panel.plot(
+            search.iterations,
+            100 * values,
+            color=colors[index],
+            marker=_MARKERS[index % len(_MARKERS)],
+            linestyle="-" if each.symmetric else ":",
+            label=f"{each.self_weight:g}{', symmetric' if each.symmetric else ''}",
+        )
+        panel.set_title(f"mu = {each.mu:g}, tau = {each.threshold:g}")
+    for panel in panels.flat:
         _plain(panel)
-    panels[0].set_ylabel("mIoU, %")
-    panels[-1].legend(title="lambda")
+    for panel in panels[-1]:
+        panel.set_xlabel("iterations")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("mIoU, %")
+    panels[-1, -1].legend(title="lambda")
     return figure
 
 

@@ -12,6 +12,7 @@ from dilated_affinity import training
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.evaluation import evaluate
 from dilated_affinity.inference import Predictor
+from dilated_affinity.refinement import Refinement
 
 VIEWS = {"scales": (0.5, 1.0, 1.5), "flip": True, "window": 33}
 FLAGS = ("--scales=0.5,1,1.5", "--flip", "--window=33")
@@ -69,9 +70,7 @@ def test_predict_main_averages_over_the_views_asked_for(run, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     _, model = training.load_run(model_dir)
-    predict = Predictor(
-        model, config.propagation_iterations, config.self_weight, config.mu, **VIEWS
-    )
+    predict = Predictor(model, refinement=Refinement.from_config(config), **VIEWS)
     example = load_source(config.dataset, config.val_split, config.data_dir)[0]
     with Image.open(tmp_path / f"{example['id']}_labels.png") as labels:
         assert (np.asarray(labels) == predict(example["image"]).labels).mean() > 0.99

@@ -38,7 +38,7 @@ def test_exports_with_the_settings_of_the_run(run, tmp_path):
 
     _, model = training.load_run(model_dir)
     example = load_source(config.dataset, config.val_split, config.data_dir)[0]
-    expected = inference_model(model, 3, 2.0, 20.0)(example["image"][np.newaxis])
+    expected = inference_model(model, 3, self_weight=2.0, mu=20.0)(example["image"][np.newaxis])
     loaded = tf.saved_model.load(output)
     received = loaded.serve(example["image"][np.newaxis])
     np.testing.assert_allclose(received["probabilities"], expected["probabilities"], atol=1e-4)

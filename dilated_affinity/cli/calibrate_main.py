@@ -1,0 +1,49 @@
+"""Fits the refinement's settings to the best model of a run, as training does at its end.
+
+    calibrate_main --model_dir=runs/camvid
+
+It finds the threshold tau and steepness mu of the affinity's sigmoid, the weight lambda of a
+pixel's own prediction, and whether to average both directions of a pair, for the highest mIoU after
+the run's iterations of propagation. Every other command uses them from then on; --nocalibrated asks
+for the settings that the run was trained with. The fit uses training images, never those of the
+validation split, unless --calibrate names it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from dilated_affinity.calibration import IMAGES
+from dilated_affinity.checkpoints import read_state
+from dilated_affinity.cli import app, config_flags
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.run_calibration import calibrate_run
+from dilated_affinity.run_folder import BEST
+from dilated_affinity.training import load_run
+
+_given = config_flags.define(
+    ("data_dir", "calibrate", "eval_output_stride", "propagation_iterations")
+)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_IMAGES = flags.DEFINE_integer(
+    "images", IMAGES, "How many images to take, drawn evenly from all.", lower_bound=1
+)
+
+
+def _calibrate():
+    model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
+    config, model = load_run(model_dir, False, **_given())
+    if config.calibrate == "none":
+        raise ConfigError("--calibrate=none leaves nothing to do: give training, or a split.")
+    step = read_state(model_dir / BEST).step
+    found = calibrate_run(model_dir, config, model, step, images=_IMAGES.value)
+    print(f"{model_dir}: {found}")
+
+
+def main():
+    """Entry point of the console script."""
+    app.run(_calibrate)
+
+
+if __name__ == "__main__":
+    main()
