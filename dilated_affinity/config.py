@@ -147,6 +147,17 @@ class Config:
     beta: float = _setting(
         1.2, "Weight of the affinity loss in the total.", "paper 4.3", group="loss", low=0
     )
+    train_propagation: int = _setting(
+        0,
+        "Train through this many iterations of propagation at the decoder's stride, too: a second "
+        "semantic loss on the refined probabilities. Needs rates that are multiples of 4.",
+        "ours; the paper propagates after training only",
+        group="loss",
+        low=0,
+    )
+    train_propagation_weight: float = _setting(
+        1.0, "Weight of that loss in the total.", "ours", group="loss", low=0
+    )
     boundary_amplitude: float = _setting(
         10.0,
         "With structure=boundary, how much more a pixel at a boundary weighs; the weights of an "
@@ -465,6 +476,12 @@ class Config:
             raise ConfigError(
                 "warmup_steps must be below iterations. "
                 f"Received: warmup_steps={self.warmup_steps}, iterations={self.iterations}"
+            )
+        if self.train_propagation and self.affinity_rates is None:
+            raise ConfigError(
+                "train_propagation needs an affinity to propagate with. "
+                f"Received: train_propagation={self.train_propagation}, "
+                f"structure={self.structure!r}, rates={self.rates!r}"
             )
         # Refuses what cannot be read.
         self.affinity_rates, self.multi_grid_factors, self.aspp_rates, self.scales  # noqa: B018

@@ -41,7 +41,8 @@ def training_dataset(
         [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and, unless the config's
         rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). S is `crop_size`, and B
         `batch_size`, divided by `parts` and by `accumulation`, with that many batches to a step.
-        With `structure="aaf"` the targets hold the labels as `"aaf"`, too; with
+        With `train_propagation` the targets hold the labels as `"refined"`, too; with
+        `structure="aaf"` as `"aaf"`; with
         `structure="boundary"` elements are `(images, targets, weights)`, where weights are
         `{"semantic": boundary_weights(labels, normalize=True)}`.
 
@@ -79,6 +80,8 @@ def training_dataset(
         targets = {"semantic": labels}
         if rates is not None:
             targets["affinity"] = affinity_targets(labels, rates, IGNORE_LABEL)
+        if config.train_propagation:
+            targets["refined"] = labels
         if config.structure == "aaf":
             targets["aaf"] = labels
         if config.structure == "boundary":

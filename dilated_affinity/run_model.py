@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.targets import NOT_A_PAIR
@@ -11,7 +12,11 @@ from dilated_affinity.finite_steps import FiniteStepModel
 from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
+from dilated_affinity.models.resize import AlignedResize
 from dilated_affinity.optimizers import MultiplierSGD, WarmupPolynomialDecay
+from dilated_affinity.refinement import Refinement, decoder_resize, divided_rates
+
+_SMALLEST_PROBABILITY = 1e-7
 
 
 def build_model(config: Config, num_classes: int, statistics=None) -> keras.Model:
@@ -110,10 +115,29 @@ def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.
         logits = keras.layers.Identity(dtype="float32")
         outputs["affinity"] = logits(model.get_layer("affinity_logits").output)
         grid = {"logits_stride": resize.source_stride, "padding": resize.padding}
+    if config.train_propagation:
+        outputs["refined"] = _refined(model, outputs["affinity"], config)
     trained = FiniteStepModel(model.input, outputs, name=model.name)
     _compile(trained, config, model.optimizer, statistics, **grid)
     _make_trackers(trained)
     return trained
+
+
+def _refined(model, affinity_logits, config):
+    """Logarithms of the probabilities refined at the decoder's stride, at full resolution.
+
+    As logits they give these probabilities again, so that the semantic loss takes them.
+    """
+    resize = decoder_resize(model)
+    semantic, images = resize.input
+    refinement = Refinement.from_config(config).replace(
+        iterations=config.train_propagation, variant="exact"
+    )
+    propagation = refinement.layer(divided_rates(config.affinity_rates, resize.source_stride))
+    probabilities = keras.layers.Softmax(dtype="float32")(semantic)
+    refined = propagation([probabilities, affinity_logits])
+    enlarge = AlignedResize(resize.source_stride, 1, resize.padding, dtype="float32")
+    return ops.log(ops.maximum(enlarge([refined, images]), _SMALLEST_PROBABILITY))
 
 
 def _make_trackers(model):
@@ -130,8 +154,8 @@ def _make_trackers(model):
     targets = {"semantic": np.zeros((1, 1, 1), "uint8")}
     if "affinity" in predicted:
         targets["affinity"] = np.full(predicted["affinity"].shape, NOT_A_PAIR, "uint8")
-    if "aaf" in predicted:
-        targets["aaf"] = targets["semantic"]
+    for name in predicted.keys() & {"aaf", "refined"}:
+        targets[name] = targets["semantic"]
     model.compute_loss(y=targets, y_pred=predicted)
     model.compute_metrics(None, targets, predicted)
     model.reset_metrics()
@@ -144,6 +168,10 @@ def _compile(model, config, optimizer, statistics, **grid):
         losses["affinity"] = AffinityLoss(statistics, config.weighting, config.gamma, **grid)
         loss_weights["affinity"] = config.beta
         metrics["affinity"] = [AffinityAccuracy(statistics.rates, **grid)]
+    if config.train_propagation and grid:
+        losses["refined"] = SemanticLoss()
+        loss_weights["refined"] = config.train_propagation_weight
+        metrics["refined"] = [PixelAccuracy()]
     if config.structure == "aaf":
         batches = config.iterations * config.accumulation
         losses["aaf"] = AdaptiveAffinityFieldLoss(model.get_layer("aaf"), batches)
