@@ -7,6 +7,7 @@ from string import Template
 import numpy as np
 
 from dilated_affinity.affinity.geometry import format_rates
+from dilated_affinity.announcement import describe_affinity
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.inference import Predictor
@@ -16,6 +17,7 @@ from dilated_affinity.report.run_files import RunFiles
 from dilated_affinity.version import __version__
 from dilated_affinity.visualization import (
     affinity_accuracy_figure,
+    calibration_figure,
     class_iou_figure,
     confusion_matrix_figure,
     learning_curves_figure,
@@ -49,6 +51,7 @@ def report_page(
         _classes(config, measurement, source.classes),
         _confusion(measurement, source.classes),
         _iterations(config, files),
+        _calibration(files.calibration),
         _affinity(files),
         _images("Best images", measurement.best(examples), config, predictor, source),
         _images("Worst images", measurement.worst(examples), config, predictor, source),
@@ -137,6 +140,26 @@ def _iterations(config, files):
     ]
     content = tables.iterations_table(files.evaluations) + "".join(missing)
     return _section("Iterations of propagation", content)
+
+
+def _calibration(content):
+    if content is None:
+        return ""
+    settings = describe_affinity(
+        *(content["settings"][name] for name in ("self_weight", "mu")),
+        content["settings"]["affinity_threshold"],
+        content["settings"]["symmetric_affinity"],
+    )
+    count = content["settings"]["propagation_iterations"]
+    note = (
+        f'<p class="note">Fitted by {escape(content["by"])} on {escape(content["split"])}: {count} '
+        f"iterations with {settings}.</p>"
+    )
+    chart = ""
+    if content["by"] == "calibration":
+        alt = "reliability of the affinity, and mIoU by iterations"
+        chart = _figure(calibration_figure(content), alt)
+    return _section("Calibration", note + chart)
 
 
 def _affinity(files):

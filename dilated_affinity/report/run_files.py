@@ -9,7 +9,7 @@ from pathlib import Path
 from dilated_affinity.checkpoints import read_state
 from dilated_affinity.errors import DataError
 from dilated_affinity.evaluation import REFINE_WITH
-from dilated_affinity.run_folder import BEST, LOG_FILE
+from dilated_affinity.run_folder import BEST, LOG_FILE, load_calibration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,7 @@ class RunFiles:
     Attributes:
         model_dir: The run's folder.
         log: Rows of `log.csv`, text by column; empty where there is none.
+        calibration: What calibration or a search has fitted to the best model; None without.
         evaluations: What `eval_main` has measured of the best model, by the affinity it propagated
             with; absent where it has not been run since that model was found.
     """
@@ -26,6 +27,7 @@ class RunFiles:
     model_dir: Path
     log: list[dict]
     evaluations: dict[str, dict]
+    calibration: dict | None = None
 
     @classmethod
     def read(cls, model_dir: str | os.PathLike):
@@ -37,7 +39,8 @@ class RunFiles:
         model_dir = Path(model_dir)
         evaluations = {kind: _json(model_dir / f"evaluation_{kind}.json") for kind in REFINE_WITH}
         evaluations = {kind: content for kind, content in evaluations.items() if content}
-        if evaluations:
+        calibration = load_calibration(model_dir)
+        if evaluations or calibration:
             # A better model may have been found since.
             best = read_state(model_dir / BEST).step
             evaluations = {
@@ -45,7 +48,9 @@ class RunFiles:
                 for kind, content in evaluations.items()
                 if content.get("step") == best
             }
-        return cls(model_dir, _rows(model_dir / LOG_FILE), evaluations)
+            if calibration and calibration.get("step") != best:
+                calibration = None
+        return cls(model_dir, _rows(model_dir / LOG_FILE), evaluations, calibration)
 
 
 def _rows(path):

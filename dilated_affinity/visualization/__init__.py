@@ -1,5 +1,6 @@
 """Pictures, as uint8 RGB arrays, and Matplotlib figures, of data, predictions and whole runs."""
 
+from dilated_affinity.visualization.calibration_figure import calibration_figure
 from dilated_affinity.visualization.figures import (
     affinity_accuracy_figure,
     class_iou_figure,
@@ -36,6 +37,7 @@ __all__ = [
     "affinity_accuracy_figure",
     "affinity_picture",
     "agreeing_neighbors",
+    "calibration_figure",
     "class_entries",
     "class_iou_figure",
     "color_counts",

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates, neighbor_offsets
 from dilated_affinity.errors import ConfigError
 
-_MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*"
 
 # The paper's blue and yellow.
 _DIFFERENT_TO_SAME = ("#0057b7", "#e0e0e0", "#ffd500")
@@ -51,7 +51,7 @@ def learning_curves_figure(log):
     steps = columns.get("step", np.arange(1, 1 + max(map(len, columns.values()), default=0)))
     names = ("val_mean_iou", "val_semantic_mean_iou", "semantic_mean_iou")
     scores = {name: columns[name] for name in names if name in columns}
-    figure = _new_figure(8.4 if scores else 4.6, 3.2)
+    figure = new_figure(8.4 if scores else 4.6, 3.2)
     panels = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     losses = (("semantic_loss", _BLUE, "o"), ("affinity_loss", _VERMILION, "s"))
     for name, color, marker in losses:
@@ -70,7 +70,7 @@ def learning_curves_figure(log):
     for axes in panels:
         axes.set_xlabel("step" if "step" in columns else "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -109,7 +109,7 @@ def confusion_matrix_figure(matrix, names):
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(100 * matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     side = 2.2 + 0.42 * len(names)
-    figure = _new_figure(side + 1, side)
+    figure = new_figure(side + 1, side)
     axes = figure.subplots()
     shown = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
     ticks = range(len(names))
@@ -138,7 +138,7 @@ def class_iou_figure(names, before, after=None):
         `matplotlib.figure.Figure`.
     """
     positions = np.arange(len(names))
-    figure = _new_figure(5.6, 1.2 + 0.36 * len(names))
+    figure = new_figure(5.6, 1.2 + 0.36 * len(names))
     axes = figure.subplots()
     groups = [("before refinement", before, "0.65")]
     if after is not None:
@@ -152,7 +152,7 @@ def class_iou_figure(names, before, after=None):
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("IoU, %")
-    _plain(axes)
+    plain(axes)
     if after is not None:
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
@@ -169,7 +169,7 @@ def affinity_accuracy_figure(accuracy, rates):
     Returns:
         `matplotlib.figure.Figure` with a line for each rate.
     """
-    figure = _new_figure(6.4, 3.4)
+    figure = new_figure(6.4, 3.4)
     axes = figure.subplots()
     colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, len(rates)))
     for index, (values, rate) in enumerate(zip(accuracy, check_rates(rates), strict=True)):
@@ -177,13 +177,13 @@ def affinity_accuracy_figure(accuracy, rates):
             range(NEIGHBORS + 1),
             100 * np.asarray(values, float),
             color=colors[index],
-            marker=_MARKERS[index % len(_MARKERS)],
+            marker=MARKERS[index % len(MARKERS)],
             label=f"({rate[0]},{rate[1]})",
         )
     axes.set_xticks(range(NEIGHBORS + 1), [f"n{count}" for count in range(NEIGHBORS + 1)])
     axes.set_xlabel("neighbours of the same class")
     axes.set_ylabel("affinity accuracy, %")
-    _plain(axes)
+    plain(axes)
     axes.legend(title="rate", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
@@ -212,7 +212,7 @@ def pixel_affinity_figure(image, affinity, rates, pixel):
     >>> len(figure.axes[0].collections[0].get_offsets())  # those above it do not exist
     5
     """
-    figure = _new_figure(5.6, 4.6)
+    figure = new_figure(5.6, 4.6)
     _draw_pixel_affinity(figure, figure.subplots(), image, affinity, rates, pixel)
     return figure
 
@@ -330,7 +330,7 @@ def count_frequency_figure(statistics):
         str(vertical) if vertical == horizontal else f"({vertical},{horizontal})"
         for vertical, horizontal in (statistics.rates[index] for index in order)
     ]
-    figure = _new_figure(6.4, 6)
+    figure = new_figure(6.4, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     positions = np.arange(len(names))
     upper.plot(positions, shares[:, NEIGHBORS], color="black", marker="s", label="n8")
@@ -340,7 +340,7 @@ def count_frequency_figure(statistics):
     colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, NEIGHBORS))
     for count in reversed(range(NEIGHBORS)):
         share = np.where(shares[:, count] > 0, shares[:, count], np.nan)
-        lower.plot(positions, share, color=colors[count], marker=_MARKERS[count], label=f"n{count}")
+        lower.plot(positions, share, color=colors[count], marker=MARKERS[count], label=f"n{count}")
     lower.set_ylabel("n0 to n7: % of pixels")
     if (shares[:, :NEIGHBORS] > 0).any():
         lower.set_yscale("log")
@@ -349,7 +349,7 @@ def count_frequency_figure(statistics):
     lower.set_xticks(positions, names)
     lower.margins(x=0.06)
     for axes in (upper, lower):
-        _plain(axes)
+        plain(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     upper.set_title("Pixels by their number of neighbours of the same class")
     return figure
@@ -367,7 +367,7 @@ def refinement_search_figure(search):
     mus = sorted({each.mu for each in search.refinements})
     thresholds = sorted({each.threshold for each in search.refinements})
     self_weights = sorted({each.self_weight for each in search.refinements})
-    figure = _new_figure(1 + 3 * len(mus), 0.6 + 3 * len(thresholds))
+    figure = new_figure(1 + 3 * len(mus), 0.6 + 3 * len(thresholds))
     panels = figure.subplots(len(thresholds), len(mus), sharex=True, sharey=True, squeeze=False)
     colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, len(self_weights)))
     for each, values in zip(search.refinements, search.mean_iou, strict=True):
@@ -377,13 +377,13 @@ def refinement_search_figure(search):
             search.iterations,
             100 * values,
             color=colors[index],
-            marker=_MARKERS[index % len(_MARKERS)],
+            marker=MARKERS[index % len(MARKERS)],
             linestyle="-" if each.symmetric else ":",
             label=f"{each.self_weight:g}{', symmetric' if each.symmetric else ''}",
         )
         panel.set_title(f"mu = {each.mu:g}, tau = {each.threshold:g}")
     for panel in panels.flat:
-        _plain(panel)
+        plain(panel)
     for panel in panels[-1]:
         panel.set_xlabel("iterations")
     for panel in panels[:, 0]:
@@ -392,14 +392,15 @@ def refinement_search_figure(search):
     return figure
 
 
-def _new_figure(width, height):
+def new_figure(width, height):
     """A figure without pyplot, which keeps global state and a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _plain(axes):
+def plain(axes):
+    """Gives axes a pale grid and no frame."""
     axes.grid(color="0.88")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
