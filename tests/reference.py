@@ -80,13 +80,19 @@ def count_statistics(label_maps, rates, void=VOID):
 
 
 def pair_weight(pixels, pairs, weighting, rate, count, target):
-    """The weight of Table 1 of one pair; an empty class takes the frequency of one pixel."""
+    """The weight of Table 1 of one pair; categories below 1e-5 are as rare as the rarest above."""
     if weighting == "none":
         return 1.0
+
+    def supported(counts):
+        kept = [int(number) for number in counts if int(number) > 1e-5 * sum(map(int, counts))]
+        return [int(number) if int(number) in kept else min(kept, default=1) for number in counts]
+
     if weighting == "signal":
-        negative, positive = (max(int(number), 1) for number in pairs[rate])
+        negative, positive = supported(pairs[rate])
         return 1.0 if target == 1 else positive / negative
-    ratio = max(int(pixels[rate, 8]), 1) / max(int(pixels[rate, count]), 1)
+    frequent = supported(pixels[rate])
+    ratio = frequent[8] / frequent[count]
     return math.sqrt(ratio) if weighting == "sqrt_neighbor" else ratio
 
 
