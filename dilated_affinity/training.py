@@ -34,6 +34,7 @@ from dilated_affinity.errors import DataError, RunError, first_line
 from dilated_affinity.evaluation import class_iou
 from dilated_affinity.finite_steps import heads_not_finite
 from dilated_affinity.inference import Predictor, network
+from dilated_affinity.metrics import mean_over_classes
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.progress import TrainingProgress
@@ -281,7 +282,7 @@ class _Run:
         # The first process computes and writes alone here.
         with on_own_devices():
             ious = from_process(lambda: self._class_iou().tolist())
-        value = float(np.nanmean(ious))
+        value = float(mean_over_classes(ious))
         best = self.state.best
         self.state.rows[-1]["val_mean_iou"] = value
         logging.info(

@@ -29,7 +29,7 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import REFINE_WITH, padded_logits
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
-from dilated_affinity.metrics import BoundaryIoU, MeanIoU, means_over_same_classes
+from dilated_affinity.metrics import BoundaryIoU, MeanIoU, mean_over_classes
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import Refinement, Refiner
 from dilated_affinity.training import load_run
@@ -73,18 +73,15 @@ class _Measured:
 
 
 def _summary(variants):
-    """What each variant did, as JSON types, means over the same classes for all of them."""
-    every = variants.values()
-    ious = means_over_same_classes([each.iou.class_iou() for each in every])
-    boundaries = means_over_same_classes([each.boundary_iou.class_iou() for each in every])
+    """What each variant did, as JSON types."""
     return {
         name: {
-            "mean_iou": float(iou),
-            "boundary_iou": float(boundary),
+            "mean_iou": float(mean_over_classes(each.iou.class_iou())),
+            "boundary_iou": float(mean_over_classes(each.boundary_iou.class_iou())),
             # The first call compiles.
             "median_seconds_per_image": statistics.median(each.seconds[1:]),
         }
-        for (name, each), iou, boundary in zip(variants.items(), ious, boundaries, strict=True)
+        for name, each in variants.items()
     }
 
 

@@ -167,12 +167,12 @@ def confusion_matrix(labels, predictions, num_classes, void=VOID):
 
 
 def class_iou(matrix):
-    """IoU of each class; None for a class in neither labels nor predictions."""
+    """IoU of each class; None for a class that the labels lack."""
     found = []
     for k in range(len(matrix)):
         intersection = int(matrix[k, k])
         union = int(matrix[k, :].sum() + matrix[:, k].sum()) - intersection
-        found.append(intersection / union if union else None)
+        found.append(intersection / union if matrix[k, :].any() else None)
     return found
 
 
@@ -201,14 +201,15 @@ def boundary_iou(labels, predictions, num_classes, distance, region=boundary_reg
     """Mean boundary IoU of a batch of label maps."""
     found = []
     for k in range(num_classes):
-        intersection = union = 0
+        intersection = union = truths = 0
         for label, prediction in zip(labels, predictions, strict=True):
             left_out = label == void
             truth = region(label, left_out, k, distance)
             guess = region(prediction, left_out, k, distance)
             intersection += int((truth & guess).sum())
             union += int((truth | guess).sum())
-        found.append(intersection / union if union else None)
+            truths += int(truth.sum())
+        found.append(intersection / union if truths else None)
     return mean(found)
 
 

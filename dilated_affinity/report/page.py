@@ -116,8 +116,8 @@ def _classes(config, measurement, classes):
     content = tables.class_table(classes, before, after, *measurement.mean_iou)
     bars = _figure(class_iou_figure(classes.names, before, after), "IoU of each class as bars")
     note = ""
-    if np.isnan([measurement.iou_before, measurement.iou_after]).any():
-        note = '<p class="note">&ndash;: in neither labels nor predictions, not in the means.</p>'
+    if np.isnan(measurement.iou_before).any():
+        note = '<p class="note">&ndash;: not in the labels, left out of the means.</p>'
     return _section("Classes", f'<div class="beside"><div>{content}{note}</div>{bars}</div>')
 
 

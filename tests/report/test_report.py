@@ -147,7 +147,7 @@ def test_an_evaluation_of_an_earlier_model_is_not_this_ones(tmp_path):
         assert ("prediction" in RunFiles.read(tmp_path).evaluations) == measured
 
 
-def test_before_and_after_are_means_over_the_same_classes():
+def test_before_and_after_are_means_over_the_classes_of_the_labels():
     classes = ClassTable(("a", "b", "never"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
     label, before, after = [[0, 1, 1, 1]], [[0, 1, 1, 2]], [[0, 1, 1, 0]]
     measurement = measure(Remembering([(before, after)]), gray_images([label], classes))
