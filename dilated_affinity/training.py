@@ -44,6 +44,7 @@ from dilated_affinity.run_folder import (
     BEST,
     CHECKPOINTS,
     CONFIG_FILE,
+    chosen_checkpoint,
     claimed,
     load_calibration,
     note_environment,
@@ -113,18 +114,21 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
 
 
 def load_run(
-    model_dir: str | os.PathLike, calibrated=True, **overrides
+    model_dir: str | os.PathLike, calibrated=True, checkpoint: str = "best", **overrides
 ) -> tuple[Config, keras.Model]:
-    """Settings and best model of a run, at its evaluation output stride.
+    """Settings and model of a run, at its evaluation output stride.
 
     Args:
         model_dir: The run's folder.
         calibrated: Whether settings of the refinement are those that calibration or a search left
             in the run, rather than those that it was trained with. Defaults to True.
+        checkpoint: `"best"`, that of the highest validation mIoU, or `"last"`, the newest; what is
+            measured on the split that chose the best is a little too high. Defaults to `"best"`.
         **overrides: Settings to change, such as `eval_output_stride`.
 
     Raises:
-        RunError: If the folder holds no run, or none that has been validated yet.
+        ConfigError: For another `checkpoint`, or a setting that does not exist or is out of range.
+        RunError: If the folder holds no run, or no such checkpoint yet.
         DataError: If its files are damaged.
     """
     model_dir = Path(model_dir)
@@ -135,14 +139,11 @@ def load_run(
     if calibration is not None:
         config = config.replace(**calibration["settings"])
     config = config.replace(**overrides)
-    best = model_dir / BEST
-    if not best.is_file():
-        raise RunError(f"{model_dir}: this run has no {BEST} yet; it was never validated.")
-    read_state(best)
+    path, _ = chosen_checkpoint(model_dir, checkpoint)
     try:
-        model = keras.models.load_model(best, compile=False)
+        model = keras.models.load_model(path, compile=False)
     except Exception as error:  # whatever Keras raises on what it does not know
-        raise RunError(f"{best}: cannot load this model: {first_line(error)}") from error
+        raise RunError(f"{path}: cannot load this model: {first_line(error)}") from error
     return config, at_output_stride(model, config)
 
 

@@ -50,6 +50,7 @@ _given = config_flags.define(
     )
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_CHECKPOINT = config_flags.define_checkpoint()
 _EVERY = flags.DEFINE_integer("every", 4, "Take every n-th image.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -122,7 +123,8 @@ def _measure(config, model, source):
 
 
 def _run():
-    config, model = load_run(Path(app.required(_MODEL_DIR.value, "model_dir")), **_given())
+    model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
+    config, model = load_run(model_dir, checkpoint=_CHECKPOINT.value, **_given())
     source = load_source(config.dataset, config.val_split, config.data_dir)
     if len(source) <= _EVERY.value:
         raise ConfigError(
@@ -146,6 +148,7 @@ def _run():
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "dataset": config.dataset,
         "split": config.val_split,
+        "checkpoint": _CHECKPOINT.value,
         "every": _EVERY.value,
         "images": len(range(0, len(source), _EVERY.value)),
         "backbone": config.backbone,

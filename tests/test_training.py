@@ -13,9 +13,15 @@ import tensorflow as tf
 from tiny import tiny_config, write_camvid
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.checkpoints import Checkpoints, read_state
+from dilated_affinity.checkpoints import (
+    Checkpoints,
+    TrainingState,
+    read_state,
+    write_checkpoint,
+)
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError, DataError, RunError
+from dilated_affinity.evaluation import evaluate
 from dilated_affinity.files import exclusive_lock
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.run_folder import (
@@ -24,6 +30,8 @@ from dilated_affinity.run_folder import (
     LOCK_FILE,
     LOG_FILE,
     STATISTICS_FILE,
+    chosen_checkpoint,
+    selection_bias,
     trained_on,
 )
 from dilated_affinity.run_model import build_model, compile_model
@@ -242,6 +250,62 @@ def test_the_loaded_run_is_the_best_model_at_the_evaluation_stride(camvid, undis
     for first, second in zip(saved.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
     assert model.get_layer("aspp_atrous0").dilation_rate == (12, 12)
+
+
+def test_the_last_checkpoint_can_be_loaded_as_well(undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    # The best is now that of another step.
+    older = keras.models.load_model(model_dir / BEST)
+    for variable in older.trainable_variables:
+        variable.assign(variable + 1)
+    write_checkpoint(model_dir / BEST, older, TrainingState(step=2))
+    for which, file in (("best", model_dir / BEST), ("last", latest(model_dir))):
+        saved = keras.models.load_model(file, compile=False)
+        _, model = load_run(model_dir, checkpoint=which)
+        for first, second in zip(saved.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(first, second)
+        path, state = chosen_checkpoint(model_dir, which)
+        assert (path, state.step) == (file, 2 if which == "best" else 4)
+    with pytest.raises(
+        ConfigError, match="checkpoint must be one of best, last. Received: 'first'"
+    ):
+        load_run(model_dir, checkpoint="first")
+    newest = latest(model_dir)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"{newest.name}: the checkpoint is cut off"):
+        load_run(model_dir, checkpoint="last")
+    assert newest.exists(), "who reads a run changes nothing in it"
+    for path in (model_dir / "checkpoints").glob("step-*"):
+        path.unlink()
+    with pytest.raises(RunError, match="no checkpoint in checkpoints yet"):
+        load_run(model_dir, checkpoint="last")
+
+
+def test_the_measured_split_that_chose_the_checkpoint_is_named(camvid, undisturbed):
+    config, model_dir = tiny_config(camvid), undisturbed[1]
+
+    def bias(which, split):
+        source = load_source(config.dataset, split, config.data_dir)
+        return selection_bias(model_dir, which, config.replace(val_split=split), source)
+
+    assert "best of 2 by mIoU on val, which is measured here" in bias("best", "val")
+    assert bias("best", "val[1:]") and bias("best", "train+val[:1]")
+    assert bias("last", "val") == bias("best", "train") == ""
+
+
+def test_validating_once_chooses_nothing(camvid, undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    log = model_dir / LOG_FILE
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    source = load_source("camvid", "val", camvid)
+    assert selection_bias(model_dir, "best", tiny_config(camvid), source) == ""
+
+
+def test_validation_and_evaluation_agree_to_the_last_digit(camvid, undisturbed):
+    result, model_dir = undisturbed
+    config, model = load_run(model_dir)
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    assert evaluate(model, source, (0, 3)).mean_iou[0] == result.best_mean_iou
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -29,6 +29,7 @@ def report_page(
     predictor: Predictor,
     source: Source,
     examples: int = 3,
+    caution: str = "",
 ) -> str:
     """Renders the report of a run.
 
@@ -39,12 +40,13 @@ def report_page(
         predictor: Predicts the images to show.
         source: The examples that were measured.
         examples: How many of the best and how many of the worst images to show. Defaults to 3.
+        caution: What to keep in mind about the numbers, such as `selection_bias` says it.
 
     Returns:
         HTML that loads nothing: styles, script and pictures are inside.
     """
     sections = [
-        _summary(config, files, measurement),
+        _summary(config, files, measurement, caution),
         _curves(files),
         _classes(config, measurement, source.classes),
         _confusion(measurement, source.classes),
@@ -83,7 +85,7 @@ def _refines(config):
     return config.affinity_rates is not None and config.iterations_of_refinement > 0
 
 
-def _summary(config, files, measurement):
+def _summary(config, files, measurement, caution):
     before, after = measurement.mean_iou
     refines = _refines(config)
     name = "mIoU before refinement" if refines else "mIoU"
@@ -94,13 +96,14 @@ def _summary(config, files, measurement):
     matrix = measurement.confusion_after
     tiles.append(("pixel accuracy", f"{100 * np.trace(matrix) / max(matrix.sum(), 1):.2f} %"))
     tiles.append((f"images of {config.val_split}", str(len(measurement.scores))))
-    if files.log:
-        tiles.append(("training steps", str(files.log[-1].get("step") or config.iterations)))
+    if files.step is not None:
+        tiles.append((f"training steps, {files.checkpoint} checkpoint", str(files.step)))
     cells = (
         f'<div class="tile"><b>{value}</b><span>{escape(name)}</span></div>'
         for name, value in tiles
     )
-    return f'<div class="tiles">{"".join(cells)}</div>'
+    note = f'<p class="note">{escape(caution[0].upper() + caution[1:])}.</p>' if caution else ""
+    return f'<div class="tiles">{"".join(cells)}</div>{note}'
 
 
 def _curves(files):
@@ -130,6 +133,8 @@ def _iterations(config, files):
     if config.affinity_rates is None:
         return ""
     command = f"eval_main --model_dir={escape(str(files.model_dir))}"
+    if files.checkpoint != "best":
+        command += f" --checkpoint={files.checkpoint}"
     missing = [
         f'<p class="note">Not measured yet: <code>{command}{flag}</code></p>'
         for kind, flag in (("prediction", ""), ("ground_truth", " --refine_with=ground_truth"))

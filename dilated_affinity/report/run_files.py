@@ -1,15 +1,13 @@
 """What training and evaluation have left in a run's folder."""
 
-import csv
 import dataclasses
 import json
 import os
 from pathlib import Path
 
-from dilated_affinity.checkpoints import read_state
 from dilated_affinity.errors import DataError
 from dilated_affinity.evaluation import REFINE_WITH
-from dilated_affinity.run_folder import BEST, LOG_FILE
+from dilated_affinity.run_folder import CHECKPOINTS, chosen_checkpoint, read_log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,43 +17,41 @@ class RunFiles:
     Attributes:
         model_dir: The run's folder.
         log: Rows of `log.csv`, text by column; empty where there is none.
-        evaluations: What `eval_main` has measured of the best model, by the affinity it propagated
-            with; absent where it has not been run since that model was found.
+        evaluations: What `eval_main` has measured of the checkpoint, by the affinity it propagated
+            with; absent where it has not been run since there is that checkpoint.
+        checkpoint: `"best"` or `"last"`, the checkpoint that is reported.
+        step: Steps of training behind it; None where there is none yet.
     """
 
     model_dir: Path
     log: list[dict]
     evaluations: dict[str, dict]
+    checkpoint: str = "best"
+    step: int | None = None
 
     @classmethod
-    def read(cls, model_dir: str | os.PathLike):
+    def read(cls, model_dir: str | os.PathLike, checkpoint: str = "best"):
         """Reads what there is in a run's folder.
+
+        Args:
+            model_dir: The run's folder.
+            checkpoint: As for `load_run`.
 
         Raises:
             DataError: If a file is there but damaged.
         """
         model_dir = Path(model_dir)
         evaluations = {kind: _json(model_dir / f"evaluation_{kind}.json") for kind in REFINE_WITH}
-        evaluations = {kind: content for kind, content in evaluations.items() if content}
-        if evaluations:
-            # A better model may have been found since.
-            best = read_state(model_dir / BEST).step
-            evaluations = {
-                kind: content
-                for kind, content in evaluations.items()
-                if content.get("step") == best
-            }
-        return cls(model_dir, _rows(model_dir / LOG_FILE), evaluations)
-
-
-def _rows(path):
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise DataError(f"{path}: not the log of a run: {error}") from None
+        step = None
+        if (model_dir / CHECKPOINTS).is_dir():
+            step = chosen_checkpoint(model_dir, checkpoint)[1].step
+        # A better model may have been found since, or training gone on.
+        evaluations = {
+            kind: content
+            for kind, content in evaluations.items()
+            if content and content.get("step") == step
+        }
+        return cls(model_dir, read_log(model_dir), evaluations, checkpoint, step)
 
 
 def _json(path):
