@@ -145,7 +145,21 @@ class Config:
         2.0, "Focusing parameter of the focal loss.", "paper 3.2", group="loss", low=0
     )
     beta: float = _setting(
-        1.2, "Weight of the affinity loss in the total.", "paper 4.3", group="loss", low=0
+        1.2,
+        "Weight of the affinity loss in the total: of its mean over the 8|R| neighbours of a "
+        "pixel, or, with affinity_reduction=sum, of its sum, which is 8|R| times as large.",
+        "paper 4.3",
+        group="loss",
+        low=0,
+    )
+    affinity_reduction: str = _setting(
+        "mean",
+        "Whether the affinity loss of a pixel is the mean or the sum over its 8|R| neighbours. At "
+        "the same beta the sum is 8|R| times as strong.",
+        "ours; Eq. 5 prints sums, but only the mean fits the paper's betas, which do not fall with "
+        "more rates",
+        group="loss",
+        choices=("mean", "sum"),
     )
     train_propagation: int = _setting(
         0,

@@ -165,7 +165,13 @@ def _compile(model, config, optimizer, statistics, **grid):
     losses, loss_weights = {"semantic": SemanticLoss()}, {"semantic": 1.0}
     metrics = {"semantic": [PixelAccuracy()]}
     if statistics is not None:
-        losses["affinity"] = AffinityLoss(statistics, config.weighting, config.gamma, **grid)
+        losses["affinity"] = AffinityLoss(
+            statistics,
+            config.weighting,
+            config.gamma,
+            affinity_reduction=config.affinity_reduction,
+            **grid,
+        )
         loss_weights["affinity"] = config.beta
         metrics["affinity"] = [AffinityAccuracy(statistics.rates, **grid)]
     if config.train_propagation and grid:

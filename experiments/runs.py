@@ -164,6 +164,10 @@ class Queue:
             settings["rates"] = format_rates(self.rates(chosen.rates))
             settings["weighting"] = chosen.weighting
             settings["beta"] = self.beta(variant)
+            if variant in self.choices():
+                # Those of before there was a setting are of the mean.
+                reduction = self.choices()[variant].get("affinity_reduction", "mean")
+                settings["affinity_reduction"] = reduction
         if chosen.structure == "boundary":
             scaled = SIGMA / self.size.divisor
             settings["boundary_sigma"] = self.given.get("boundary_sigma", scaled)
