@@ -366,6 +366,15 @@ class _Run:
 
     def _announce(self):
         config = self.config
+        left = config.head_batch_norm_momentum**config.iterations
+        if left > 0.01:
+            logging.warning(
+                "head_batch_norm_momentum=%g is for longer schedules: after %d steps the "
+                "statistics of ASPP and decoder still hold %.0f %% of their initial values.",
+                config.head_batch_norm_momentum,
+                config.iterations,
+                100 * left,
+            )
         announce(
             config,
             self.model,

@@ -385,6 +385,49 @@ def test_the_head_multiplier_multiplies_the_first_step(camvid):
     assert moved > 20
 
 
+def test_the_bias_multiplier_multiplies_the_first_step_of_biases_alone(camvid):
+    config = tiny_config(camvid, head_multiplier=10.0, weight_decay=0.0, dropout=0.0)
+    images, targets = next(iter(training_dataset(config)))
+    statistics = AffinityStatistics.from_labels([np.array([[0, 1, 1, 1]])], config.affinity_rates)
+    steps = {}
+    for factor in (1.0, 2.0):
+        keras.utils.set_random_seed(0)
+        model = build_model(config, 11, statistics)
+        trained = compile_model(model, config.replace(bias_multiplier=factor), statistics)
+        before = {v.path: np.asarray(v) for v in model.trainable_variables}
+        trained.train_on_batch(images, targets)
+        steps[factor] = {v.path: np.asarray(v) - before[v.path] for v in model.trainable_variables}
+    biases = {"semantic_logits/bias", "affinity_logits/bias"}
+    assert biases < set(steps[1.0])
+    for path in steps[1.0]:
+        factor = 2.0 if path in biases else 1.0
+        np.testing.assert_allclose(steps[2.0][path], factor * steps[1.0][path], atol=2e-6)
+    assert all(np.abs(steps[1.0][path]).max() > 1e-4 for path in biases)
+
+
+def test_biases_of_a_backbone_are_multiplied_too():
+    config = tiny_config("unused", backbone="resnet50", bias_multiplier=2.0, head_multiplier=10.0)
+    model = build_model(config, 11)
+    multipliers = compile_model(model, config.replace(rates="none")).optimizer.multipliers
+    assert multipliers["conv1_conv/bias"] == 2.0 and "conv1_conv/kernel" not in multipliers
+    assert multipliers["semantic_logits/bias"] == 20.0
+    assert multipliers["semantic_logits/kernel"] == multipliers["decoder_conv0_bn/beta"] == 10.0
+
+
+def test_aspp_and_decoder_have_a_momentum_of_their_own(camvid, tmp_path, caplog):
+    def momenta(**settings):
+        model = build_model(tiny_config(camvid, batch_norm_momentum=0.9, **settings), 11)
+        return [
+            {layer.momentum for layer in part.layers if "BatchNorm" in type(layer).__name__}
+            for part in (model.get_layer("tiny"), model)
+        ]
+
+    assert momenta(head_batch_norm_momentum=0.9997) == [{0.9}, {0.9997}]
+    assert momenta() == [{0.9}, {0.9}]
+    train(tiny_config(camvid, head_batch_norm_momentum=0.9997), tmp_path, stop_after=1)
+    assert "after 4 steps the statistics of ASPP and decoder still hold 100 %" in caplog.text
+
+
 @pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_mixed_precision_keeps_heads_and_losses_in_float32(camvid, tmp_path, precision):
     config = tiny_config(camvid, mixed_precision=precision, iterations=2)
