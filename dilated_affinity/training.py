@@ -82,8 +82,9 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     newest as `step-*.keras`, and `best.keras` with the best validation mIoU; and at the end
     `calibration.json`, see `calibrate`, which `load_run` reads. Started again with the
     same settings it continues from the newest checkpoint that is not damaged, and ends with the
-    weights of an undisturbed run, bit for bit, whenever and however it was ended. On Ctrl-C and
-    SIGTERM it ends the step, saves, and then ends with `KeyboardInterrupt` or exit status 143.
+    weights and the log of an undisturbed run, bit for bit, whenever and however it was ended; on
+    another number of devices sums are rounded otherwise. On Ctrl-C and SIGTERM it ends the step,
+    saves, and then ends with `KeyboardInterrupt` or exit status 143.
 
     In several processes (see `distribution.join_processes`) each calls this with the same settings.
     They compute every batch together; the first one alone reads and writes `model_dir`.
@@ -213,7 +214,10 @@ class _Run:
 
     def keep_metrics(self):
         """Notes the metrics in the middle of an epoch, so that its row of the log counts all."""
-        self.state.metrics = [np.asarray(v).tolist() for v in self.trained.metrics_variables]
+        self.state.metrics = [
+            {"replicas": [np.asarray(part).tolist() for part in _of_replicas(variable)]}
+            for variable in self.trained.metrics_variables
+        ]
 
     def not_finite(self, logs):
         """Stops the run, or counts the step, whose loss or gradients are not finite."""
@@ -407,9 +411,14 @@ class _AfterSteps(keras.callbacks.Callback):
         values = self._run.state.metrics
         if values:
             for variable, value in zip(self.model.metrics_variables, values, strict=True):
-                # Of several replicas the first gets all: shares of whole numbers are rounded.
-                replicas = getattr(variable.value, "values", [variable])
-                replicas[0].assign(value)
+                # Checkpoints of before hold the sum alone.
+                parts = value["replicas"] if isinstance(value, dict) else [value]
+                replicas = _of_replicas(variable)
+                if len(parts) != len(replicas):
+                    # Now there are more or fewer; the first gets all, for shares would be rounded.
+                    parts = [np.sum(parts, axis=0)]
+                for replica, part in zip(replicas, parts, strict=False):
+                    replica.assign(part)
 
     def on_train_batch_end(self, batch, logs=None):
         run = self._run
@@ -438,6 +447,11 @@ class _AfterSteps(keras.callbacks.Callback):
             return received
         now = done % _ASK_OTHERS_EVERY == 0 or done == self._steps
         return now and any_process(received)
+
+
+def _of_replicas(variable):
+    """The values of a metric's variable on each replica, which add up to its own."""
+    return getattr(variable.value, "values", [variable])
 
 
 def _load(model, checkpoint, name):

@@ -187,6 +187,28 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert_same(undisturbed[1], model_dir)
 
 
+@pytest.mark.parametrize("kind", ["as once", "of two replicas"])
+def test_metrics_of_other_replicas_are_added_up(camvid, undisturbed, tmp_path, kind):
+    config = tiny_config(camvid)
+    train(config, tmp_path, stop_after=1)
+    path, state = chosen_checkpoint(tmp_path, "last")
+    values = [np.array(each["replicas"][0]) for each in state.metrics]
+    assert len(values) > 5
+    if kind == "as once":  # before each replica had its own
+        state.metrics = [value.tolist() for value in values]
+    else:
+        parts = [(value // 2, value - value // 2) for value in values]
+        state.metrics = [{"replicas": [each.tolist() for each in pair]} for pair in parts]
+    write_checkpoint(path, keras.models.load_model(path), state)
+    train(config, tmp_path)
+    expected, found = (
+        np.genfromtxt(folder / LOG_FILE, delimiter=",", names=True)
+        for folder in (undisturbed[1], tmp_path)
+    )
+    for name in expected.dtype.names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+
+
 def test_a_damaged_best_model_is_named(undisturbed, tmp_path):
     model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
     (model_dir / BEST).write_bytes((model_dir / BEST).read_bytes()[:-1])
