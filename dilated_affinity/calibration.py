@@ -17,7 +17,7 @@ from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.inference import network
-from dilated_affinity.metrics import iou_of_confusion
+from dilated_affinity.metrics import iou_of_confusion, mean_over_classes
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import (
@@ -293,8 +293,7 @@ class _Predictions:
                     refined = propagate(refined, affinities, self.rates, *settings)
                     done = count
                 confusion += self._confusion(labels, ops.convert_to_numpy(refined))
-        present = confusions[0].sum(axis=1) > 0
-        return [float(np.mean(iou_of_confusion(each)[present])) for each in confusions]
+        return mean_over_classes([iou_of_confusion(each) for each in confusions]).tolist()
 
     def _confusion(self, labels, probabilities):
         counted = labels < self.num_classes

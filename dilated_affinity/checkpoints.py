@@ -47,8 +47,8 @@ class TrainingState:
     Attributes:
         step: Steps done.
         batches: Batches drawn from the data; more than `step` where float16 left out steps.
-        metrics: Values of the variables of the metrics in the middle of an epoch; empty between
-            epochs.
+        metrics: Of each variable of the metrics `{"replicas": its value on each}` in the middle of
+            an epoch; empty between epochs.
         rows: The rows of the log. One that has no `val_mean_iou` yet awaits validation.
         skipped_steps: Steps left out because their loss or gradients were not finite.
         skipped_examples: Why each example left out was left out, by what names it.

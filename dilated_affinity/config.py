@@ -102,7 +102,7 @@ class Config:
     multi_grid: str = _setting(
         "none",
         "Factors on the dilation of the units of the backbone's last stage, such as 1,2,4.",
-        "inferred; DeepLab gives its beta ResNets 1,2,4",
+        f"{_DEEPLAB}, whose default is 1,1,1; the DeepLabv3 paper has 1,2,4",
         group="model",
     )
     atrous_rates: str = _setting(
@@ -123,7 +123,21 @@ class Config:
         choices=("sync", "local", "frozen"),
     )
     batch_norm_momentum: float = _setting(
-        0.95, "Momentum of batch norm's moving statistics.", _DEEPLAB, group="model", low=0, high=1
+        0.95,
+        "Momentum of batch norm's moving statistics.",
+        f"{_DEEPLAB}, for ResNets",
+        group="model",
+        low=0,
+        high=1,
+    )
+    head_batch_norm_momentum: float = _setting(
+        0.0,
+        "That of ASPP and decoder; 0 takes batch_norm_momentum. 0.9997 is for long schedules: "
+        "after 2,000 steps 55 % of the statistics are still their initial values.",
+        "ours; tensorflow/models research/deeplab has 0.9997, and so have the paper's recipes",
+        group="model",
+        low=0,
+        high=0.99999,
     )
 
     structure: str = _setting(
@@ -145,7 +159,21 @@ class Config:
         2.0, "Focusing parameter of the focal loss.", "paper 3.2", group="loss", low=0
     )
     beta: float = _setting(
-        1.2, "Weight of the affinity loss in the total.", "paper 4.3", group="loss", low=0
+        1.2,
+        "Weight of the affinity loss in the total: of its mean over the 8|R| neighbours of a "
+        "pixel, or, with affinity_reduction=sum, of its sum, which is 8|R| times as large.",
+        "paper 4.3",
+        group="loss",
+        low=0,
+    )
+    affinity_reduction: str = _setting(
+        "mean",
+        "Whether the affinity loss of a pixel is the mean or the sum over its 8|R| neighbours. At "
+        "the same beta the sum is 8|R| times as strong.",
+        "ours; Eq. 5 prints sums, but only the mean fits the paper's betas, which do not fall with "
+        "more rates",
+        group="loss",
+        choices=("mean", "sum"),
     )
     train_propagation: int = _setting(
         0,
@@ -214,6 +242,13 @@ class Config:
         group="schedule",
         low=0,
     )
+    bias_multiplier: float = _setting(
+        1.0,
+        "Factor on the learning rate of biases; batch norm's offsets are none.",
+        "Keras' way; tensorflow/models research/deeplab has 2, and so have the paper's recipes",
+        group="schedule",
+        low=0,
+    )
     warmup_steps: int = _setting(
         0,
         "Steps over which the learning rate first rises from warmup_learning_rate.",
@@ -237,7 +272,7 @@ class Config:
     weight_decay: float = _setting(
         1e-4,
         "Weight decay on convolution kernels, as half the sum of squares.",
-        _DEEPLAB,
+        f"{_DEEPLAB}, for ResNets; it has 4e-5 for MobileNets",
         group="schedule",
         low=0,
     )

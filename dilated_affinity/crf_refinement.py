@@ -11,7 +11,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.evaluation import Evaluation
 from dilated_affinity.inference import Prediction, network
-from dilated_affinity.metrics import BoundaryIoU, MeanIoU, means_over_same_classes
+from dilated_affinity.metrics import BoundaryIoU, MeanIoU, mean_over_classes
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
 
@@ -66,7 +66,7 @@ def evaluate_crf(
         class_iou=np.stack([each.iou.class_iou() for each in scores]),
         pixel_accuracy=tuple(each.iou.pixel_accuracy() for each in scores),
         boundary_iou=tuple(
-            means_over_same_classes([each.boundary.class_iou() for each in scores]).tolist()
+            mean_over_classes([each.boundary.class_iou() for each in scores]).tolist()
         ),
     )
 

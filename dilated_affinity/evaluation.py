@@ -16,7 +16,7 @@ from dilated_affinity.metrics import (
     AffinityAccuracy,
     BoundaryIoU,
     MeanIoU,
-    means_over_same_classes,
+    mean_over_classes,
 )
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
@@ -29,7 +29,7 @@ REFINE_WITH = ("prediction", "ground_truth")
 
 
 def class_iou(predict, source: Source) -> np.ndarray:
-    """IoU of each class over all examples, without propagation; NaN for classes not seen.
+    """IoU of each class over all examples, without propagation; NaN for those not in the labels.
 
     Args:
         predict: The model, as `inference.network` wraps it.
@@ -38,7 +38,9 @@ def class_iou(predict, source: Source) -> np.ndarray:
     metric = MeanIoU(source.classes.num_classes)
     for example in _examples(source, "validation"):
         logits = predict(example["image"][np.newaxis])
-        metric.update_state(example["label"][np.newaxis], logits["semantic"])
+        # Of probabilities, as `evaluate` takes it: rounding may make two of them equal.
+        predicted = ops.argmax(ops.softmax(logits["semantic"]), axis=-1)
+        metric.update_state(example["label"][np.newaxis], predicted)
     return metric.class_iou()
 
 
@@ -51,7 +53,7 @@ class Evaluation:
         class_names: Name of each class.
         iterations: Iterations of propagation at which the rest was measured.
         refine_with: `"prediction"` or `"ground_truth"`, the affinity used; or `"crf"`.
-        class_iou: float64 (len(iterations), C); NaN for classes not seen.
+        class_iou: float64 (len(iterations), C); NaN for classes that the labels lack.
         pixel_accuracy: One for each number of iterations.
         boundary_iou: Mean boundary IoU, likewise.
         rates: (vertical, horizontal) pairs, or None for a model without affinity.
@@ -72,23 +74,16 @@ class Evaluation:
 
     @property
     def mean_iou(self) -> tuple[float, ...]:
-        """Mean over the same classes for each number of iterations: all but the absent."""
-        return tuple(means_over_same_classes(self.class_iou).tolist())
+        """Mean over the classes that occur in the labels, for each number of iterations."""
+        return tuple(mean_over_classes(self.class_iou).tolist())
 
     @property
     def absent_classes(self) -> tuple[str, ...]:
-        """Classes in neither labels nor predictions at some number of iterations.
-
-        They have no label pixels, and are left out of all the means.
-        """
-        return tuple(
-            name
-            for name, ious in zip(self.class_names, self.class_iou.T, strict=True)
-            if np.isnan(ious).any()
-        )
+        """Classes that the labels lack; they are left out of the means."""
+        return absent_classes(self.class_names, self.class_iou[0])
 
     def to_json(self) -> dict:
-        """Plain JSON types; fractions between 0 and 1, null for what was not seen."""
+        """Plain JSON types; fractions between 0 and 1, null for what does not occur."""
         result = {
             "images": self.split_size,
             "refine_with": self.refine_with,
@@ -128,10 +123,7 @@ class Evaluation:
         row("mIoU", self.mean_iou)
         row("pixel accuracy", self.pixel_accuracy)
         row("boundary IoU", self.boundary_iou)
-        if self.absent_classes:
-            lines.append(
-                f"not in the labels, left out of the means: {', '.join(self.absent_classes)}"
-            )
+        lines += left_out(self.absent_classes)
         if self.rates is not None:
             lines += ["", "affinity accuracy by rate and by number of neighbours of the same class"]
             names = [f"({vertical},{horizontal})" for vertical, horizontal in self.rates]
@@ -224,13 +216,21 @@ def evaluate(
         refine_with=refine_with,
         class_iou=np.stack([iou.class_iou() for iou in ious]),
         pixel_accuracy=tuple(iou.pixel_accuracy() for iou in ious),
-        boundary_iou=tuple(
-            means_over_same_classes([each.class_iou() for each in boundaries]).tolist()
-        ),
+        boundary_iou=tuple(mean_over_classes([each.class_iou() for each in boundaries]).tolist()),
         rates=rates,
         affinity_accuracy=None if rates is None else accuracy.by_rate_and_count(),
         affinity_accuracy_by_rate=None if rates is None else accuracy.by_rate(),
     )
+
+
+def absent_classes(names, class_iou) -> tuple[str, ...]:
+    """Names of the classes that the labels lack, whose IoU is NaN."""
+    return tuple(name for name, iou in zip(names, class_iou, strict=True) if np.isnan(iou))
+
+
+def left_out(absent) -> list[str]:
+    """The line of a table that names the classes left out of its means; none without any."""
+    return [f"not in the labels, left out of the means: {', '.join(absent)}"] if absent else []
 
 
 def check_iterations(iterations) -> tuple[int, ...]:

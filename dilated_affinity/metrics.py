@@ -56,8 +56,9 @@ class _Counts(keras.metrics.Metric):
 class MeanIoU(_Counts):
     """Mean intersection over union from one int64 confusion matrix over all pixels seen.
 
-    Void pixels are left out, as are labels and predictions that are no class at all; so is, from
-    the mean, a class that occurs neither in the labels nor in the predictions.
+    The mean is over the classes that occur in the labels, whatever is predicted, so that all means
+    over a split are over the same classes. Void pixels are left out, as are labels and predictions
+    that are no class at all. 0 before the first pixel.
 
     Args:
         num_classes: C, at least 2.
@@ -100,13 +101,11 @@ class MeanIoU(_Counts):
         self.add_to(self.confusion, ops.reshape(counts, (self.num_classes, self.num_classes)))
 
     def result(self):
-        intersection, union = self._sets()
-        present = ops.cast(union > 0, "float32")
-        iou = intersection / ops.maximum(union, 1.0)
-        return ops.sum(iou * present) / ops.maximum(ops.sum(present), 1.0)
+        matrix = self.approximate(self.confusion)
+        return _mean_iou(ops.diagonal(matrix), ops.sum(matrix, axis=1), ops.sum(matrix, axis=0))
 
     def class_iou(self) -> np.ndarray:
-        """IoU of each class, float64 (C,); NaN for a class in neither labels nor predictions."""
+        """IoU of each class, float64 (C,); NaN for a class that the labels lack."""
         return iou_of_confusion(self.confusion_matrix())
 
     def pixel_accuracy(self) -> float:
@@ -117,11 +116,6 @@ class MeanIoU(_Counts):
     def confusion_matrix(self) -> np.ndarray:
         """int64 (C, C): rows are labels, columns predictions."""
         return self.exact(self.confusion)
-
-    def _sets(self):
-        matrix = self.approximate(self.confusion)
-        intersection = ops.diagonal(matrix)
-        return intersection, ops.sum(matrix, axis=0) + ops.sum(matrix, axis=1) - intersection
 
     def get_config(self):
         return {
@@ -176,7 +170,8 @@ class BoundaryIoU(_Counts):
     The boundary region of a class are its pixels within distance d of a pixel of another class,
     d = `dilation_ratio` times the image diagonal (at least 1 pixel), distance counted in steps to
     any of eight neighbours, as the authors' erosion does. Void pixels are left out and make no
-    boundary; neither does the image border (the authors' code lets it, for single objects).
+    boundary; neither does the image border (the authors' code lets it, for single objects). The
+    mean is over the classes with a boundary region in the labels, whatever is predicted.
 
     Args:
         num_classes: C, at least 2.
@@ -205,7 +200,8 @@ class BoundaryIoU(_Counts):
         self.num_classes = int(num_classes)
         self.ignore_label = int(ignore_label)
         self.dilation_ratio = float(dilation_ratio)
-        self.sets = self.add_counts("sets", (2, self.num_classes))
+        # Pixels of the boundary regions in both, in the labels and in the predictions.
+        self.regions = self.add_counts("regions", (3, self.num_classes))
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         _refuse_sample_weight(self, sample_weight)
@@ -221,21 +217,15 @@ class BoundaryIoU(_Counts):
         ]
 
         agreed = ops.where(regions[0] == regions[1], regions[0], self.num_classes)
-        intersection, first, second = (
-            _bincount(each, self.num_classes) for each in (agreed, *regions)
-        )
-        union = first + second - intersection
-        self.add_to(self.sets, ops.stack([intersection, union]))
+        counts = [_bincount(each, self.num_classes) for each in (agreed, *regions)]
+        self.add_to(self.regions, ops.stack(counts))
 
     def result(self):
-        intersection, union = ops.unstack(self.approximate(self.sets), axis=0)
-        present = ops.cast(union > 0, "float32")
-        iou = intersection / ops.maximum(union, 1.0)
-        return ops.sum(iou * present) / ops.maximum(ops.sum(present), 1.0)
+        return _mean_iou(*ops.unstack(self.approximate(self.regions), num=3))
 
     def class_iou(self) -> np.ndarray:
-        """Boundary IoU of each class, float64 (C,); NaN for one without any boundary region."""
-        return _ratio(*self.exact(self.sets))
+        """Boundary IoU of each class, float64 (C,); NaN without a boundary region in the labels."""
+        return _class_iou(*self.exact(self.regions))
 
     def get_config(self):
         return {
@@ -320,31 +310,44 @@ class AffinityAccuracy(_Counts):
 
 
 def iou_of_confusion(matrix) -> np.ndarray:
-    """IoU of each class, float64 (C,), of an int64 (C, C) matrix; NaN for a class not seen."""
-    intersection = np.diag(matrix)
-    return _ratio(intersection, matrix.sum(axis=0) + matrix.sum(axis=1) - intersection)
-
-
-def means_over_same_classes(class_iou) -> np.ndarray:
-    """Means to compare with each other: over the classes that every measurement has.
-
-    A class without label pixels has IoU 0 where it is predicted, and none where it is not. Were it
-    in one mean only, ceasing to predict it would pass for a gain in all the others.
-
-    Args:
-        class_iou: IoU of each class, float (..., C), NaN for classes not seen.
+    """IoU of each class of an int64 (C, C) matrix whose rows are labels.
 
     Returns:
-        float64 (...); NaN if no class is in all of them.
+        float64 (C,); NaN for a class that the labels lack. Were it 0 where such a class is
+        predicted, ceasing to predict it would pass for a gain in all the others.
+    """
+    return _class_iou(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0))
+
+
+def mean_over_classes(class_iou) -> np.ndarray:
+    """Mean IoU over the classes that occur in the labels.
+
+    Args:
+        class_iou: IoU of each class, float (..., C); NaN for classes that the labels lack.
+
+    Returns:
+        float64 (...); NaN where no class occurs.
 
     Example:
 
-    >>> means_over_same_classes([[0.5, 0.7, 0.0], [0.5, 0.8, np.nan]]).tolist()
+    >>> mean_over_classes([[0.5, 0.7, np.nan], [0.5, 0.8, np.nan]]).tolist()
     [0.6, 0.65]
     """
-    class_iou = np.asarray(class_iou, float)
-    seen = ~np.isnan(class_iou).any(axis=tuple(range(class_iou.ndim - 1)))
-    return _ratio(class_iou[..., seen].sum(axis=-1), np.count_nonzero(seen))
+    class_iou = np.ascontiguousarray(class_iou, float)
+    seen = ~np.isnan(class_iou)
+    return _ratio(np.where(seen, class_iou, 0).sum(axis=-1), np.count_nonzero(seen, axis=-1))
+
+
+def _class_iou(intersection, labels, predictions):
+    """IoU from numbers of pixels; NaN where the labels have none."""
+    return np.where(labels > 0, _ratio(intersection, labels + predictions - intersection), np.nan)
+
+
+def _mean_iou(intersection, labels, predictions):
+    """The mean of `_class_iou` as a float32 tensor; 0 where no class occurs."""
+    iou = intersection / ops.maximum(labels + predictions - intersection, 1.0)
+    present = ops.cast(labels > 0, "float32")
+    return ops.sum(iou * present) / ops.maximum(ops.sum(present), 1.0)
 
 
 def _ratio(part, whole):

@@ -12,7 +12,7 @@ from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import Evaluation, evaluate
 from dilated_affinity.inference import Predictor
-from dilated_affinity.metrics import AffinityAccuracy
+from dilated_affinity.metrics import AffinityAccuracy, mean_over_classes
 from dilated_affinity.refinement import as_refinement
 from dilated_affinity.visualization import comparison
 
@@ -96,12 +96,12 @@ class TensorBoardMonitor(keras.callbacks.Callback):
 
         Args:
             class_names: Name of each class.
-            class_iou: IoU of each class, 0 to 1; NaN, for a class not seen, is left out.
+            class_iou: IoU of each class, 0 to 1; NaN, for one not in the labels, is left out.
             when: What the mean is called beside others. Defaults to `"before_refinement"`.
             step: Training step; that of the model's optimizer when None.
         """
         with self._writing("validation", step):
-            self._scalar(f"mean_iou/{when}", np.nanmean(class_iou))
+            self._scalar(f"mean_iou/{when}", mean_over_classes(class_iou))
             for name, value in zip(class_names, class_iou, strict=True):
                 self._scalar(f"iou_{when}/{_tag(name)}", value)
 

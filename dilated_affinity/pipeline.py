@@ -18,9 +18,8 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.loading import Source, load_source, read_examples
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError
-
-MEAN_PIXEL = 127.5
-"""Padding of images: 0 after every backbone's scaling to [-1, 1] (DeepLab's own choice)."""
+from dilated_affinity.models.backbone import check_choice
+from dilated_affinity.models.deeplab import BACKBONES
 
 
 def training_dataset(
@@ -127,26 +126,28 @@ def augment(image, label, config: Config, number):
 
     Of an axis that is longer than the crop once scaled, a window of whole pixels is cut out and
     scaled to the crop; so nothing but the crop is computed. A shorter one is scaled as it is, and
-    the crop shows `MEAN_PIXEL` beyond it, labelled void. Images are interpolated bilinearly,
-    labels take the nearest pixel.
+    the crop shows the backbone's `padding_pixel` beyond it, labelled void. Images are interpolated
+    bilinearly, labels take the nearest pixel.
 
     Args:
         image: uint8 (H, W, 3).
         label: uint8 (H, W).
-        config: `crop_size`, `min_scale`, `max_scale`, `scale_step`, `flip` and `seed` are read.
+        config: `backbone`, `crop_size`, `min_scale`, `max_scale`, `scale_step`, `flip` and `seed`
+            are read.
         number: int64 scalar, the example's number k in the run.
 
     Returns:
         float32 (S, S, 3) in [0, 255] and uint8 (S, S), S the crop size.
     """
-    side = config.crop_size
+    check_choice("backbone", config.backbone, BACKBONES)
+    side, padding = config.crop_size, BACKBONES[config.backbone].padding_pixel
     seed = tf.stack([tf.cast(config.seed, tf.int64), number])
     draws = tf.random.stateless_uniform([4], seed)
     scale = _random_scale(draws[0], config)
     mirrored = tf.constant(config.flip) & (draws[3] < 0.5)
     # OpenCV resizes ten times faster than TensorFlow's operations on CPU.
     image, label = tf.numpy_function(
-        functools.partial(_crop, side),
+        functools.partial(_crop, side, padding),
         [image, label, scale, draws[1:3], mirrored],
         (tf.float32, tf.uint8),
         stateful=False,
@@ -154,7 +155,7 @@ def augment(image, label, config: Config, number):
     return tf.ensure_shape(image, (side, side, 3)), tf.ensure_shape(label, (side, side))
 
 
-def _crop(side, image, label, scale, places, mirrored):
+def _crop(side, padding, image, label, scale, places, mirrored):
     """The crop at `places` (vertical, horizontal), from 0 to 1, of an example in NumPy."""
     sizes = label.shape
     windows = [_window(size, scale, side, place) for size, place in zip(sizes, places, strict=True)]
@@ -163,7 +164,7 @@ def _crop(side, image, label, scale, places, mirrored):
     if mirrored:
         image, label = cv2.flip(image, 1), cv2.flip(label, 1)
     shown = np.s_[:height, side - width :] if mirrored else np.s_[:height, :width]
-    pixels = np.full((side, side, 3), MEAN_PIXEL, np.float32)
+    pixels = np.full((side, side, 3), padding, np.float32)
     pixels[shown] = cv2.resize(
         image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.checkpoints import TrainingState
+from dilated_affinity.checkpoints import Checkpoints, TrainingState, read_state
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import ClassTable
-from dilated_affinity.datasets.loading import Source, label_readers
+from dilated_affinity.datasets.loading import Source, label_readers, load_source
 from dilated_affinity.distribution import from_process
 from dilated_affinity.environment import environment
-from dilated_affinity.errors import DataError, RunError, first_line
+from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
 from dilated_affinity.files import exclusive_lock, remove_unfinished, write_atomically
 from dilated_affinity.progress import progress
 from dilated_affinity.version import __version__
@@ -30,6 +30,8 @@ LOG_FILE = "log.csv"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 BEST = Path(CHECKPOINTS, "best.keras")
+WHICH = ("best", "last")
+"""The checkpoints to choose from: that of the best validation, or the newest."""
 
 
 @contextlib.contextmanager
@@ -216,6 +218,77 @@ def _statistics(config, source, model_dir):
     if not path.is_file():
         statistics.save(path)
     return statistics
+
+
+def chosen_checkpoint(model_dir: str | os.PathLike, which: str) -> tuple[Path, TrainingState]:
+    """The best or the last checkpoint of a run, checked, and where the run stood then.
+
+    Args:
+        model_dir: The run's folder, in which nothing is changed.
+        which: `"best"`, of the highest validation mIoU; or `"last"`, of the most steps.
+
+    Raises:
+        ConfigError: For another `which`.
+        RunError: There is no such checkpoint yet.
+        DataError: It is damaged.
+    """
+    if which not in WHICH:
+        raise ConfigError(f"checkpoint must be one of {', '.join(WHICH)}. Received: {which!r}")
+    model_dir = Path(model_dir)
+    path = model_dir / BEST
+    if which == "best" and not path.is_file():
+        raise RunError(f"{model_dir}: this run has no {BEST} yet; it was never validated.")
+    if which == "last":
+        path = next(reversed(Checkpoints(model_dir / CHECKPOINTS).paths()), None)
+        if path is None:
+            raise RunError(f"{model_dir}: this run has no checkpoint in {CHECKPOINTS} yet.")
+    return path, read_state(path)
+
+
+def read_log(model_dir: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of a run's log, one for each validation; none where there is no log yet.
+
+    Raises:
+        DataError: It is no log.
+    """
+    path = Path(model_dir) / LOG_FILE
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise DataError(f"{path}: not the log of a run: {error}") from None
+
+
+def selection_bias(model_dir: str | os.PathLike, which: str, config: Config, source: Source) -> str:
+    """Says so where what is measured has also chosen the checkpoint; else empty.
+
+    Args:
+        model_dir: The run's folder.
+        which: The checkpoint measured, as for `chosen_checkpoint`.
+        config: The settings in force, of which `val_split` is what is measured.
+        source: Its examples.
+    """
+    validations = len(read_log(model_dir))
+    if which != "best" or validations < 2:
+        return ""
+    split = Config.load(Path(model_dir) / CONFIG_FILE).val_split
+    if split != config.val_split:
+        if not _names(split) & _names(config.val_split):
+            return ""
+        chosen_on = load_source(config.dataset, split, config.data_dir).ids
+        if not set(chosen_on) & set(source.ids):
+            return ""
+    return (
+        f"the checkpoint is the best of {validations} by mIoU on {split}, which is measured here, "
+        "too; that of the last checkpoint is free of this choice"
+    )
+
+
+def _names(split):
+    """The splits that one made of parts, such as `train+val[:10]`, takes them from."""
+    return {part.partition("[")[0].strip() for part in split.split("+")}
 
 
 def write_log(model_dir: str | os.PathLike, state: TrainingState):

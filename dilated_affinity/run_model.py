@@ -48,6 +48,7 @@ def _deeplab(config, num_classes, statistics, weights):
         affinity_bias=None if statistics is None else statistics.bias(),
         batch_norm=config.batch_norm,
         batch_norm_momentum=config.batch_norm_momentum,
+        head_batch_norm_momentum=config.head_batch_norm_momentum or None,
         weight_decay=config.weight_decay,
         separable=config.separable,
         filters=config.filters,
@@ -99,6 +100,11 @@ def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.
     if statistics is not None:
         for variable in model.get_layer("affinity_logits").trainable_variables:
             multipliers[variable.path] *= config.affinity_head_multiplier
+    if config.bias_multiplier != 1:
+        for variable in model.trainable_variables:
+            if variable.name == "bias":
+                factor = multipliers.get(variable.path, 1.0)
+                multipliers[variable.path] = factor * config.bias_multiplier
     optimizer = MultiplierSGD(
         schedule,
         momentum=config.momentum,
@@ -165,7 +171,13 @@ def _compile(model, config, optimizer, statistics, **grid):
     losses, loss_weights = {"semantic": SemanticLoss()}, {"semantic": 1.0}
     metrics = {"semantic": [PixelAccuracy()]}
     if statistics is not None:
-        losses["affinity"] = AffinityLoss(statistics, config.weighting, config.gamma, **grid)
+        losses["affinity"] = AffinityLoss(
+            statistics,
+            config.weighting,
+            config.gamma,
+            affinity_reduction=config.affinity_reduction,
+            **grid,
+        )
         loss_weights["affinity"] = config.beta
         metrics["affinity"] = [AffinityAccuracy(statistics.rates, **grid)]
     if config.train_propagation and grid:

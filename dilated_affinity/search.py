@@ -12,9 +12,15 @@ from dilated_affinity.affinity.propagation import SELF_WEIGHT
 from dilated_affinity.canvases import Canvases
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation import ITERATIONS, check_iterations, padded_logits
+from dilated_affinity.evaluation import (
+    ITERATIONS,
+    absent_classes,
+    check_iterations,
+    left_out,
+    padded_logits,
+)
 from dilated_affinity.inference import network
-from dilated_affinity.metrics import MeanIoU, means_over_same_classes
+from dilated_affinity.metrics import MeanIoU, mean_over_classes
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import Refinement, Refiner, as_refinement
@@ -34,12 +40,14 @@ class RefinementSearch:
         iterations: Numbers of iterations of propagation.
         refinements: The settings tried; their own iterations do not matter.
         mean_iou: float64 (len(refinements), len(iterations)).
+        absent_classes: Classes that the labels lack; they are left out of the means.
     """
 
     split_size: int
     iterations: tuple[int, ...]
     refinements: tuple[Refinement, ...]
     mean_iou: np.ndarray
+    absent_classes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Refinement:
@@ -61,6 +69,7 @@ class RefinementSearch:
                 {**_tried(refinement), "mean_iou": values.tolist()}
                 for refinement, values in zip(self.refinements, self.mean_iou, strict=True)
             ],
+            "absent_classes": list(self.absent_classes),
             "best": {**self.best.to_config(), "mean_iou": self.best_mean_iou},
         }
 
@@ -73,6 +82,7 @@ class RefinementSearch:
             symmetric = "yes" if each.symmetric else "no"
             settings = f"{each.mu:>8g}{each.threshold:>8g}{each.self_weight:>8g}{symmetric:>11}"
             lines.append(settings + "".join(f"{100 * value:8.2f}" for value in values))
+        lines += left_out(self.absent_classes)
         settings = settings_as_flags(self.best)
         lines.append(f"best: {100 * self.best_mean_iou:.2f}, by predict_main {settings}")
         return "\n".join(lines)
@@ -181,7 +191,8 @@ def search_refinement(
                 predicted = ops.argmax(values, axis=-1)
                 iou.update_state(example["label"][np.newaxis], predicted)
     class_iou = np.array([[iou.class_iou() for iou in row] for row in ious])
-    return RefinementSearch(len(source), iterations, tried, means_over_same_classes(class_iou))
+    absent = absent_classes(source.classes.names, class_iou[0, 0])
+    return RefinementSearch(len(source), iterations, tried, mean_over_classes(class_iou), absent)
 
 
 def _tried(refinement):

@@ -34,6 +34,7 @@ from dilated_affinity.errors import DataError, RunError, first_line
 from dilated_affinity.evaluation import class_iou
 from dilated_affinity.finite_steps import heads_not_finite
 from dilated_affinity.inference import Predictor, network
+from dilated_affinity.metrics import mean_over_classes
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.progress import TrainingProgress
@@ -43,6 +44,7 @@ from dilated_affinity.run_folder import (
     BEST,
     CHECKPOINTS,
     CONFIG_FILE,
+    chosen_checkpoint,
     claimed,
     load_calibration,
     note_environment,
@@ -80,8 +82,9 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     newest as `step-*.keras`, and `best.keras` with the best validation mIoU; and at the end
     `calibration.json`, see `calibrate`, which `load_run` reads. Started again with the
     same settings it continues from the newest checkpoint that is not damaged, and ends with the
-    weights of an undisturbed run, bit for bit, whenever and however it was ended. On Ctrl-C and
-    SIGTERM it ends the step, saves, and then ends with `KeyboardInterrupt` or exit status 143.
+    weights and the log of an undisturbed run, bit for bit, whenever and however it was ended; on
+    another number of devices sums are rounded otherwise. On Ctrl-C and SIGTERM it ends the step,
+    saves, and then ends with `KeyboardInterrupt` or exit status 143.
 
     In several processes (see `distribution.join_processes`) each calls this with the same settings.
     They compute every batch together; the first one alone reads and writes `model_dir`.
@@ -112,18 +115,21 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
 
 
 def load_run(
-    model_dir: str | os.PathLike, calibrated=True, **overrides
+    model_dir: str | os.PathLike, calibrated=True, checkpoint: str = "best", **overrides
 ) -> tuple[Config, keras.Model]:
-    """Settings and best model of a run, at its evaluation output stride.
+    """Settings and model of a run, at its evaluation output stride.
 
     Args:
         model_dir: The run's folder.
         calibrated: Whether settings of the refinement are those that calibration or a search left
             in the run, rather than those that it was trained with. Defaults to True.
+        checkpoint: `"best"`, that of the highest validation mIoU, or `"last"`, the newest; what is
+            measured on the split that chose the best is a little too high. Defaults to `"best"`.
         **overrides: Settings to change, such as `eval_output_stride`.
 
     Raises:
-        RunError: If the folder holds no run, or none that has been validated yet.
+        ConfigError: For another `checkpoint`, or a setting that does not exist or is out of range.
+        RunError: If the folder holds no run, or no such checkpoint yet.
         DataError: If its files are damaged.
     """
     model_dir = Path(model_dir)
@@ -134,14 +140,11 @@ def load_run(
     if calibration is not None:
         config = config.replace(**calibration["settings"])
     config = config.replace(**overrides)
-    best = model_dir / BEST
-    if not best.is_file():
-        raise RunError(f"{model_dir}: this run has no {BEST} yet; it was never validated.")
-    read_state(best)
+    path, _ = chosen_checkpoint(model_dir, checkpoint)
     try:
-        model = keras.models.load_model(best, compile=False)
+        model = keras.models.load_model(path, compile=False)
     except Exception as error:  # whatever Keras raises on what it does not know
-        raise RunError(f"{best}: cannot load this model: {first_line(error)}") from error
+        raise RunError(f"{path}: cannot load this model: {first_line(error)}") from error
     return config, at_output_stride(model, config)
 
 
@@ -211,7 +214,10 @@ class _Run:
 
     def keep_metrics(self):
         """Notes the metrics in the middle of an epoch, so that its row of the log counts all."""
-        self.state.metrics = [np.asarray(v).tolist() for v in self.trained.metrics_variables]
+        self.state.metrics = [
+            {"replicas": [np.asarray(part).tolist() for part in _of_replicas(variable)]}
+            for variable in self.trained.metrics_variables
+        ]
 
     def not_finite(self, logs):
         """Stops the run, or counts the step, whose loss or gradients are not finite."""
@@ -281,7 +287,7 @@ class _Run:
         # The first process computes and writes alone here.
         with on_own_devices():
             ious = from_process(lambda: self._class_iou().tolist())
-        value = float(np.nanmean(ious))
+        value = float(mean_over_classes(ious))
         best = self.state.best
         self.state.rows[-1]["val_mean_iou"] = value
         logging.info(
@@ -364,6 +370,15 @@ class _Run:
 
     def _announce(self):
         config = self.config
+        left = config.head_batch_norm_momentum**config.iterations
+        if left > 0.01:
+            logging.warning(
+                "head_batch_norm_momentum=%g is for longer schedules: after %d steps the "
+                "statistics of ASPP and decoder still hold %.0f %% of their initial values.",
+                config.head_batch_norm_momentum,
+                config.iterations,
+                100 * left,
+            )
         announce(
             config,
             self.model,
@@ -396,9 +411,14 @@ class _AfterSteps(keras.callbacks.Callback):
         values = self._run.state.metrics
         if values:
             for variable, value in zip(self.model.metrics_variables, values, strict=True):
-                # Of several replicas the first gets all: shares of whole numbers are rounded.
-                replicas = getattr(variable.value, "values", [variable])
-                replicas[0].assign(value)
+                # Checkpoints of before hold the sum alone.
+                parts = value["replicas"] if isinstance(value, dict) else [value]
+                replicas = _of_replicas(variable)
+                if len(parts) != len(replicas):
+                    # Now there are more or fewer; the first gets all, for shares would be rounded.
+                    parts = [np.sum(parts, axis=0)]
+                for replica, part in zip(replicas, parts, strict=False):
+                    replica.assign(part)
 
     def on_train_batch_end(self, batch, logs=None):
         run = self._run
@@ -427,6 +447,11 @@ class _AfterSteps(keras.callbacks.Callback):
             return received
         now = done % _ASK_OTHERS_EVERY == 0 or done == self._steps
         return now and any_process(received)
+
+
+def _of_replicas(variable):
+    """The values of a metric's variable on each replica, which add up to its own."""
+    return getattr(variable.value, "values", [variable])
 
 
 def _load(model, checkpoint, name):

@@ -1,10 +1,11 @@
 """Gathers a finished run of `train_main` into one JSON of `experiments/results/`.
 
-    eval_main --model_dir=runs/camvid
-    eval_main --model_dir=runs/camvid --refine_with=ground_truth
+    eval_main --model_dir=runs/camvid --checkpoint=last
+    eval_main --model_dir=runs/camvid --checkpoint=last --refine_with=ground_truth
     python -m experiments.record_run --model_dir=runs/camvid --name=camvid_mobilenet_v2
 
-It holds the settings, the seed, the log, both evaluations, package versions and the hardware.
+It holds the settings, the seed, the log, both evaluations, package versions and the hardware. It is
+of the last checkpoint, so that the reported split chooses nothing.
 Folders of this machine are left out.
 """
 
@@ -12,11 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from dilated_affinity.checkpoints import read_state
 from dilated_affinity.cli import app
 from dilated_affinity.errors import DataError
 from dilated_affinity.evaluation import REFINE_WITH
-from dilated_affinity.run_folder import BEST
+from dilated_affinity.run_folder import chosen_checkpoint
 from experiments.records import RESULTS, read_json, run_record, write_json
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
@@ -27,12 +27,12 @@ def _record():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = RESULTS / f"{app.required(_NAME.value, 'name')}.json"
     evaluation = {name: read_json(model_dir / f"evaluation_{name}.json") for name in REFINE_WITH}
-    step = read_state(model_dir / BEST).step
+    step = chosen_checkpoint(model_dir, "last")[1].step
     for name, content in evaluation.items():
         if content.get("step") != step:
             raise DataError(
-                f"{model_dir}/evaluation_{name}.json: must be of step {step}, of the best model; "
-                f"evaluate again. Received: step {content.get('step')}"
+                f"{model_dir}/evaluation_{name}.json: must be of step {step}, the last; "
+                f"evaluate again with --checkpoint=last. Received: step {content.get('step')}"
             )
     write_json(output, {**run_record(model_dir), "evaluation": evaluation})
     print(output)

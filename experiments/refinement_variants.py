@@ -29,7 +29,7 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import REFINE_WITH, padded_logits
 from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import network
-from dilated_affinity.metrics import BoundaryIoU, MeanIoU, means_over_same_classes
+from dilated_affinity.metrics import BoundaryIoU, MeanIoU, mean_over_classes
 from dilated_affinity.progress import progress
 from dilated_affinity.refinement import Refinement, Refiner
 from dilated_affinity.training import load_run
@@ -50,6 +50,7 @@ _given = config_flags.define(
     )
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_CHECKPOINT = config_flags.define_checkpoint()
 _EVERY = flags.DEFINE_integer("every", 4, "Take every n-th image.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -73,18 +74,15 @@ class _Measured:
 
 
 def _summary(variants):
-    """What each variant did, as JSON types, means over the same classes for all of them."""
-    every = variants.values()
-    ious = means_over_same_classes([each.iou.class_iou() for each in every])
-    boundaries = means_over_same_classes([each.boundary_iou.class_iou() for each in every])
+    """What each variant did, as JSON types."""
     return {
         name: {
-            "mean_iou": float(iou),
-            "boundary_iou": float(boundary),
+            "mean_iou": float(mean_over_classes(each.iou.class_iou())),
+            "boundary_iou": float(mean_over_classes(each.boundary_iou.class_iou())),
             # The first call compiles.
             "median_seconds_per_image": statistics.median(each.seconds[1:]),
         }
-        for (name, each), iou, boundary in zip(variants.items(), ious, boundaries, strict=True)
+        for name, each in variants.items()
     }
 
 
@@ -125,7 +123,8 @@ def _measure(config, model, source):
 
 
 def _run():
-    config, model = load_run(Path(app.required(_MODEL_DIR.value, "model_dir")), **_given())
+    model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
+    config, model = load_run(model_dir, checkpoint=_CHECKPOINT.value, **_given())
     source = load_source(config.dataset, config.val_split, config.data_dir)
     if len(source) <= _EVERY.value:
         raise ConfigError(
@@ -149,6 +148,7 @@ def _run():
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "dataset": config.dataset,
         "split": config.val_split,
+        "checkpoint": _CHECKPOINT.value,
         "every": _EVERY.value,
         "images": len(range(0, len(source), _EVERY.value)),
         "backbone": config.backbone,

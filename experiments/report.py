@@ -95,12 +95,14 @@ def _choices(results_dir):
             best = choice["refinement"]
             lines.append(
                 f"| {path.stem.removeprefix('choices_').replace('_', ' ')} | {variant} | "
-                f"{choice['beta']:g} | {best['self_weight']:g} | {best['mu']:g} | "
+                f"{choice['beta']:g} | {choice.get('affinity_reduction', 'mean')} | "
+                f"{best['self_weight']:g} | {best['mu']:g} | "
                 f"{best['propagation_iterations']} | {choice['decided_on']} |"
             )
     if not lines:
         return ["### Settings searched on a part of train", "Not run."]
-    head = "| runs | variant | beta | lambda | mu | iterations | decided on |\n" + "|---" * 7 + "|"
+    names = ("runs", "variant", "beta", "of the", "lambda", "mu", "iterations", "decided on")
+    head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
     return ["### Settings searched on a part of train", "\n".join([head, *lines])]
 
 

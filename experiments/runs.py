@@ -23,16 +23,13 @@ from dilated_affinity import evaluation
 from dilated_affinity.affinity.geometry import format_rates, parse_rates
 from dilated_affinity.baselines.boundary import SIGMA
 from dilated_affinity.baselines.crf import DenseCRF
-from dilated_affinity.checkpoints import Checkpoints
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.config import Config
 from dilated_affinity.crf_refinement import evaluate_crf
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.memory import keep_freed_memory
-from dilated_affinity.run_folder import CHECKPOINTS
-from dilated_affinity.run_model import at_output_stride
-from dilated_affinity.training import train
+from dilated_affinity.training import load_run, train
 from experiments.records import (
     RESULTS,
     read_json,
@@ -167,6 +164,10 @@ class Queue:
             settings["rates"] = format_rates(self.rates(chosen.rates))
             settings["weighting"] = chosen.weighting
             settings["beta"] = self.beta(variant)
+            if variant in self.choices():
+                # Those of before there was a setting are of the mean.
+                reduction = self.choices()[variant].get("affinity_reduction", "mean")
+                settings["affinity_reduction"] = reduction
         if chosen.structure == "boundary":
             scaled = SIGMA / self.size.divisor
             settings["boundary_sigma"] = self.given.get("boundary_sigma", scaled)
@@ -285,10 +286,10 @@ class Queue:
 
 def last_model(config: Config, model_dir: Path) -> keras.Model:
     """The model of a run's last checkpoint, at its evaluation output stride."""
-    path = Checkpoints(model_dir / CHECKPOINTS).latest()
-    if path is None:
-        raise RunError(f"{model_dir}: no checkpoint here; remove the run's JSON to train it again.")
-    return at_output_stride(keras.models.load_model(path, compile=False), config)
+    try:
+        return load_run(model_dir, False, "last", eval_output_stride=config.eval_output_stride)[1]
+    except RunError as error:
+        raise RunError(f"{error} Remove the run's JSON to train it again.") from None
 
 
 def halved_camvid(config: Config, folder: Path) -> Path:

@@ -73,6 +73,7 @@ _SMOKE = Scale(
         "iterations": 2,
         "batch_size": 2,
         "crop_size": 65,
+        "head_batch_norm_momentum": 0.0,
         "validate_every": 2,
     },
     divisor=4,
@@ -112,6 +113,9 @@ SCALES = {
                 "crop_size": 321,
                 "max_scale": 1.5,
                 "validate_every": 3000,
+                # DeepLab's, which the recipe has, are for its long schedule.
+                "head_batch_norm_momentum": 0.0,
+                "bias_multiplier": 1.0,
             }
         ),
     },

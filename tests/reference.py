@@ -80,13 +80,19 @@ def count_statistics(label_maps, rates, void=VOID):
 
 
 def pair_weight(pixels, pairs, weighting, rate, count, target):
-    """The weight of Table 1 of one pair; an empty class takes the frequency of one pixel."""
+    """The weight of Table 1 of one pair; categories below 1e-5 are as rare as the rarest above."""
     if weighting == "none":
         return 1.0
+
+    def supported(counts):
+        kept = [int(number) for number in counts if int(number) > 1e-5 * sum(map(int, counts))]
+        return [int(number) if int(number) in kept else min(kept, default=1) for number in counts]
+
     if weighting == "signal":
-        negative, positive = (max(int(number), 1) for number in pairs[rate])
+        negative, positive = supported(pairs[rate])
         return 1.0 if target == 1 else positive / negative
-    ratio = max(int(pixels[rate, 8]), 1) / max(int(pixels[rate, count]), 1)
+    frequent = supported(pixels[rate])
+    ratio = frequent[8] / frequent[count]
     return math.sqrt(ratio) if weighting == "sqrt_neighbor" else ratio
 
 
@@ -161,12 +167,12 @@ def confusion_matrix(labels, predictions, num_classes, void=VOID):
 
 
 def class_iou(matrix):
-    """IoU of each class; None for a class in neither labels nor predictions."""
+    """IoU of each class; None for a class that the labels lack."""
     found = []
     for k in range(len(matrix)):
         intersection = int(matrix[k, k])
         union = int(matrix[k, :].sum() + matrix[:, k].sum()) - intersection
-        found.append(intersection / union if union else None)
+        found.append(intersection / union if matrix[k, :].any() else None)
     return found
 
 
@@ -195,14 +201,15 @@ def boundary_iou(labels, predictions, num_classes, distance, region=boundary_reg
     """Mean boundary IoU of a batch of label maps."""
     found = []
     for k in range(num_classes):
-        intersection = union = 0
+        intersection = union = truths = 0
         for label, prediction in zip(labels, predictions, strict=True):
             left_out = label == void
             truth = region(label, left_out, k, distance)
             guess = region(prediction, left_out, k, distance)
             intersection += int((truth & guess).sum())
             union += int((truth | guess).sum())
-        found.append(intersection / union if union else None)
+            truths += int(truth.sum())
+        found.append(intersection / union if truths else None)
     return mean(found)
 
 

@@ -17,6 +17,21 @@ def test_defaults_are_the_papers_voc_recipe():
     assert (config.learning_rate, config.power, config.weight_decay) == (0.007, 0.9, 1e-4)
 
 
+@pytest.mark.parametrize("name", ["voc2012_aug", "cityscapes"])
+def test_the_papers_recipes_follow_deeplab_where_the_paper_gives_nothing(name):
+    config = Config.for_dataset(name)
+    assert (config.batch_norm_momentum, config.head_batch_norm_momentum) == (0.95, 0.9997)
+    assert (config.bias_multiplier, config.head_multiplier) == (2.0, 1.0)
+    assert (config.weight_decay, config.multi_grid_factors) == (1e-4, None)
+    assert config.head_batch_norm_momentum**config.iterations < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"voc2012_aug", "cityscapes"}))
+def test_short_schedules_do_not_take_what_only_long_ones_bear(name):
+    config = Config.for_dataset(name)
+    assert (config.head_batch_norm_momentum, config.bias_multiplier) == (0.0, 1.0)
+
+
 def test_every_setting_names_its_source_and_group():
     for field in dataclasses.fields(Config):
         assert field.metadata["help"].endswith(".") and field.metadata["source"]

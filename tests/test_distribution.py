@@ -110,6 +110,37 @@ def test_a_step_that_is_not_finite_on_one_replica_is_taken_back_on_all(steps):
     assert steps["steps"] == [[2, [True], True], [2, [True], True]]
 
 
+RESUMED = """
+import sys
+from pathlib import Path
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from tiny import tiny_config, write_camvid
+from dilated_affinity.training import train
+from dilated_affinity.run_folder import LOG_FILE
+
+folder = Path(sys.argv[1])
+settings = {"num_replicas": 2, "batch_size": 6, "iterations": 6, "validate_every": 6}
+config = tiny_config(write_camvid(folder / "camvid"), **settings)
+train(config, folder / "whole")
+for steps in (2, 3, 1):
+    train(config, folder / "parts", steps)
+assert (folder / "whole" / LOG_FILE).read_text() == (folder / "parts" / LOG_FILE).read_text()
+"""
+
+
+def test_on_two_replicas_a_run_resumed_within_an_epoch_leaves_the_same_log(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", RESUMED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_more_replicas_than_devices_are_refused():
     with pytest.raises(ConfigError, match="Received: num_replicas=64"):
         replica_strategy(64)

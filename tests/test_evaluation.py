@@ -13,9 +13,11 @@ from dilated_affinity.canvases import pad_to
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import Evaluation, class_iou, evaluate
-from dilated_affinity.inference import network
-from dilated_affinity.metrics import means_over_same_classes
+from dilated_affinity.inference import Predictor, network
+from dilated_affinity.metrics import mean_over_classes
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
+from dilated_affinity.report import measure
+from dilated_affinity.search import search_refinement
 
 RATES = ((1, 2), (2, 1))
 CLASSES = ClassTable(("sky", "road", "car", "never"), ((0, 0, 0),) * 4)
@@ -73,9 +75,7 @@ def expected_confusions(model, source, iterations, ground_truth):
 
 def iou(confusion):
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
-    return np.array(
-        [i / u if u else np.nan for i, u in zip(np.diag(confusion), union, strict=True)]
-    )
+    return np.where(confusion.sum(1) > 0, np.diag(confusion) / np.maximum(union, 1), np.nan)
 
 
 @pytest.mark.parametrize("refine_with", ["prediction", "ground_truth"])
@@ -101,14 +101,47 @@ def test_a_class_never_seen_is_left_out_and_named(model, source):
     assert "not in the labels, left out of the means: never" in result.table()
 
 
-def test_means_are_over_the_same_classes():
-    # "ghost" is no label; it is predicted before propagation, and not after it.
-    ious = np.array([[0.6, 0.4, 0.0], [0.5, 0.3, np.nan]])
+def test_means_are_over_the_classes_of_the_labels():
+    ious = np.array([[0.6, 0.4, np.nan], [0.5, 0.0, np.nan]])
     names = ("sky", "road", "ghost")
     result = Evaluation(1, names, (0, 1), "prediction", ious, (0.5, 0.5), (0.5, 0.5))
-    assert result.mean_iou == pytest.approx((0.5, 0.4))
+    assert result.mean_iou == pytest.approx((0.5, 0.25))
     assert result.absent_classes == ("ghost",)
-    assert np.isnan(means_over_same_classes([[np.nan, 0.5], [0.5, np.nan]])).all()
+
+
+@pytest.fixture(scope="module")
+def ghost(model):
+    """The model, which now predicts "never" where that is not ruled out; no label is of it."""
+    other = keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    head = next(layer for layer in other.layers if type(layer) is keras.layers.Conv2D)
+    head.bias.assign(head.bias + np.array([0, 0, 0, 100], "float32"))
+    return other
+
+
+def test_every_way_of_measuring_agrees_to_the_last_digit(ghost, source):
+    """With classes predicted that no label has, whichever other columns there are."""
+    counts = (0, 1, 10)
+    predicted = [
+        np.unique(Predictor(ghost, count)(source[index]["image"]).labels)
+        for count in (0, 10)
+        for index in range(len(source))
+    ]
+    assert 3 in np.concatenate(predicted)
+    mean = evaluate(ghost, source, counts, mu=1000.0).mean_iou
+    for row, count in enumerate(counts):
+        assert evaluate(ghost, source, count, mu=1000.0).mean_iou == (mean[row],)
+        report = measure(Predictor(ghost, count, mu=1000.0), source).mean_iou
+        assert report == (mean[0], mean[row])
+    single = {"self_weights": (6.0,), "mus": (1000.0,), "thresholds": (0.0,), "symmetric": (False,)}
+    found = search_refinement(ghost, source, counts, **single)
+    assert tuple(found.mean_iou[0]) == mean
+    assert found.absent_classes == ("never",) and found.to_json()["absent_classes"] == ["never"]
+    assert "left out of the means: never" in found.table()
+    validated = class_iou(network(ghost), source)
+    assert mean_over_classes(validated) == mean[0]
+    confusion = expected_confusions(ghost, source, (0,), False)[0]
+    np.testing.assert_allclose(mean[0], np.nanmean(iou(confusion)), rtol=1e-12)
 
 
 def test_a_single_number_of_iterations(model, source):

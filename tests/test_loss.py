@@ -253,6 +253,36 @@ def test_keras_serialisation_gives_the_same_loss(labels):
     assert float(again(targets, logits)) == float(loss(targets, logits))
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_the_sum_over_channels_is_not_divided_by_their_number(stride):
+    rates = RATE_SETS[1]
+    labels = reference.random_labels(2, (1, 17, 17))
+    statistics = statistics_of(rates)
+    targets = reference.batch_targets(labels, rates)
+    side = -(-17 // stride)
+    logits = np.random.default_rng(0).normal(size=(1, side, side, 8 * len(rates)))
+    logits = tf.Variable(logits.astype(np.float32))
+    found = {}
+    for reduction in ("mean", "sum"):
+        loss = AffinityLoss(statistics, logits_stride=stride, affinity_reduction=reduction)
+        again = AffinityLoss.from_config(loss.get_config())
+        assert again.affinity_reduction == reduction
+        with tf.GradientTape() as tape:
+            value = again(targets, logits)
+        found[reduction] = float(value), tape.gradient(value, logits).numpy()
+    for mean, total in zip(found["mean"], found["sum"], strict=True):
+        np.testing.assert_allclose(total, 8 * len(rates) * mean, rtol=1e-5)
+    if stride == 1:
+        arguments = labels, logits.numpy(), rates, statistics.pixels, statistics.pairs
+        mean = reference.affinity_loss(*arguments, "sqrt_neighbor", 2)
+        np.testing.assert_allclose(found["sum"][0], 8 * len(rates) * mean, rtol=1e-4)
+
+
+def test_an_unknown_reduction_of_the_channels_is_refused():
+    with pytest.raises(ConfigError, match="Received: affinity_reduction='max'"):
+        AffinityLoss(statistics_of(((1, 1),)), affinity_reduction="max")
+
+
 def test_from_config_reads_get_config():
     loss = AffinityLoss(statistics_of(((2, 3), (3, 2))), "signal", 1.0)
     assert AffinityLoss.from_config(loss.get_config()).get_config() == loss.get_config()

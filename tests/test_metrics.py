@@ -82,10 +82,31 @@ def test_a_class_in_neither_is_left_out_of_the_mean():
     assert np.isnan(metric.class_iou()[2:]).all()
 
 
-def test_a_class_only_predicted_counts_as_0():
+def test_a_class_only_predicted_is_left_out_of_the_mean():
     metric = MeanIoU(3)
     metric.update_state([[[0, 0]]], [[[0, 2]]])
-    np.testing.assert_allclose(metric.result(), 0.25)
+    np.testing.assert_allclose(metric.result(), 0.5)
+    np.testing.assert_array_equal(metric.class_iou(), [0.5, np.nan, np.nan])
+
+
+def test_a_class_never_predicted_counts_as_0():
+    metric = MeanIoU(3)
+    metric.update_state([[[0, 0, 2]]], [[[0, 0, 0]]])
+    np.testing.assert_allclose(metric.result(), (2 / 3 + 0) / 2)
+    np.testing.assert_array_equal(metric.class_iou(), [2 / 3, np.nan, 0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_means_over_classes_are_those_of_each_row_to_the_last_digit(seed):
+    rng = np.random.default_rng(seed)
+    class_iou = rng.random((5, 3, 21))
+    class_iou[..., rng.random(21) < 0.3] = np.nan
+    means = metrics.mean_over_classes(class_iou)
+    for index in np.ndindex(5, 3):
+        assert means[index] == metrics.mean_over_classes(class_iou[index].tolist())
+        assert means[index] == metrics.mean_over_classes(class_iou.T[:, index[1], index[0]])
+        np.testing.assert_allclose(means[index], np.nanmean(class_iou[index]), rtol=1e-15)
+    assert np.isnan(metrics.mean_over_classes([[np.nan, np.nan]])).all()
 
 
 def test_mean_iou_of_only_void_is_0():
@@ -230,7 +251,7 @@ def test_a_perfect_prediction_has_boundary_iou_1(labels):
 def test_the_image_border_makes_no_boundary():
     metric = BoundaryIoU(2)
     metric.update_state(np.zeros((1, 9, 9), int), np.zeros((1, 9, 9), int))
-    assert not np.any(metric.sets)
+    assert not np.any(metric.regions)
 
 
 def test_void_makes_no_boundary_and_is_left_out():
@@ -238,9 +259,24 @@ def test_void_makes_no_boundary_and_is_left_out():
     labels[:, 4] = 255
     metric = BoundaryIoU(2)
     metric.update_state(labels, np.zeros((1, 9, 9), int))
-    assert not np.any(metric.sets)
+    assert not np.any(metric.regions)
     metric.update_state(np.full((1, 9, 9), 255), blocks(0, (1, 9, 9), void_share=0))
-    assert not np.any(metric.sets)
+    assert not np.any(metric.regions)
+
+
+def test_a_boundary_only_predicted_is_left_out_of_the_mean():
+    labels, predictions = np.zeros((1, 9, 18), int), np.zeros((1, 9, 18), int)
+    labels[:, :, 9:] = 1
+    predictions[:, :, 9:] = 1
+    metric = BoundaryIoU(3)
+    metric.update_state(labels, predictions)
+    assert float(metric.result()) == 1
+    predictions[0, 4, 3] = 2
+    metric.update_state(labels, predictions)
+    assert np.isnan(metric.class_iou()[2])
+    # The 8 pixels around the wrong one join the boundary of class 0, which has 9 in an image.
+    np.testing.assert_allclose(metric.class_iou()[:2], [18 / 26, 1])
+    np.testing.assert_allclose(metric.result(), (18 / 26 + 1) / 2, rtol=1e-6)
 
 
 def test_a_shift_costs_more_at_the_boundary():

@@ -5,8 +5,9 @@ from tiny import ListSource, tiny_config, write_camvid
 
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import CAMVID
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.models.deeplab import BACKBONES
 from dilated_affinity.pipeline import (
-    MEAN_PIXEL,
     _random_scale,
     augment,
     evaluation_dataset,
@@ -129,7 +130,29 @@ def test_scaling_agrees_with_tensorflows_resize_of_the_window(size, scale):
             matches.append(tf.image.resize(image[part], shown).numpy())
     (expected,) = matches
     np.testing.assert_allclose(cropped[:rows, :columns], expected, atol=0.01)
-    np.testing.assert_array_equal(cropped[~inside], MEAN_PIXEL)
+    np.testing.assert_array_equal(cropped[~inside], 127.5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_lies_beyond_the_image_is_0_to_the_backbone(name):
+    image, label = np.zeros((9, 40, 3), np.uint8), np.zeros((9, 40), np.uint8)
+    cropped, labels = draw(image, label, backbone=name, min_scale=1, max_scale=1)
+    seen = np.asarray(BACKBONES[name].preprocess()(cropped))
+    assert (labels == 255).sum() == 24 * 33
+    np.testing.assert_array_equal(seen[labels == 255], 0)
+    assert (seen[labels != 255] < -0.9).all()
+
+
+def test_padding_of_caffes_resnets_is_imagenets_mean_in_rgb():
+    cropped, _ = draw(
+        np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), backbone="resnet101"
+    )
+    np.testing.assert_allclose(cropped[-1, -1], [123.68, 116.779, 103.939], rtol=1e-6)
+
+
+def test_an_unknown_backbone_is_refused():
+    with pytest.raises(ConfigError, match="Received: backbone='resnet1001'"):
+        draw(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), backbone="resnet1001")
 
 
 def test_crops_reach_every_corner_of_a_large_image():

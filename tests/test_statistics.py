@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 
+from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.statistics import WEIGHTINGS, AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.errors import ConfigError, DataError
@@ -92,20 +93,80 @@ def test_unknown_weighting_is_refused(statistics):
         statistics.weights("sqrt")
 
 
-def test_an_empty_class_takes_the_frequency_of_one_pixel():
+def discs(step=1):
+    """Large discs, whose pixels never have fewer than three neighbours of their class."""
+    rows, columns = np.indices((257, 257))
+    radii = np.linspace(80, 110, 6)
+    return [
+        (np.hypot(rows - 120, columns - 130) < r).astype(np.uint8)[::step, ::step] for r in radii
+    ]
+
+
+@pytest.mark.parametrize("weighting", ["signal", "neighbor", "sqrt_neighbor"])
+def test_no_weight_exceeds_the_largest_of_a_count_that_occurs(weighting):
+    rates = ((8, 8), (12, 24))
+    statistics = AffinityStatistics.from_labels(discs(), rates)
+    counts = statistics.pairs if weighting == "signal" else statistics.pixels
+    weights = statistics.weights(weighting)
+    if weighting != "signal":
+        assert (counts == 0).any(axis=1).all()
+    for rate in range(len(rates)):
+        seen = counts[rate] > 0
+        expected = counts[rate, -1] / counts[rate, seen]
+        expected = np.sqrt(expected) if weighting == "sqrt_neighbor" else expected
+        np.testing.assert_allclose(weights[rate, seen], expected)
+        np.testing.assert_allclose(weights[rate, ~seen], expected.max())
+
+
+def test_a_count_first_seen_at_another_scale_does_not_outweigh_the_loss():
+    rates = ((12, 24), (24, 12))
+    statistics = AffinityStatistics.from_labels(discs(), rates)
+    assert (
+        AffinityStatistics.from_labels(discs(2), rates).pixels[statistics.pixels == 0] > 0
+    ).any()
+    for weighting in ("neighbor", "sqrt_neighbor"):
+        loss = AffinityLoss(statistics, weighting)
+
+        def value(labels, loss=loss):
+            targets = affinity_targets(np.stack(labels), rates)
+            return float(loss(targets, np.full(targets.shape, 2, "float32")))
+
+        assert value(discs(2)) < 4 * value(discs())
+
+
+@pytest.mark.parametrize("weighting", ["neighbor", "sqrt_neighbor"])
+def test_a_count_of_a_few_pixels_takes_no_weight_of_its_own(weighting):
+    pixels = np.array([[3, 0, 99, 101, 10**3, 10**4, 10**5, 10**6, 10**7 - 1_111_203]])
+    weights = AffinityStatistics(((1, 1),), pixels, np.array([[1, 1]])).weights(weighting)[0]
+    # 101 of 10^7 pixels are more than 1 in 100,000, and 99 are fewer.
+    ratio = pixels[0, 8] / 101
+    largest = ratio if weighting == "neighbor" else ratio**0.5
+    np.testing.assert_allclose(weights[:4], largest)
+    assert (weights[4:] < largest).all()
+
+
+def test_a_few_negative_pairs_take_no_weight_of_their_own():
+    pixels = np.full((1, 9), 5)
+    for pairs, weight in (([9, 10**6], 1), ([11, 10**6], 10**6 / 11), ([5, 0], 1), ([0, 0], 1)):
+        statistics = AffinityStatistics(((1, 1),), pixels, np.array([pairs]))
+        np.testing.assert_allclose(statistics.weights("signal"), [[weight, 1]])
+
+
+def test_labels_of_one_class_weigh_every_count_alike():
     statistics = AffinityStatistics.from_labels([np.zeros((4, 5), np.uint8)], ((1, 1),))
     assert statistics.pixels.tolist() == [[0] * 8 + [20]]
-    assert statistics.weights("neighbor").tolist() == [[20.0] * 8 + [1.0]]
-    np.testing.assert_allclose(statistics.weights(), [[20**0.5] * 8 + [1.0]])
-    assert statistics.weights("signal").tolist() == [[statistics.pairs[0, 1], 1.0]]
+    for weighting in ("neighbor", "sqrt_neighbor"):
+        assert statistics.weights(weighting).tolist() == [[1.0] * 9]
+    assert statistics.weights("signal").tolist() == [[1.0, 1.0]]
 
 
-def test_an_empty_n8_takes_the_frequency_of_one_pixel():
+def test_an_empty_n8_is_as_frequent_as_the_rarest():
     checkers = (np.indices((4, 4)).sum(0) % 2).astype(np.uint8)
     statistics = AffinityStatistics.from_labels([checkers], ((1, 1),))
     pixels = statistics.pixels[0]
     assert pixels[8] == 0
-    expected = [1 / max(number, 1) for number in pixels]
+    rarest = min(number for number in pixels if number)
+    expected = [rarest / (number or rarest) for number in pixels]
     np.testing.assert_allclose(statistics.weights("neighbor")[0], expected)
 
 

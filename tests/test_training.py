@@ -13,9 +13,15 @@ import tensorflow as tf
 from tiny import tiny_config, write_camvid
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.checkpoints import Checkpoints, read_state
+from dilated_affinity.checkpoints import (
+    Checkpoints,
+    TrainingState,
+    read_state,
+    write_checkpoint,
+)
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.errors import ConfigError, DataError, RunError
+from dilated_affinity.evaluation import evaluate
 from dilated_affinity.files import exclusive_lock
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.run_folder import (
@@ -24,6 +30,8 @@ from dilated_affinity.run_folder import (
     LOCK_FILE,
     LOG_FILE,
     STATISTICS_FILE,
+    chosen_checkpoint,
+    selection_bias,
     trained_on,
 )
 from dilated_affinity.run_model import build_model, compile_model
@@ -179,6 +187,28 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert_same(undisturbed[1], model_dir)
 
 
+@pytest.mark.parametrize("kind", ["as once", "of two replicas"])
+def test_metrics_of_other_replicas_are_added_up(camvid, undisturbed, tmp_path, kind):
+    config = tiny_config(camvid)
+    train(config, tmp_path, stop_after=1)
+    path, state = chosen_checkpoint(tmp_path, "last")
+    values = [np.array(each["replicas"][0]) for each in state.metrics]
+    assert len(values) > 5
+    if kind == "as once":  # before each replica had its own
+        state.metrics = [value.tolist() for value in values]
+    else:
+        parts = [(value // 2, value - value // 2) for value in values]
+        state.metrics = [{"replicas": [each.tolist() for each in pair]} for pair in parts]
+    write_checkpoint(path, keras.models.load_model(path), state)
+    train(config, tmp_path)
+    expected, found = (
+        np.genfromtxt(folder / LOG_FILE, delimiter=",", names=True)
+        for folder in (undisturbed[1], tmp_path)
+    )
+    for name in expected.dtype.names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+
+
 def test_a_damaged_best_model_is_named(undisturbed, tmp_path):
     model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
     (model_dir / BEST).write_bytes((model_dir / BEST).read_bytes()[:-1])
@@ -242,6 +272,62 @@ def test_the_loaded_run_is_the_best_model_at_the_evaluation_stride(camvid, undis
     for first, second in zip(saved.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
     assert model.get_layer("aspp_atrous0").dilation_rate == (12, 12)
+
+
+def test_the_last_checkpoint_can_be_loaded_as_well(undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    # The best is now that of another step.
+    older = keras.models.load_model(model_dir / BEST)
+    for variable in older.trainable_variables:
+        variable.assign(variable + 1)
+    write_checkpoint(model_dir / BEST, older, TrainingState(step=2))
+    for which, file in (("best", model_dir / BEST), ("last", latest(model_dir))):
+        saved = keras.models.load_model(file, compile=False)
+        _, model = load_run(model_dir, checkpoint=which)
+        for first, second in zip(saved.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(first, second)
+        path, state = chosen_checkpoint(model_dir, which)
+        assert (path, state.step) == (file, 2 if which == "best" else 4)
+    with pytest.raises(
+        ConfigError, match="checkpoint must be one of best, last. Received: 'first'"
+    ):
+        load_run(model_dir, checkpoint="first")
+    newest = latest(model_dir)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"{newest.name}: the checkpoint is cut off"):
+        load_run(model_dir, checkpoint="last")
+    assert newest.exists(), "who reads a run changes nothing in it"
+    for path in (model_dir / "checkpoints").glob("step-*"):
+        path.unlink()
+    with pytest.raises(RunError, match="no checkpoint in checkpoints yet"):
+        load_run(model_dir, checkpoint="last")
+
+
+def test_the_measured_split_that_chose_the_checkpoint_is_named(camvid, undisturbed):
+    config, model_dir = tiny_config(camvid), undisturbed[1]
+
+    def bias(which, split):
+        source = load_source(config.dataset, split, config.data_dir)
+        return selection_bias(model_dir, which, config.replace(val_split=split), source)
+
+    assert "best of 2 by mIoU on val, which is measured here" in bias("best", "val")
+    assert bias("best", "val[1:]") and bias("best", "train+val[:1]")
+    assert bias("last", "val") == bias("best", "train") == ""
+
+
+def test_validating_once_chooses_nothing(camvid, undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    log = model_dir / LOG_FILE
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    source = load_source("camvid", "val", camvid)
+    assert selection_bias(model_dir, "best", tiny_config(camvid), source) == ""
+
+
+def test_validation_and_evaluation_agree_to_the_last_digit(camvid, undisturbed):
+    result, model_dir = undisturbed
+    config, model = load_run(model_dir)
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    assert evaluate(model, source, (0, 3)).mean_iou[0] == result.best_mean_iou
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -319,6 +405,49 @@ def test_the_head_multiplier_multiplies_the_first_step(camvid):
         np.testing.assert_allclose(steps[10.0][path], factor * steps[1.0][path], atol=2e-6)
         moved += np.abs(steps[1.0][path]).max() > 1e-5
     assert moved > 20
+
+
+def test_the_bias_multiplier_multiplies_the_first_step_of_biases_alone(camvid):
+    config = tiny_config(camvid, head_multiplier=10.0, weight_decay=0.0, dropout=0.0)
+    images, targets = next(iter(training_dataset(config)))
+    statistics = AffinityStatistics.from_labels([np.array([[0, 1, 1, 1]])], config.affinity_rates)
+    steps = {}
+    for factor in (1.0, 2.0):
+        keras.utils.set_random_seed(0)
+        model = build_model(config, 11, statistics)
+        trained = compile_model(model, config.replace(bias_multiplier=factor), statistics)
+        before = {v.path: np.asarray(v) for v in model.trainable_variables}
+        trained.train_on_batch(images, targets)
+        steps[factor] = {v.path: np.asarray(v) - before[v.path] for v in model.trainable_variables}
+    biases = {"semantic_logits/bias", "affinity_logits/bias"}
+    assert biases < set(steps[1.0])
+    for path in steps[1.0]:
+        factor = 2.0 if path in biases else 1.0
+        np.testing.assert_allclose(steps[2.0][path], factor * steps[1.0][path], atol=2e-6)
+    assert all(np.abs(steps[1.0][path]).max() > 1e-4 for path in biases)
+
+
+def test_biases_of_a_backbone_are_multiplied_too():
+    config = tiny_config("unused", backbone="resnet50", bias_multiplier=2.0, head_multiplier=10.0)
+    model = build_model(config, 11)
+    multipliers = compile_model(model, config.replace(rates="none")).optimizer.multipliers
+    assert multipliers["conv1_conv/bias"] == 2.0 and "conv1_conv/kernel" not in multipliers
+    assert multipliers["semantic_logits/bias"] == 20.0
+    assert multipliers["semantic_logits/kernel"] == multipliers["decoder_conv0_bn/beta"] == 10.0
+
+
+def test_aspp_and_decoder_have_a_momentum_of_their_own(camvid, tmp_path, caplog):
+    def momenta(**settings):
+        model = build_model(tiny_config(camvid, batch_norm_momentum=0.9, **settings), 11)
+        return [
+            {layer.momentum for layer in part.layers if "BatchNorm" in type(layer).__name__}
+            for part in (model.get_layer("tiny"), model)
+        ]
+
+    assert momenta(head_batch_norm_momentum=0.9997) == [{0.9}, {0.9997}]
+    assert momenta() == [{0.9}, {0.9}]
+    train(tiny_config(camvid, head_batch_norm_momentum=0.9997), tmp_path, stop_after=1)
+    assert "after 4 steps the statistics of ASPP and decoder still hold 100 %" in caplog.text
 
 
 @pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])

@@ -11,6 +11,9 @@ from dilated_affinity.distribution import mean_over_counted
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.interpolation import check_grid, interpolation_matrix
 
+AFFINITY_REDUCTIONS = ("mean", "sum")
+"""Over the 8|R| channels of a pixel."""
+
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AffinityLoss(keras.losses.Loss):
@@ -19,9 +22,10 @@ class AffinityLoss(keras.losses.Loss):
     Each existing pair contributes `weight * (1 - p_t)**gamma * -log(p_t)`, with p_t the predicted
     probability of what the target says and the weight that of `AffinityStatistics.weights`. The
     sum is divided by 8|R| and by the number of non-void pixels of the batch, on all replicas, seen
-    here as pixels with at least one existing pair. A batch of only void gives 0. The paper's beta
+    here as pixels with at least one existing pair. A batch of only void gives 0. With
+    `affinity_reduction="sum"` it is not divided by 8|R|, as Eq. 5 prints it. The paper's beta
     is not part of the loss: pass `loss_weights={"semantic": 1.0, "affinity": beta}` to
-    `model.compile`.
+    `model.compile`; a beta of the sum is 8|R| times as strong as one of the mean.
 
     With the default reduction, `"sum_over_batch_size"`, the loss is that scalar; per-pixel values
     (`reduction="none"`) are scaled so that their mean over all pixels is the scalar. A
@@ -40,6 +44,8 @@ class AffinityLoss(keras.losses.Loss):
         logits_stride: Stride of the logits' grid, a power of two. Defaults to 1.
         padding: `"same"` or `"symmetric"`, the padding of the network's strided layers, which
             decides where the logits of a larger stride stand.
+        affinity_reduction: `"mean"` or `"sum"` over the 8|R| channels of a pixel. Defaults to
+            `"mean"`.
         reduction: See `keras.losses.Loss`.
         name: Name of the loss.
 
@@ -49,7 +55,7 @@ class AffinityLoss(keras.losses.Loss):
             `logits_stride`.
 
     Raises:
-        ConfigError: For an unknown weighting or a negative gamma.
+        ConfigError: For an unknown weighting or reduction of the channels, or a negative gamma.
         ValueError: When called on targets or logits without 8|R| channels, or of other sizes.
 
     Example:
@@ -69,6 +75,7 @@ class AffinityLoss(keras.losses.Loss):
         gamma=2.0,
         logits_stride=1,
         padding="same",
+        affinity_reduction="mean",
         reduction="sum_over_batch_size",
         name="affinity_loss",
         dtype=None,
@@ -77,11 +84,17 @@ class AffinityLoss(keras.losses.Loss):
         if not gamma >= 0:
             raise ConfigError(f"gamma must be at least 0. Received: gamma={gamma}")
         check_grid(logits_stride, padding)
+        if affinity_reduction not in AFFINITY_REDUCTIONS:
+            raise ConfigError(
+                f"affinity_reduction must be one of {', '.join(AFFINITY_REDUCTIONS)}. "
+                f"Received: affinity_reduction={affinity_reduction!r}"
+            )
         self.statistics = statistics
         self.weighting = weighting
         self.gamma = float(gamma)
         self.logits_stride = logits_stride
         self.padding = padding
+        self.affinity_reduction = affinity_reduction
         self._table = statistics.weights(weighting).astype("float32")
 
     def call(self, y_true, y_pred):
@@ -101,7 +114,9 @@ class AffinityLoss(keras.losses.Loss):
         else:
             weights, pixels = _compiled_weights_and_pixels(y_true, table)
             sums = _focal_loss(y_pred, y_true, weights, gamma)
-        return mean_over_counted(sums / channels, pixels)
+        if self.affinity_reduction == "mean":
+            sums = sums / channels
+        return mean_over_counted(sums, pixels)
 
     def get_config(self):
         return {
@@ -111,6 +126,7 @@ class AffinityLoss(keras.losses.Loss):
             "gamma": self.gamma,
             "logits_stride": self.logits_stride,
             "padding": self.padding,
+            "affinity_reduction": self.affinity_reduction,
         }
 
     @classmethod

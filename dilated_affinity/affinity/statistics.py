@@ -20,6 +20,12 @@ WEIGHTINGS = ("none", "signal", "neighbor", "sqrt_neighbor")
 COUNTS = NEIGHBORS + 1
 """Categories n0 to n8."""
 
+SUPPORT = 1e-5
+"""The share of a rate's pixels or pairs below which a category is too rare to take a weight from.
+
+A tenth of the rarest category of PASCAL VOC 2012 aug: n0 at rate 8, of which there are 1 in 10,000.
+"""
+
 _WAITING = 4  # label maps in memory for each core
 
 
@@ -131,14 +137,19 @@ class AffinityStatistics:
     def positive_frequencies(self) -> np.ndarray:
         """pi_r, the frequency of positive pairs among existing pairs: float64 array (|R|,).
 
-        A rate without a single pair, positive or negative, is given that of one pair, as
-        `weights` does with empty classes, so that the logit of pi_r is finite.
+        Where a rate has no positive or no negative pair, one is assumed, so that the logit of pi_r
+        is finite.
         """
         pairs = np.maximum(self.pairs, 1)
         return pairs[:, 1] / pairs.sum(axis=1)
 
     def weights(self, weighting="sqrt_neighbor") -> np.ndarray:
-        """The weights of Table 1. An empty class takes the frequency of one pixel or pair.
+        """The weights of Table 1, bounded by what the labels support.
+
+        A category that holds less than `SUPPORT` of a rate's pixels (pairs for `"signal"`) counts
+        as being as frequent as the rarest one that holds more, so that no weight exceeds the
+        largest one with support. Training crops at other scales may well show what the labels
+        at their own never do; the weight of a pixel or two would then outweigh the whole loss.
 
         Args:
             weighting: `"none"` (1 everywhere), `"neighbor"` (freq(n8, r) / freq(n_k, r)),
@@ -157,8 +168,12 @@ class AffinityStatistics:
             )
         if weighting == "none":
             return np.ones(self.pixels.shape)
-        filled = np.maximum(self.pairs if weighting == "signal" else self.pixels, 1)
-        ratio = filled[:, -1:] / filled
+        counts = self.pairs if weighting == "signal" else self.pixels
+        # A rate wider than all label maps has no pairs.
+        supported = counts > SUPPORT * counts.sum(axis=1, keepdims=True)
+        rarest = np.where(supported, counts, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+        frequent = np.where(supported, counts, rarest)
+        ratio = frequent[:, -1:] / frequent
         return np.sqrt(ratio) if weighting == "sqrt_neighbor" else ratio
 
     def bias(self) -> np.ndarray:

@@ -14,17 +14,17 @@ from pathlib import Path
 from absl import flags
 
 from dilated_affinity.calibration import IMAGES
-from dilated_affinity.checkpoints import read_state
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.run_calibration import calibrate_run
-from dilated_affinity.run_folder import BEST
+from dilated_affinity.run_folder import chosen_checkpoint
 from dilated_affinity.training import load_run
 
 _given = config_flags.define(
     ("data_dir", "calibrate", "eval_output_stride", "propagation_iterations")
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
+_CHECKPOINT = config_flags.define_checkpoint()
 _IMAGES = flags.DEFINE_integer(
     "images", IMAGES, "How many images to take, drawn evenly from all.", lower_bound=1
 )
@@ -32,10 +32,10 @@ _IMAGES = flags.DEFINE_integer(
 
 def _calibrate():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
-    config, model = load_run(model_dir, False, **_given())
+    config, model = load_run(model_dir, False, _CHECKPOINT.value, **_given())
     if config.calibrate == "none":
         raise ConfigError("--calibrate=none leaves nothing to do: give training, or a split.")
-    step = read_state(model_dir / BEST).step
+    step = chosen_checkpoint(model_dir, _CHECKPOINT.value)[1].step
     found = calibrate_run(model_dir, config, model, step, images=_IMAGES.value)
     print(f"{model_dir}: {found}")
 

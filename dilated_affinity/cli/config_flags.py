@@ -9,6 +9,7 @@ from dilated_affinity.datasets.loading import dataset_names
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.models.deeplab import BACKBONES
 from dilated_affinity.recipes import RECIPES
+from dilated_affinity.run_folder import WHICH
 from dilated_affinity.suggestion import did_you_mean
 
 _NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES)}
@@ -27,6 +28,17 @@ CRF = tuple(field.name for field in dataclasses.fields(Config) if field.name.sta
 """Settings of the dense CRF."""
 
 _defined: dict[str, str] = {}
+
+
+def define_checkpoint():
+    """Defines the flag `--checkpoint` of the commands that load a run; returns its holder."""
+    return flags.DEFINE_enum(
+        "checkpoint",
+        "best",
+        WHICH,
+        "Which of the run's checkpoints: that of the best validation mIoU, or the last. Measured "
+        "on the split that chose it, the best is a little too good.",
+    )
 
 
 def define(names=None, default="the run's"):

@@ -1,6 +1,7 @@
-"""Evaluates the best model of a run, before and after propagation.
+"""Evaluates a run, before and after propagation.
 
     eval_main --model_dir=runs/camvid
+    eval_main --model_dir=runs/camvid --checkpoint=last
     eval_main --model_dir=runs/camvid --refine_with=ground_truth
     eval_main --model_dir=runs/camvid --scales=0.75,1,1.25 --flip
     eval_main --model_dir=runs/camvid --refinement=decoder_stride
@@ -20,7 +21,6 @@ from absl import flags, logging
 
 from dilated_affinity import evaluation, search
 from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
-from dilated_affinity.checkpoints import read_state
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.crf_refinement import dense_crf_of, evaluate_crf
 from dilated_affinity.datasets.loading import load_source
@@ -28,7 +28,7 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.refinement import Refinement
 from dilated_affinity.run_calibration import save_searched
-from dilated_affinity.run_folder import BEST
+from dilated_affinity.run_folder import chosen_checkpoint, selection_bias
 from dilated_affinity.training import load_run
 from dilated_affinity.visualization import refinement_search_figure
 
@@ -41,6 +41,7 @@ for _short in ("scales", "flip", "window"):
     flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
+_CHECKPOINT = config_flags.define_checkpoint()
 _ITERATIONS = flags.DEFINE_list(
     "iterations",
     [str(count) for count in evaluation.ITERATIONS],
@@ -86,7 +87,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 _COMPARED = (
-    *("split", "output_stride", "scales", "flip", "window", "refinement"),
+    *("checkpoint", "split", "output_stride", "scales", "flip", "window", "refinement"),
     *("self_weight", "mu", "affinity_threshold", "symmetric_affinity", "iterations"),
 )
 """What makes two evaluations of a run different ones."""
@@ -94,10 +95,13 @@ _COMPARED = (
 
 def _evaluate():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
-    config, model = load_run(model_dir, _CALIBRATED.value, **_given())
+    config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **_given())
     # Now, and not when all is measured: training may find a better model meanwhile.
-    step = read_state(model_dir / BEST).step
+    step = chosen_checkpoint(model_dir, _CHECKPOINT.value)[1].step
     source = load_source(config.dataset, config.val_split, config.data_dir)
+    biased = selection_bias(model_dir, _CHECKPOINT.value, config, source)
+    if biased:
+        logging.warning("%s: %s (--checkpoint=last)", model_dir, biased)
     views = config.scales, config.eval_flip, config.eval_window
     if _SAVE.value and not _SEARCH.value:
         raise ConfigError("--save is of a search; add --search.")
@@ -168,7 +172,7 @@ def _search(config, model, step, source, views):
 
 def _announce(config, model, source, work, output):
     images = f"{len(source)} images of {config.val_split}"
-    work = f"{views_in_words(config)}; {work}"
+    work = f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {work}"
     announce(config, model, source.classes.num_classes, images, work, output)
 
 
@@ -176,11 +180,13 @@ def _show(result, output, config, step, measured):
     """Prints the table, and writes it with what it was measured on."""
     # First of all: what cannot be written has still been measured.
     print(f"{config.dataset} {config.val_split}: {result.table()}")
+    print(f"measured: the {_CHECKPOINT.value} checkpoint, of step {step}")
     early = config.refinement == "early_stop"
     stop = {"patience": config.stop_patience, "tolerance": config.stop_tolerance} if early else {}
     content = {
         "dataset": config.dataset,
         "split": config.val_split,
+        "checkpoint": _CHECKPOINT.value,
         "step": step,
         "output_stride": config.eval_output_stride,
         "scales": list(config.scales),
@@ -197,7 +203,8 @@ def _show(result, output, config, step, measured):
 def _warn_of_other_settings(output, content):
     """Says what an evaluation that is about to be replaced was of."""
     try:
-        earlier = json.loads(output.read_text(encoding="utf-8"))
+        # Once there was no choice.
+        earlier = {"checkpoint": "best", **json.loads(output.read_text(encoding="utf-8"))}
         others = {name: earlier[name] for name in _COMPARED if name in content}
     except (OSError, ValueError, KeyError, TypeError):
         return  # none, or none of ours

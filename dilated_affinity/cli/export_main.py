@@ -1,4 +1,4 @@
-"""Exports the best model of a run, its refinement included, for serving.
+"""Exports the model of a run, its refinement included, for serving.
 
     export_main --model_dir=runs/camvid --output=exports/camvid
     export_main --model_dir=runs/camvid --format=onnx --output=exports/camvid.onnx
@@ -38,6 +38,7 @@ _given = config_flags.define(
 flags.DEFINE_alias("iterations", "propagation_iterations")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
+_CHECKPOINT = config_flags.define_checkpoint()
 _OUTPUT = flags.DEFINE_string(
     "output", None, "What to write: a folder for saved_model, else a file .keras, .onnx or .tflite."
 )
@@ -68,7 +69,7 @@ def _export():
     output = app.required(_OUTPUT.value, "output")
     given = _given()
     check_output(output, _FORMAT.value, _OVERWRITE.value, given.get("mixed_precision"))
-    config, model = load_run(model_dir, _CALIBRATED.value, **given)
+    config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **given)
     if config.scales != (1.0,) or config.eval_flip or config.eval_window:
         logging.warning(
             "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
@@ -85,8 +86,8 @@ def _export():
         model,
         source.classes.num_classes,
         f"an image of {config.val_split} to check with",
-        f"{_FORMAT.value} at output stride {config.eval_output_stride}, "
-        f"{refinement_in_words(config)}",
+        f"{_CHECKPOINT.value} checkpoint; {_FORMAT.value} at output stride "
+        f"{config.eval_output_stride}, {refinement_in_words(config)}",
         output,
     )
     _quiet()
@@ -115,6 +116,7 @@ def _quiet():
 def _metadata(config, classes):
     return {
         "package_version": __version__,
+        "checkpoint": _CHECKPOINT.value,
         "dataset": config.dataset,
         "classes": list(classes.names),
         "rates": config.affinity_rates,

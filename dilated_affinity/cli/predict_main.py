@@ -1,4 +1,4 @@
-"""Predicts images with the best model of a run.
+"""Predicts images with the model of a run.
 
     predict_main --model_dir=runs/camvid --input=photographs --output_dir=predictions
 
@@ -40,6 +40,7 @@ for _short in ("scales", "flip", "window"):
     flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
+_CHECKPOINT = config_flags.define_checkpoint()
 _INPUT = flags.DEFINE_string(
     "input", None, "An image file, or a folder of images. Default: the split --split."
 )
@@ -68,7 +69,7 @@ def _predict():
     for flag in (_SPLIT, _LIMIT):
         if _INPUT.value and flag.value is not None:
             raise ConfigError(f"--{flag.name} is of the data set; drop it or --input.")
-    config, model = load_run(model_dir, _CALIBRATED.value, **_given())
+    config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **_given())
     label_ids = None
     if _WRITE_LABEL_IDS.value:
         if config.dataset != "cityscapes":
@@ -96,7 +97,9 @@ def _predict():
 
 
 def _announce(config, model, classes, images, output_dir):
-    work = f"{views_in_words(config)}; {refinement_in_words(config)}"
+    work = (
+        f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {refinement_in_words(config)}"
+    )
     announce(config, model, classes.num_classes, images, work, output_dir)
 
 

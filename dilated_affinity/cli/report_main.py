@@ -8,7 +8,7 @@ has measured of propagation, with predicted and with ground-truth affinity, is i
 
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 
 from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
@@ -18,6 +18,7 @@ from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import Predictor
 from dilated_affinity.refinement import Refinement
 from dilated_affinity.report import RunFiles, measure, report_page
+from dilated_affinity.run_folder import selection_bias
 from dilated_affinity.training import load_run
 
 _given = config_flags.define(
@@ -31,6 +32,7 @@ _given = config_flags.define(
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
+_CHECKPOINT = config_flags.define_checkpoint()
 _OUTPUT = flags.DEFINE_string("output", None, "HTML file to write. Default: model_dir/report.html.")
 _EXAMPLES = flags.DEFINE_integer(
     "examples", 3, "How many of the best and how many of the worst images to show.", lower_bound=0
@@ -43,14 +45,17 @@ _LIMIT = flags.DEFINE_integer(
 def _report():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = Path(_OUTPUT.value or model_dir / "report.html")
-    config, model = load_run(model_dir, _CALIBRATED.value, **_given())
+    config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **_given())
     if config.postprocess == "crf":
         raise ConfigError(
             "A report shows propagation or nothing: --postprocess=propagate or none. "
             "Received: postprocess='crf'"
         )
-    files = RunFiles.read(model_dir)
+    files = RunFiles.read(model_dir, _CHECKPOINT.value)
     source = load_source(config.dataset, config.val_split, config.data_dir)
+    biased = selection_bias(model_dir, _CHECKPOINT.value, config, source)
+    if biased:
+        logging.warning("%s: %s (--checkpoint=last)", model_dir, biased)
     predictor = Predictor(
         model,
         None,
@@ -64,11 +69,11 @@ def _report():
         model,
         source.classes.num_classes,
         f"{min(len(source), _LIMIT.value or len(source))} images of {config.val_split}",
-        f"{views_in_words(config)}; {refinement_in_words(config)}",
+        f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {refinement_in_words(config)}",
         output,
     )
     measurement = measure(predictor, source, _LIMIT.value)
-    page = report_page(config, files, measurement, predictor, source, _EXAMPLES.value)
+    page = report_page(config, files, measurement, predictor, source, _EXAMPLES.value, biased)
     write_atomically(output, page.encode())
     print(f"{output}: report of {len(measurement.scores)} images")
 

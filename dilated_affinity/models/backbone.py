@@ -41,6 +41,8 @@ class Backbone:
         high_level: Name of the layer whose output the ASPP reads.
         padding: Padding of the strided layers, see `AlignedResize`; `"symmetric"` for a network
             that pads in layers of its own, by the same number of pixels on either side.
+        padding_pixel: RGB in [0, 255] of what training crops show beyond the image: what
+            `preprocess` makes 0, which is also what convolutions pad with.
         checkpoint: Names in TensorFlow 1 checkpoints, where weights come as such; else None.
     """
 
@@ -49,6 +51,7 @@ class Backbone:
     low_level: str
     high_level: str
     padding: str
+    padding_pixel: tuple[float, float, float] = (127.5, 127.5, 127.5)
     checkpoint: CheckpointNames | None = None
 
 

@@ -63,6 +63,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     multi_grid=None,
     atrous_rates=ATROUS_RATES,
     propagation_iterations=0,
+    head_batch_norm_momentum=None,
     name="deeplab_v3_plus",
 ):
     """Builds DeepLabv3+ with a parallel affinity head as a functional `keras.Model`.
@@ -85,6 +86,8 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
             and parameters (its layers have `trainable=False`), the new layers normalise by the
             (cross-replica) batch.
         batch_norm_momentum: Momentum of the moving statistics. Defaults to 0.95.
+        head_batch_norm_momentum: That of ASPP and decoder; None for the same. DeepLab's 0.9997
+            needs tens of thousands of steps before the statistics are those of the data.
         weight_decay: On kernels of ordinary convolutions, as half the sum of squares; not on
             biases, batch norm or depthwise kernels. Defaults to 1e-4.
         separable: Depthwise separable 3x3 convolutions in ASPP and decoder. Defaults to True.
@@ -140,7 +143,9 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     extractor = keras.Model(network.input, ends, name=backbone)
     load_backbone_weights(extractor, entry, weights)
 
-    block = _Blocks(filters, separable, batch_norm, batch_norm_momentum, weight_decay)
+    if head_batch_norm_momentum is None:
+        head_batch_norm_momentum = batch_norm_momentum
+    block = _Blocks(filters, separable, batch_norm, head_batch_norm_momentum, weight_decay)
     images = keras.Input((None, None, 3), name="images")
     low_level, features = extractor(entry.preprocess()(images))
 

@@ -49,6 +49,7 @@ def _entry(application):
         low_level="conv2_block2_3_bn",
         high_level="conv5_block3_out",
         padding="symmetric",
+        padding_pixel=tuple(reversed(MEAN_BGR)),
     )
 
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.inference import Predictor
-from dilated_affinity.metrics import MeanIoU, iou_of_confusion, means_over_same_classes
+from dilated_affinity.metrics import MeanIoU, iou_of_confusion, mean_over_classes
 from dilated_affinity.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageScore:
-    """mIoU of one image, over the classes in its label or prediction; NaN for one of void alone.
+    """mIoU of one image, over the classes in its label; NaN for one of void alone.
 
     Attributes:
         index: Its index in the split.
@@ -35,7 +35,7 @@ class Measurement:
         scores: An `ImageScore` for every image, in order.
         confusion_before: int64 (C, C), rows are labels, before refinement.
         confusion_after: After it.
-        iou_before: IoU of each class, float64 (C,), NaN for one that does not occur.
+        iou_before: IoU of each class, float64 (C,); NaN for one that the labels lack.
         iou_after: After refinement.
     """
 
@@ -47,8 +47,8 @@ class Measurement:
 
     @property
     def mean_iou(self) -> tuple[float, float]:
-        """Means before and after refinement, over the same classes."""
-        before, after = means_over_same_classes([self.iou_before, self.iou_after]).tolist()
+        """Means before and after refinement, over the classes that occur in the labels."""
+        before, after = mean_over_classes([self.iou_before, self.iou_after]).tolist()
         return before, after
 
     def best(self, count: int) -> tuple[ImageScore, ...]:
@@ -110,6 +110,4 @@ class _Summed:
         self._metric.reset_state()
         self._metric.update_state(label[np.newaxis], predicted[np.newaxis])
         self.confusion += self._metric.confusion_matrix()
-        present = self._metric.class_iou()
-        present = present[~np.isnan(present)]
-        return float(present.mean()) if present.size else float("nan")
+        return float(mean_over_classes(self._metric.class_iou()))

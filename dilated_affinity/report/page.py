@@ -31,6 +31,7 @@ def report_page(
     predictor: Predictor,
     source: Source,
     examples: int = 3,
+    caution: str = "",
 ) -> str:
     """Renders the report of a run.
 
@@ -41,12 +42,13 @@ def report_page(
         predictor: Predicts the images to show.
         source: The examples that were measured.
         examples: How many of the best and how many of the worst images to show. Defaults to 3.
+        caution: What to keep in mind about the numbers, such as `selection_bias` says it.
 
     Returns:
         HTML that loads nothing: styles, script and pictures are inside.
     """
     sections = [
-        _summary(config, files, measurement),
+        _summary(config, files, measurement, caution),
         _curves(files),
         _classes(config, measurement, source.classes),
         _confusion(measurement, source.classes),
@@ -86,7 +88,7 @@ def _refines(config):
     return config.affinity_rates is not None and config.iterations_of_refinement > 0
 
 
-def _summary(config, files, measurement):
+def _summary(config, files, measurement, caution):
     before, after = measurement.mean_iou
     refines = _refines(config)
     name = "mIoU before refinement" if refines else "mIoU"
@@ -97,13 +99,14 @@ def _summary(config, files, measurement):
     matrix = measurement.confusion_after
     tiles.append(("pixel accuracy", f"{100 * np.trace(matrix) / max(matrix.sum(), 1):.2f} %"))
     tiles.append((f"images of {config.val_split}", str(len(measurement.scores))))
-    if files.log:
-        tiles.append(("training steps", str(files.log[-1].get("step") or config.iterations)))
+    if files.step is not None:
+        tiles.append((f"training steps, {files.checkpoint} checkpoint", str(files.step)))
     cells = (
         f'<div class="tile"><b>{value}</b><span>{escape(name)}</span></div>'
         for name, value in tiles
     )
-    return f'<div class="tiles">{"".join(cells)}</div>'
+    note = f'<p class="note">{escape(caution[0].upper() + caution[1:])}.</p>' if caution else ""
+    return f'<div class="tiles">{"".join(cells)}</div>{note}'
 
 
 def _curves(files):
@@ -119,8 +122,8 @@ def _classes(config, measurement, classes):
     content = tables.class_table(classes, before, after, *measurement.mean_iou)
     bars = _figure(class_iou_figure(classes.names, before, after), "IoU of each class as bars")
     note = ""
-    if np.isnan([measurement.iou_before, measurement.iou_after]).any():
-        note = '<p class="note">&ndash;: in neither labels nor predictions, not in the means.</p>'
+    if np.isnan(measurement.iou_before).any():
+        note = '<p class="note">&ndash;: not in the labels, left out of the means.</p>'
     return _section("Classes", f'<div class="beside"><div>{content}{note}</div>{bars}</div>')
 
 
@@ -133,6 +136,8 @@ def _iterations(config, files):
     if config.affinity_rates is None:
         return ""
     command = f"eval_main --model_dir={escape(str(files.model_dir))}"
+    if files.checkpoint != "best":
+        command += f" --checkpoint={files.checkpoint}"
     missing = [
         f'<p class="note">Not measured yet: <code>{command}{flag}</code></p>'
         for kind, flag in (("prediction", ""), ("ground_truth", " --refine_with=ground_truth"))

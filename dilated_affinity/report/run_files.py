@@ -1,15 +1,18 @@
 """What training and evaluation have left in a run's folder."""
 
-import csv
 import dataclasses
 import json
 import os
 from pathlib import Path
 
-from dilated_affinity.checkpoints import read_state
 from dilated_affinity.errors import DataError
 from dilated_affinity.evaluation import REFINE_WITH
-from dilated_affinity.run_folder import BEST, LOG_FILE, load_calibration
+from dilated_affinity.run_folder import (
+    CHECKPOINTS,
+    chosen_checkpoint,
+    load_calibration,
+    read_log,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,48 +22,46 @@ class RunFiles:
     Attributes:
         model_dir: The run's folder.
         log: Rows of `log.csv`, text by column; empty where there is none.
-        calibration: What calibration or a search has fitted to the best model; None without.
-        evaluations: What `eval_main` has measured of the best model, by the affinity it propagated
-            with; absent where it has not been run since that model was found.
+        evaluations: What `eval_main` has measured of the checkpoint, by the affinity it propagated
+            with; absent where it has not been run since there is that checkpoint.
+        checkpoint: `"best"` or `"last"`, the checkpoint that is reported.
+        step: Steps of training behind it; None where there is none yet.
+        calibration: What calibration or a search has fitted to the checkpoint; None without.
     """
 
     model_dir: Path
     log: list[dict]
     evaluations: dict[str, dict]
+    checkpoint: str = "best"
+    step: int | None = None
     calibration: dict | None = None
 
     @classmethod
-    def read(cls, model_dir: str | os.PathLike):
+    def read(cls, model_dir: str | os.PathLike, checkpoint: str = "best"):
         """Reads what there is in a run's folder.
+
+        Args:
+            model_dir: The run's folder.
+            checkpoint: As for `load_run`.
 
         Raises:
             DataError: If a file is there but damaged.
         """
         model_dir = Path(model_dir)
         evaluations = {kind: _json(model_dir / f"evaluation_{kind}.json") for kind in REFINE_WITH}
-        evaluations = {kind: content for kind, content in evaluations.items() if content}
+        step = None
+        if (model_dir / CHECKPOINTS).is_dir():
+            step = chosen_checkpoint(model_dir, checkpoint)[1].step
+        # A better model may have been found since, or training gone on.
+        evaluations = {
+            kind: content
+            for kind, content in evaluations.items()
+            if content and content.get("step") == step
+        }
         calibration = load_calibration(model_dir)
-        if evaluations or calibration:
-            # A better model may have been found since.
-            best = read_state(model_dir / BEST).step
-            evaluations = {
-                kind: content
-                for kind, content in evaluations.items()
-                if content.get("step") == best
-            }
-            if calibration and calibration.get("step") != best:
-                calibration = None
-        return cls(model_dir, _rows(model_dir / LOG_FILE), evaluations, calibration)
-
-
-def _rows(path):
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise DataError(f"{path}: not the log of a run: {error}") from None
+        if calibration is not None and calibration.get("step") != step:
+            calibration = None
+        return cls(model_dir, read_log(model_dir), evaluations, checkpoint, step, calibration)
 
 
 def _json(path):

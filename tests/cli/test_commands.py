@@ -90,6 +90,14 @@ def test_train_evaluate_and_predict(run, camvid, tmp_path):
     assert first.startswith("camvid: 3 images of val, 11 classes, rates 2,(2,4); mobilenet_v2_0.35")
     assert "; output stride 16; 0, 2 iterations of propagation with lambda 6, mu 7; " in first
     assert first.endswith(f"writing to {run / 'evaluation_prediction.json'}")
+    assert content["checkpoint"] == "best" and "best checkpoint, of step" in evaluated.stdout
+    assert "best of 2 by mIoU on val, which is measured here" in evaluated.stderr
+    last = command("eval_main", f"--model_dir={run}", "--checkpoint=last", "--iterations=0,2")
+    assert last.returncode == 0 and "measured here" not in last.stderr
+    assert "the last checkpoint, of step 2" in last.stdout
+    assert "replaces an evaluation with checkpoint=best" in last.stderr
+    content = json.loads((run / "evaluation_prediction.json").read_text())
+    assert (content["checkpoint"], content["step"]) == ("last", 2)
 
     predicted = command(
         "predict_main",

@@ -60,15 +60,22 @@ def test_searched_settings_replace_the_defaults(queue):
     content = {"choices": {"rates_8_16": {"beta": 3.0}}}
     queue.choices_path.write_text(json.dumps(content))
     assert queue.config("rates_8_16", 0).beta == 3.0
+    assert queue.config("rates_8_16", 0).affinity_reduction == "mean"
     assert queue.config("rates_8_16_32", 0).beta == 1.2
+    content["choices"]["rates_8_16"]["affinity_reduction"] = "sum"
+    queue.choices_path.write_text(json.dumps(content))
+    assert queue.config("rates_8_16", 0).affinity_reduction == "sum"
 
 
 def test_the_best_beta_of_the_rest_of_train_is_chosen(queue, monkeypatch):
-    seen, mean_iou = [], {1.5: 0.4, 3.0: 0.6, 6.0: 0.5}
+    seen, values = [], (0.4, 0.5, 0.45, 0.55, 0.6, 0.3)
+    grid = [(beta, reduction) for reduction in ("mean", "sum") for beta in (1.5, 3.0, 6.0)]
+    mean_iou = dict(zip(grid, values, strict=True))
 
     def trained(queue, variant, seed, beta):
-        seen.append((seed, beta))
-        return queue.config(variant, seed), beta, None
+        config = queue.config(variant, seed)
+        seen.append((seed, beta, config.affinity_reduction))
+        return config, (beta, config.affinity_reduction), None
 
     class Found:
         best = {"propagation_iterations": 3}
@@ -80,12 +87,33 @@ def test_the_best_beta_of_the_rest_of_train_is_chosen(queue, monkeypatch):
     monkeypatch.setattr(
         beta_search.evaluation,
         "evaluate",
-        lambda beta, source, iterations: type("Result", (), {"mean_iou": (mean_iou[beta],)}),
+        lambda pair, source, iterations: type("Result", (), {"mean_iou": (mean_iou[pair],)}),
     )
     monkeypatch.setattr(beta_search.search, "search_refinement", lambda *_: Found())
-    choice = beta_search.choose(queue, "rates_8_16", [1, 2, 4])
-    assert choice["beta"] == 3.0 and choice["refinement"] == Found.best
-    assert seen == [(0, 1.5), (0, 3.0), (0, 6.0), (0, 3.0)]
+    choice = beta_search.choose(queue, "rates_8_16", [1, 2, 4], ["mean", "sum"])
+    assert (choice["beta"], choice["affinity_reduction"]) == (3.0, "sum")
+    assert choice["refinement"] == Found.best
+    assert seen == [(0, *pair) for pair in [*grid, (3.0, "sum")]]
+    tried = {
+        (each["beta"], each["affinity_reduction"]): each["mean_iou"] for each in choice["betas"]
+    }
+    assert tried == {pair: [value] for pair, value in mean_iou.items()}
+
+
+def test_each_reduction_trains_in_a_folder_of_its_own(queue, monkeypatch):
+    folders = {}
+    monkeypatch.setattr(
+        Queue, "train", lambda self, config, model_dir: folders.update({model_dir.name: config})
+    )
+    monkeypatch.setattr(beta_search, "last_model", lambda *_: None)
+    monkeypatch.setattr(beta_search, "load_source", lambda *_: None)
+    for reduction in ("mean", "sum"):
+        beta_search._trained(beta_search._of(queue, reduction), "rates_8_16", 0, 3.0)
+    name = "camvid_smoke_rates_8_16_seed0_beta3"
+    assert {each: folders[each].affinity_reduction for each in folders} == {
+        name: "mean",
+        f"{name}_sum": "sum",
+    }
 
 
 @pytest.mark.parametrize(
@@ -105,12 +133,12 @@ def test_what_cannot_be_divided_is_refused(split):
 def test_a_search_keeps_what_another_wrote_meanwhile(queue, monkeypatch):
     queue.results_dir.mkdir()
 
-    def choose(queue, variant, _):
+    def choose(queue, variant, *_):
         queue.choices_path.write_text('{"choices": {"rates_8_16": {"beta": 7.0}}}')
         return {"beta": 2.0}
 
     monkeypatch.setattr(beta_search, "choose", choose)
-    beta_search.search_for(queue, ["rates_8_16_32"], [1])
+    beta_search.search_for(queue, ["rates_8_16_32"], [1], ["mean"])
     assert queue.choices() == {"rates_8_16": {"beta": 7.0}, "rates_8_16_32": {"beta": 2.0}}
 
 

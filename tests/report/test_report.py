@@ -57,6 +57,8 @@ def test_the_report_is_one_file_that_loads_nothing(report):
     for name in (*CAMVID.names, "43.21", "56.78", "dropout", "Worst images"):
         assert name in page
     assert "stride 16, scales 0.5,1, mirrored, too, windows of 65, early_stop; columns" in page
+    assert "training steps, best checkpoint" in page
+    assert "The checkpoint is the best of 2 by mIoU on val, which is measured here, too" in page
     assert "eval_main --model_dir" in page and "--refine_with=ground_truth" in page
 
 
@@ -147,7 +149,7 @@ def test_an_evaluation_of_an_earlier_model_is_not_this_ones(tmp_path):
         assert ("prediction" in RunFiles.read(tmp_path).evaluations) == measured
 
 
-def test_before_and_after_are_means_over_the_same_classes():
+def test_before_and_after_are_means_over_the_classes_of_the_labels():
     classes = ClassTable(("a", "b", "never"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
     label, before, after = [[0, 1, 1, 1]], [[0, 1, 1, 2]], [[0, 1, 1, 0]]
     measurement = measure(Remembering([(before, after)]), gray_images([label], classes))
