@@ -42,6 +42,33 @@ def _compiled_by_jax(function):
     return call
 
 
+def on_gpu():
+    """Whether what is traced or computed now will run on a GPU, as the backend places it."""
+    if keras.backend.backend() == "tensorflow":
+        return _tensorflow_on_gpu()
+    if keras.backend.backend() == "jax":
+        return _jax_on_gpu()
+    return False
+
+
+def _tensorflow_on_gpu():
+    import tensorflow as tf
+
+    if not tf.config.list_logical_devices("GPU"):
+        return False
+    # In a graph the device of the scope, and none where TensorFlow is to choose, which takes a GPU.
+    device = tf.zeros(()).device
+    return not device or tf.DeviceSpec.from_string(device).device_type in (None, "GPU")
+
+
+def _jax_on_gpu():
+    import jax
+
+    device = jax.config.jax_default_device or jax.devices()[0]
+    # In recent versions it may be the name of a platform.
+    return getattr(device, "platform", device) in ("gpu", "cuda", "rocm")
+
+
 def any_image_size(function):
     """Makes a graph of a function of uint8 images (B, H, W, 3), traced once for all sizes.
 

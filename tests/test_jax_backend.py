@@ -1,21 +1,18 @@
 """The JAX backend against TensorFlow, and two processes under it against one.
 
-A process has one Keras backend. What is to be computed under both is a function of this file, which
-is also the script of the JAX processes: `test_jax_backend.py <function> <output.npz> <arguments>`.
+What is to be computed under both is a function of this file, see `jax_processes`.
 """
 
-import importlib.util
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
+import jax_processes
 import keras
 import networks
 import numpy as np
 import pytest
 import tensorflow as tf
+from jax_processes import needs_jax
 from keras import ops
 from tiny import tiny_config, write_camvid
 
@@ -44,15 +41,8 @@ from dilated_affinity.run_folder import CHECKPOINTS
 from dilated_affinity.run_model import build_model, compile_model
 from dilated_affinity.training import train
 
-QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
 RATES = ((1, 1), (2, 3))
 CLASSES = 4
-
-needs_jax = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None,
-    reason="JAX is not installed: pip install -e '.[test,jax]'",
-)
 
 
 def labels(batch=2, size=(18, 25)):
@@ -250,47 +240,8 @@ def failures(data_dir, model_dir):
     return {"messages": messages}
 
 
-def main(function, output, *arguments):
-    join_processes()
-    results = globals()[function](*arguments)
-    np.savez(output, **{name: np.asarray(value) for name, value in results.items()})
-
-
 def run_under_jax(function, folder, *arguments, processes=1):
-    """Calls a function of this file in JAX processes that know of each other.
-
-    Returns:
-        Its results from each process.
-    """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    running = []
-    for process in range(processes):
-        environment = {
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": QUICK_COMPILATION,
-        }
-        if processes > 1:
-            values = (address, str(processes), str(process))
-            environment.update(zip(PROCESS_VARIABLES, values, strict=True))
-        command = [sys.executable, __file__, function, folder / f"{process}.npz", *arguments]
-        with open(folder / f"{process}.log", "w") as log:
-            running.append(
-                subprocess.Popen(
-                    list(map(str, command)), env=environment, stdout=log, stderr=subprocess.STDOUT
-                )
-            )
-    try:
-        statuses = [process.wait(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    logs = [(folder / f"{process}.log").read_text()[-3000:] for process in range(processes)]
-    assert statuses == [0] * processes, "\n".join(logs)
-    return [dict(np.load(folder / f"{process}.npz")) for process in range(processes)]
+    return jax_processes.run_under_jax(__file__, function, folder, *arguments, processes=processes)
 
 
 def assert_close(results, expected, tolerance):
@@ -456,4 +407,4 @@ def test_one_process_is_on_its_own(monkeypatch):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    jax_processes.main(globals(), *sys.argv[1:])

@@ -5,12 +5,12 @@ import dataclasses
 import keras
 from keras import ops
 
+from dilated_affinity.affinity import forms
 from dilated_affinity.affinity.affinities import STEEPNESS, THRESHOLD
 from dilated_affinity.affinity.propagation import (
     ITERATIONS,
     SELF_WEIGHT,
     AffinityPropagation,
-    Grid,
     checked_arguments,
 )
 from dilated_affinity.compilation import compiled
@@ -56,6 +56,7 @@ def propagate_until_stable(
     self_weight=SELF_WEIGHT,
     valid_mask=None,
     stop=None,
+    storage_dtype="float32",
 ):
     """`propagate`, but no more for an image once its labels have come to rest.
 
@@ -70,6 +71,7 @@ def propagate_until_stable(
         self_weight: lambda of Eq. 6, at least 0. Defaults to 6.
         valid_mask: See `propagate`. What it leaves out does not count as pixels of the image.
         stop: `EarlyStop`; None for its defaults.
+        storage_dtype: See `propagate`.
 
     Returns:
         float32 probabilities of shape (B, H, W, C).
@@ -86,6 +88,7 @@ def propagate_until_stable(
     TensorShape([1, 5, 7, 2])
     """
     stop = stop or EarlyStop()
+    forms.check_storage_dtype(storage_dtype)
     probabilities, affinities, valid, rates, self_weight = checked_arguments(
         probabilities, affinities, rates, iterations, self_weight, valid_mask
     )
@@ -98,16 +101,18 @@ def propagate_until_stable(
         ops.convert_to_tensor(stop.patience, "int32"),
         ops.convert_to_tensor(stop.tolerance, "float32"),
         rates,
+        forms.suitable_form(storage_dtype),
+        storage_dtype,
     )
     return refined[..., : probabilities.shape[-1]]
 
 
 @compiled
 def _propagate_until_stable(
-    probabilities, affinities, valid, iterations, self_weight, patience, tolerance, rates
+    probabilities, affinities, valid, iterations, self_weight, patience, tolerance, rates, *form
 ):
-    """Refined probabilities, with the class axis padded, and how many iterations they took."""
-    grid = Grid(probabilities, affinities, valid, self_weight, rates)
+    """Refined probabilities, the class axis perhaps padded, and how many iterations they took."""
+    grid = forms.grid(*form, probabilities, affinities, valid, self_weight, rates)
     counted = ops.ones_like(probabilities[..., :1]) if valid is None else valid
     allowed = tolerance * ops.sum(counted, axis=(1, 2, 3))
 
@@ -115,22 +120,15 @@ def _propagate_until_stable(
         return ops.logical_and(step < iterations, ops.any(quiet < patience))
 
     def iterate(step, current, quiet):
-        moving = ops.reshape(quiet < patience, (-1, 1, 1, 1))
+        moving = ops.reshape(quiet < patience, (-1,) + (1,) * (len(current.shape) - 1))
         refined = ops.where(moving, grid.step(current), current)
-        changed = ops.where(ops.expand_dims(_same_label(current, refined), -1), 0.0, counted)
-        changed = ops.sum(changed, axis=(1, 2, 3))
+        changed = grid.changed(current, refined)
         return step + 1, refined, ops.where(changed <= allowed, quiet + 1, 0)
 
     quiet = ops.zeros_like(allowed, "int32")
     start = ops.zeros_like(iterations), grid.start(probabilities), quiet
     steps, refined, _ = ops.while_loop(unfinished, iterate, start)
     return grid.end(refined, probabilities), steps
-
-
-def _same_label(before, after):
-    # Not by argmax, which converters to other formats do not know as Keras computes it.
-    highest = before == ops.max(before, axis=-1, keepdims=True)
-    return ops.max(ops.where(highest, after, -1.0), axis=-1) == ops.max(after, axis=-1)
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
@@ -180,6 +178,7 @@ class EarlyStoppingPropagation(AffinityPropagation):
             self.self_weight,
             valid_mask,
             self.stop,
+            self.storage_dtype,
         )
 
     def get_config(self):

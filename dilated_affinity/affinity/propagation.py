@@ -1,10 +1,9 @@
 """Section 3.3: refinement by affinity propagation, Eq. 6."""
 
-import functools
-
 import keras
 from keras import ops
 
+from dilated_affinity.affinity import forms
 from dilated_affinity.affinity.affinities import (
     STEEPNESS,
     THRESHOLD,
@@ -12,15 +11,12 @@ from dilated_affinity.affinity.affinities import (
     steep_sigmoid,
     symmetric_logits,
 )
-from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates, neighbor_offsets, reach
+from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
 from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
 
 ITERATIONS = 10
 SELF_WEIGHT = 6.0
-
-_LANES = 8
-"""The class axis is padded to a multiple of this: vector instructions take whole groups."""
 
 
 def propagate(
@@ -30,6 +26,7 @@ def propagate(
     iterations=ITERATIONS,
     self_weight=SELF_WEIGHT,
     valid_mask=None,
+    storage_dtype="float32",
 ):
     """Refines class probabilities by their neighbours' and the affinities to them (Eq. 6).
 
@@ -47,6 +44,9 @@ def propagate(
         self_weight: lambda of Eq. 6, at least 0. Defaults to 6.
         valid_mask: Optional boolean (B, H, W). Pixels outside it lend nothing to their
             neighbours, like pixels outside the image, and keep their own probabilities.
+        storage_dtype: `"float32"`, or `"bfloat16"` to keep probabilities and affinities in from one
+            iteration to the next: about three digits, and half the memory traffic, which is what
+            takes time on a GPU. Sums are float32 in either case. Defaults to `"float32"`.
 
     Returns:
         float32 probabilities of shape (B, H, W, C).
@@ -59,7 +59,10 @@ def propagate(
     probabilities, affinities, valid, rates, self_weight = checked_arguments(
         probabilities, affinities, rates, iterations, self_weight, valid_mask
     )
-    return _refine(probabilities, affinities, valid, int(iterations), self_weight, rates)
+    forms.check_storage_dtype(storage_dtype)
+    return _refine(
+        probabilities, affinities, valid, int(iterations), self_weight, rates, storage_dtype
+    )
 
 
 def checked_arguments(probabilities, affinities, rates, iterations, self_weight, valid_mask):
@@ -176,8 +179,15 @@ def _check_shapes(probabilities, affinities, rates, valid_mask):
             )
 
 
-def _refine(probabilities, affinities, valid, iterations, self_weight, rates):
+def _refine(
+    probabilities, affinities, valid, iterations, self_weight, rates, storage_dtype="float32"
+):
     """`_propagate` with the gradient of `_propagate_gradient`: a while loop has none under XLA."""
+    form = forms.suitable_form(storage_dtype), storage_dtype
+    classes = probabilities.shape[-1]
+    # On a CPU all numbers of iterations share a compilation. A GPU would be asked after each
+    # iteration whether it was the last.
+    count = ops.convert_to_tensor(iterations, "int32") if form[0] == "lanes" else iterations
 
     @ops.custom_gradient
     def refine(probabilities, affinities):
@@ -186,156 +196,43 @@ def _refine(probabilities, affinities, valid, iterations, self_weight, rates):
             ops.stop_gradient(probabilities),
             ops.stop_gradient(affinities),
             valid,
-            ops.convert_to_tensor(iterations, "int32"),
+            count,
             self_weight,
             rates,
-        )[..., : probabilities.shape[-1]]
+            *form,
+        )[..., :classes]
 
         def gradient(*arguments, upstream=None):
             # The PyTorch backend passes `upstream` by name.
             upstream = arguments[0] if upstream is None else upstream
             to_probabilities, to_affinities = _propagate_gradient(
-                upstream, probabilities, affinities, valid, self_weight, rates, iterations
+                upstream, probabilities, affinities, valid, self_weight, rates, iterations, *form
             )
-            return to_probabilities[..., : probabilities.shape[-1]], to_affinities
+            return to_probabilities[..., :classes], to_affinities
 
         return refined, gradient
 
     return refine(probabilities, affinities)
 
 
-# The compiled functions leave the class axis padded. Cut inside, the result would be one more
+# The compiled functions may leave the class axis padded. Cut inside, the result would be one more
 # buffer beside that in which they iterate.
 
 
 @compiled
-def _propagate(probabilities, affinities, valid, iterations, self_weight, rates):
-    grid = Grid(probabilities, affinities, valid, self_weight, rates)
-    start = grid.start(probabilities)
-    refined = ops.fori_loop(0, iterations, lambda _, current: grid.step(current), start)
+def _propagate(probabilities, affinities, valid, iterations, self_weight, rates, *form):
+    grid = forms.grid(*form, probabilities, affinities, valid, self_weight, rates)
+    refined = grid.iterate(grid.start(probabilities), iterations)
     return grid.end(refined, probabilities)
 
 
 @compiled
-def _propagate_gradient(upstream, probabilities, affinities, valid, self_weight, rates, iterations):
+def _propagate_gradient(
+    upstream, probabilities, affinities, valid, self_weight, rates, iterations, *form
+):
     """Gradients by probabilities and affinities; keeps the probabilities of every iteration."""
-    grid = Grid(probabilities, affinities, valid, self_weight, rates)
-
-    def forward(current, _):
-        return grid.step(current), current
-
-    def backward(carried, current):
-        to_probabilities, to_affinities, refined = carried
-        before, more = grid.step_gradient(to_probabilities, current, refined)
-        return (before, to_affinities + more, current), None
-
-    to_probabilities, to_affinities = grid.start(upstream), ops.zeros_like(affinities)
-    if iterations:
-        refined, states = ops.scan(forward, grid.start(probabilities), length=iterations)
-        carried = to_probabilities, to_affinities, refined
-        (to_probabilities, to_affinities, _), _ = ops.scan(backward, carried, states, reverse=True)
-    # What is not valid came out as it went in.
-    return grid.end(to_probabilities, upstream), to_affinities
-
-
-class Grid:
-    """Eq. 6 on one set of affinities: what does not change from one iteration to the next."""
-
-    def __init__(self, probabilities, affinities, valid, self_weight, rates):
-        self.classes = probabilities.shape[-1]
-        self.height, self.width = ops.shape(probabilities)[1:3]
-        self.vertical, self.horizontal = reach(rates)
-        self.offsets = neighbor_offsets(rates).tolist()
-        self.affinities = affinities
-        self.self_weight = self_weight
-        self.valid = valid
-        # Where not valid, probabilities stay 0 throughout, so that these neighbours add nothing to
-        # the numerator; the denominator's sum over neighbours is the same in every iteration.
-        self.support = sum(
-            affinities[..., channel : channel + 1] * exists
-            for channel, exists in enumerate(self.existing_neighbors())
-        )
-
-    def start(self, values):
-        """With the class axis padded, and 0 where not valid."""
-        # Selected, not multiplied: what is not valid may be NaN.
-        return self._where_valid(self._padded(values), 0.0)
-
-    def end(self, values, elsewhere):
-        """The values, with the class axis padded still, but `elsewhere` where not valid."""
-        return values if self.valid is None else self._where_valid(values, self._padded(elsewhere))
-
-    def _padded(self, values):
-        return ops.pad(values, [[0, 0]] * 3 + [[0, -self.classes % _LANES]])
-
-    def _where_valid(self, values, elsewhere):
-        return values if self.valid is None else ops.where(self.valid > 0, values, elsewhere)
-
-    def existing_neighbors(self):
-        """1 for pixels whose neighbour is there, else 0; for each neighbour, in channel order."""
-        if self.valid is not None:
-            yield from self.neighbors(self.valid)
-            return
-        # From the indices, not by shifting ones: XLA would keep an image of each as a constant.
-        rows = ops.reshape(ops.arange(self.height), (-1, 1, 1))
-        columns = ops.reshape(ops.arange(self.width), (-1, 1))
-        for dy, dx in self.offsets:
-            row_exists = (rows + dy >= 0) & (rows + dy < self.height)
-            column_exists = (columns + dx >= 0) & (columns + dx < self.width)
-            yield ops.cast(row_exists & column_exists, "float32")
-
-    def neighbors(self, tensor, sign=1):
-        """The tensor seen from every pixel's neighbours, in channel order; 0 where none is.
-
-        With `sign=-1` seen from the pixels whose neighbour a pixel is.
-        """
-        margin = [[0, 0], [self.vertical] * 2, [self.horizontal] * 2, [0, 0]]
-        padded = ops.pad(tensor, margin)
-        for dy, dx in self.offsets:
-            top, left = self.vertical + sign * dy, self.horizontal + sign * dx
-            yield padded[:, top : top + self.height, left : left + self.width]
-
-    def step(self, current):
-        own = self.self_weight * ops.max(current, axis=-1, keepdims=True)
-        mixed = own * current
-        weighted = [
-            self.affinities[..., channel : channel + 1] * neighbor
-            for channel, neighbor in enumerate(self.neighbors(current))
-        ]
-        # A sum for each rate: additions that wait for each other would keep a processor waiting.
-        for first in range(0, len(weighted), NEIGHBORS):
-            mixed = mixed + functools.reduce(ops.add, weighted[first : first + NEIGHBORS])
-        # The sum over the classes, wherever they sum to 1 before; 0 only where a pixel listens
-        # neither to itself nor to anyone else.
-        total = own + self.support
-        refined = mixed / ops.where(total > 0, total, 1.0)
-        return self._where_valid(ops.where(total > 0, refined, current), 0.0)
-
-    def step_gradient(self, upstream, current, refined):
-        """Gradients of `step` by `current` and by the affinities."""
-        peak = ops.max(current, axis=-1, keepdims=True)
-        total = self.self_weight * peak + self.support
-        listens = total > 0
-        to_mixed = ops.where(listens, upstream / ops.where(listens, total, 1.0), 0.0)
-        to_mixed = self._where_valid(to_mixed, 0.0)
-        to_total = -ops.sum(to_mixed * refined, axis=-1, keepdims=True)
-        to_own = ops.sum(to_mixed * current, axis=-1, keepdims=True) + to_total
-        # Equal maxima share their gradient.
-        highest = ops.cast(current == peak, "float32")
-        highest = highest / ops.sum(highest, axis=-1, keepdims=True)
-        to_current = self.self_weight * (peak * to_mixed + to_own * highest)
-        to_current = to_current + self._where_valid(ops.where(listens, 0.0, upstream), 0.0)
-        of_others = zip(
-            self.neighbors(to_mixed, sign=-1), self.neighbors(self.affinities, sign=-1), strict=True
-        )
-        for channel, (mixed, affinities) in enumerate(of_others):
-            to_current = to_current + affinities[..., channel : channel + 1] * mixed
-        seen = zip(self.neighbors(current), self.existing_neighbors(), strict=True)
-        to_affinities = [
-            ops.sum(to_mixed * neighbor, axis=-1, keepdims=True) + to_total * exists
-            for neighbor, exists in seen
-        ]
-        return to_current, ops.concatenate(to_affinities, axis=-1)
+    grid = forms.grid(*form, probabilities, affinities, valid, self_weight, rates)
+    return grid.gradient(upstream, probabilities, iterations)
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
@@ -350,6 +247,7 @@ class AffinityPropagation(keras.layers.Layer):
         threshold: tau, see `steep_sigmoid`. Defaults to 0.
         symmetric: Average the logits of both directions of a pair, see `symmetric_logits`.
             Defaults to False.
+        storage_dtype: See `propagate`.
 
     Call arguments:
         inputs: `[probabilities, affinity_logits]` of shapes (B, H, W, C) and (B, H, W, 8|R|).
@@ -374,18 +272,21 @@ class AffinityPropagation(keras.layers.Layer):
         mu=STEEPNESS,
         threshold=THRESHOLD,
         symmetric=False,
+        storage_dtype="float32",
         dtype="float32",
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
         check_settings(iterations, self_weight)
         check_steepness(mu, threshold)
+        forms.check_storage_dtype(storage_dtype)
         self.rates = check_rates(rates)
         self.iterations = iterations
         self.self_weight = self_weight
         self.mu = mu
         self.threshold = threshold
         self.symmetric = symmetric
+        self.storage_dtype = storage_dtype
 
     def call(self, inputs, valid_mask=None):
         probabilities, logits = inputs
@@ -396,6 +297,7 @@ class AffinityPropagation(keras.layers.Layer):
             self.iterations,
             self.self_weight,
             valid_mask,
+            self.storage_dtype,
         )
 
     def affinities(self, logits, valid_mask=None):
@@ -416,4 +318,5 @@ class AffinityPropagation(keras.layers.Layer):
             "mu": self.mu,
             "threshold": self.threshold,
             "symmetric": self.symmetric,
+            "storage_dtype": self.storage_dtype,
         }
