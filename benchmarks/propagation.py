@@ -1,7 +1,7 @@
 """How fast and how large propagation is, against three references measured in the same run.
 
-    python benchmarks/propagation.py --output=result.json --plot=result.png
-    KERAS_BACKEND=jax python benchmarks/propagation.py --crf_sizes= --output=result.json  # a GPU
+    python -m benchmarks.propagation --output=result.json --plot=result.png
+    KERAS_BACKEND=jax python -m benchmarks.propagation --crf_sizes= --output=result.json  # a GPU
 
 - `package`: `propagate`, as users call it.
 - `plain`: the same equations as one writes them first, in a `tf.function`, under JAX in `jax.jit`,
@@ -33,7 +33,8 @@ import numpy as np
 from absl import app, flags
 from keras import ops
 
-from dilated_affinity.affinity.geometry import format_rates, neighbor_offsets, parse_rates, reach
+from benchmarks.steps import plain_propagation, propagation_inputs
+from dilated_affinity.affinity.geometry import format_rates, parse_rates
 from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.baselines.crf import DenseCRF
 from dilated_affinity.compilation import compiled
@@ -59,47 +60,6 @@ SWEEP = {
     "iterations": [1, 3, 6, 10, 20],
 }
 """What is varied in the second table, one at a time, around 513x513x21."""
-
-
-def _inputs(size, rates):
-    height, width, classes = map(int, size.split("x"))
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((1, height, width, classes), np.float32)
-    affinities = rng.random((1, height, width, 8 * len(rates)), np.float32)
-    return ops.softmax(ops.convert_to_tensor(3 * logits)), ops.convert_to_tensor(affinities)
-
-
-def _graph(function):
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    import tensorflow as tf
-
-    return tf.function(function, autograph=False)
-
-
-def plain(rates):
-    """Eq. 6 in the way that is written first."""
-    offsets = neighbor_offsets(rates).tolist()
-    vertical, horizontal = reach(rates)
-
-    @_graph
-    def refine(probabilities, affinities):
-        height, width = probabilities.shape[1:3]
-        for _ in range(_ITERATIONS.value):
-            padded = ops.pad(
-                probabilities, [[0, 0], [vertical, vertical], [horizontal, horizontal], [0, 0]]
-            )
-            mixed = 6.0 * probabilities * ops.max(probabilities, -1, keepdims=True)
-            for channel, (dy, dx) in enumerate(offsets):
-                top, left = vertical + dy, horizontal + dx
-                neighbor = padded[:, top : top + height, left : left + width]
-                mixed += affinities[..., channel : channel + 1] * neighbor
-            probabilities = mixed / ops.sum(mixed, -1, keepdims=True)
-        return probabilities
-
-    return refine
 
 
 def _crf(probabilities):
@@ -159,7 +119,8 @@ def _floor(size, rates, bandwidth, operations):
 
 def _peak(size):
     """Bytes that propagation takes above its inputs, over the bytes of the probabilities."""
-    command = [sys.executable, *sys.argv, f"--memory_of={size}"]
+    module = "benchmarks.propagation"
+    command = [sys.executable, "-m", module, *sys.argv[1:], f"--memory_of={size}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -170,7 +131,7 @@ def _high_water():
 
 
 def _print_peak(size, rates):
-    inputs = _inputs(size, rates)
+    inputs = propagation_inputs(size, rates)
     ops.convert_to_numpy(propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0])
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the mark starts anew
     before = _high_water()
@@ -179,8 +140,8 @@ def _print_peak(size, rates):
 
 
 def _compare(size, rates, machine):
-    probabilities, affinities = _inputs(size, rates)
-    reference = plain(rates)
+    probabilities, affinities = propagation_inputs(size, rates)
+    reference = plain_propagation(rates, _ITERATIONS.value)
     functions = {
         "package": lambda: propagate(probabilities, affinities, rates, _ITERATIONS.value),
         "plain": lambda: reference(probabilities, affinities),
@@ -212,7 +173,7 @@ def _sweep():
             size = value if varied in ("size", "classes") else "513x513x21"
             rates = parse_rates(value if varied == "rates" else _RATES.value)
             iterations = value if varied == "iterations" else _ITERATIONS.value
-            inputs = _inputs(size, rates)
+            inputs = propagation_inputs(size, rates)
             call = {"package": lambda i=inputs, r=rates, n=iterations: propagate(*i, r, n)}
             seconds = _seconds(call, _ROUNDS.value)["package"]
             height, width, _ = map(int, size.split("x"))

@@ -1,6 +1,6 @@
 """What the affinity branch costs in training: time and memory of a step with and without it.
 
-    python benchmarks/training_step.py --backbone=mobilenet_v2 --batch_size=8 --output=result.json
+    python -m benchmarks.training_step --backbone=mobilenet_v2 --batch_size=8 --output=result.json
 
 The reference is the same step of plain DeepLabv3+ (`--rates=none`), in the same process; the two
 take turns. Both take images and targets from memory. Peak memory is the high-water mark of a
@@ -17,15 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.affinity.targets import affinity_targets
+from benchmarks.steps import training_step
 from dilated_affinity.config import Config
 from dilated_affinity.memory import keep_freed_memory
-from dilated_affinity.training import build_model, compile_model
 from dilated_affinity.version import __version__
 
 _BACKBONE = flags.DEFINE_string("backbone", "mobilenet_v2", "Name of the backbone.")
@@ -36,12 +33,11 @@ _ROUNDS = flags.DEFINE_integer("rounds", 9, "Measured steps of each kind.", lowe
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _MEMORY_OF = flags.DEFINE_string("memory_of", None, "Internal: print the peak of these rates.")
 
-_CLASSES = 21
 _WARM_UP = 2
 
 
 def _step(rates):
-    """A function that trains one step, on random blocks of classes."""
+    """A function that trains one step, warmed up."""
     config = Config(
         backbone=_BACKBONE.value,
         backbone_weights="none",
@@ -49,26 +45,21 @@ def _step(rates):
         crop_size=_CROP_SIZE.value,
         batch_size=_BATCH_SIZE.value,
     )
-    rng = np.random.default_rng(0)
-    side = _CROP_SIZE.value
-    blocks = rng.integers(0, _CLASSES, (_BATCH_SIZE.value, 6, 6))
-    labels = blocks.repeat(-(-side // 6), 1).repeat(-(-side // 6), 2)[:, :side, :side]
-    labels = labels.astype(np.uint8)
-    images = tf.constant(rng.uniform(0, 255, (*labels.shape, 3)), tf.float32)
-    targets, counted = {"semantic": tf.constant(labels)}, None
-    if config.affinity_rates:
-        counted = AffinityStatistics.from_labels(labels, config.affinity_rates)
-        targets["affinity"] = affinity_targets(labels, config.affinity_rates)
-    model = build_model(config, _CLASSES, counted)
-    trained = compile_model(model, config, counted)
+    step = training_step(config)
     for _ in range(_WARM_UP):
-        trained.train_on_batch(images, targets)
-    return lambda: trained.train_on_batch(images, targets)
+        step()
+    return step
 
 
 def _peak_mib(rates):
     """High-water mark of a process of its own."""
-    command = [sys.executable, *sys.argv, f"--memory_of={rates}"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.training_step",
+        *sys.argv[1:],
+        f"--memory_of={rates}",
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
