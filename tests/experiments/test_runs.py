@@ -8,6 +8,7 @@ from tiny import tiny_config, write_camvid
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.refinement import Refinement
 from dilated_affinity.training import train
 from experiments import beta_search, figure1_affinity, runs
 from experiments.runs import Queue
@@ -78,7 +79,8 @@ def test_the_best_beta_of_the_rest_of_train_is_chosen(queue, monkeypatch):
         return config, (beta, config.affinity_reduction), None
 
     class Found:
-        best = {"propagation_iterations": 3}
+        best = Refinement(iterations=3)
+        best_mean_iou = 0.75
 
         def to_json(self):
             return {}
@@ -92,7 +94,7 @@ def test_the_best_beta_of_the_rest_of_train_is_chosen(queue, monkeypatch):
     monkeypatch.setattr(beta_search.search, "search_refinement", lambda *_: Found())
     choice = beta_search.choose(queue, "rates_8_16", [1, 2, 4], ["mean", "sum"])
     assert (choice["beta"], choice["affinity_reduction"]) == (3.0, "sum")
-    assert choice["refinement"] == Found.best
+    assert choice["refinement"] == {**Found.best.to_config(), "mean_iou": 0.75}
     assert seen == [(0, *pair) for pair in [*grid, (3.0, "sum")]]
     tried = {
         (each["beta"], each["affinity_reduction"]): each["mean_iou"] for each in choice["betas"]
