@@ -80,7 +80,8 @@ def run(camvid, tmp_path_factory):
 
 
 def test_train_evaluate_and_predict(run, camvid, tmp_path):
-    evaluated = command("eval_main", f"--model_dir={run}", "--iterations=0,2")
+    # What calibration finds for a run of two steps is nobody's business.
+    evaluated = command("eval_main", f"--model_dir={run}", "--iterations=0,2", "--nocalibrated")
     assert evaluated.returncode == 0, evaluated.stderr
     for word in ("camvid val: 3 images", "mIoU", "boundary IoU", "pixel accuracy", "(2,4)", "n8"):
         assert word in evaluated.stdout
