@@ -6,8 +6,9 @@ from dilated_affinity.baselines.crf import DenseCRF
 from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of, evaluate_crf
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.evaluation import evaluate
-from dilated_affinity.inference import Predictor, predict_examples
+from dilated_affinity.inference import Predictor
 from dilated_affinity.metrics import BoundaryIoU, MeanIoU
+from dilated_affinity.prediction_files import predict_examples
 from dilated_affinity.run_model import build_model
 
 pytest.importorskip("pydensecrf", reason="needs the extra crf")

@@ -22,7 +22,8 @@ from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.loading import load_source, make_builder
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference import Predictor, predict_examples, predict_files
+from dilated_affinity.inference import Predictor
+from dilated_affinity.prediction_files import predict_examples, predict_files
 from dilated_affinity.refinement import Refinement
 from dilated_affinity.run_folder import load_classes
 from dilated_affinity.training import load_run
