@@ -79,6 +79,6 @@ def test_predictions_hold_what_they_came_from(model, source):
 
 def test_files_are_written_for_each_image_in_order(model, source, tmp_path):
     predictor = CRFPredictor(model, DenseCRF(iterations=1), workers=1)
-    written = predict_examples(predictor, source, tmp_path)
+    written = predict_examples(predictor, source, tmp_path).written
     assert [path.name for path in written] == [f"image{index}_labels.png" for index in range(3)]
     assert len(list(tmp_path.glob("*_comparison.png"))) == 3

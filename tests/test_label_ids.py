@@ -43,7 +43,7 @@ def test_label_files_are_grey_with_label_ids_and_palette_without(tmp_path, label
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "street.png")
     (path,) = predict_files(
         Fixed(labels), CITYSCAPES, tmp_path / "street.png", tmp_path / "out", label_ids=label_ids
-    )
+    ).written
     with Image.open(path) as image:
         assert image.mode == ("P" if label_ids is None else "L")
         expected = labels if label_ids is None else [[7, 33], [26, 11]]
