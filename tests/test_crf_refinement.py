@@ -6,8 +6,9 @@ from dilated_affinity.baselines.crf import DenseCRF
 from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of, evaluate_crf
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.evaluation import evaluate
-from dilated_affinity.inference import Predictor, predict_examples
+from dilated_affinity.inference import Predictor
 from dilated_affinity.metrics import BoundaryIoU, MeanIoU
+from dilated_affinity.prediction_files import predict_examples
 from dilated_affinity.run_model import build_model
 
 pytest.importorskip("pydensecrf", reason="needs the extra crf")
@@ -78,6 +79,6 @@ def test_predictions_hold_what_they_came_from(model, source):
 
 def test_files_are_written_for_each_image_in_order(model, source, tmp_path):
     predictor = CRFPredictor(model, DenseCRF(iterations=1), workers=1)
-    written = predict_examples(predictor, source, tmp_path)
+    written = predict_examples(predictor, source, tmp_path).written
     assert [path.name for path in written] == [f"image{index}_labels.png" for index in range(3)]
     assert len(list(tmp_path.glob("*_comparison.png"))) == 3

@@ -18,12 +18,16 @@ from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.checkpoints import TrainingState, read_state, write_checkpoint
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.folder.class_file import read_class_file
+from dilated_affinity.datasets.folder.label_map import read_label_map
 from dilated_affinity.datasets.folder.layout import find_splits
 from dilated_affinity.datasets.image_files import (
     decode_image,
     decode_label,
     decode_label_colors,
     has_colors,
+    label_remarks,
+    palette_colors,
+    read_image,
 )
 from dilated_affinity.datasets.mask_files import MaskFiles
 from dilated_affinity.datasets.pairs import raise_first
@@ -69,6 +73,18 @@ def drawn_masks():
     yield picture("P", "PNG")
 
 
+def several_frames():
+    for image_format in ("GIF", "TIFF", "PNG"):
+        more = [Image.new("RGB", (31, 24))]
+        yield picture("RGB", image_format, save_all=True, append_images=more)
+
+
+def transparent():
+    yield picture("P", "PNG", transparency=bytes(range(12)))
+    yield picture("L", "PNG", transparency=1)
+    yield picture("RGB", "PNG", transparency=(1, 2, 3))
+
+
 def matlab():
     mask = np.random.default_rng(0).integers(0, 21, (20, 30)).astype(np.uint8)
     content = {"GTcls": {"Segmentation": mask, "Boundaries": np.array([mask, 1.0], object)}}
@@ -103,7 +119,7 @@ def read_lists(path):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.touch()
     path.replace(root / "train.txt")
-    raise_first(find_splits(root)[1])
+    raise_first(find_splits(root).problems)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +141,7 @@ STATE = dataclasses.asdict(
 STATISTICS = AffinityStatistics.from_labels([np.eye(9, dtype=int)], ((1, 1), (2, 3))).get_config()
 CONFIG = {"package_version": "0", "config": dataclasses.asdict(Config.for_dataset("camvid"))}
 CLASSES = b"index,name,r,g,b\n0,sky,1,2,3\n1,road,4,5,6\n255,void,0,0,0\n"
+LABEL_MAP = b"# label:color_rgb:parts:actions\nsky:1,2,3::\nroad:4,5,6::\n"
 LISTS = b"2007_000032\n2007_000039\n\n2007_000063\n"
 PATHS = b"a.png\nb/c\n"
 
@@ -139,6 +156,10 @@ READERS = {
     "label": (masks, 400, damaged, of_bytes(decode_label)),
     "label in colours": (drawn_masks, 150, damaged, of_bytes(decode_label_colors)),
     "kind of label": (drawn_masks, 50, damaged, of_bytes(has_colors)),
+    "remarks": (several_frames, 200, damaged, of_bytes(label_remarks)),
+    "transparency": (transparent, 200, damaged, of_bytes(read_image)),
+    "palette": (masks, 100, damaged, of_bytes(palette_colors)),
+    "label map": (lambda: [LABEL_MAP], 200, damaged, of_bytes(read_label_map)),
     "SBD": (matlab, 250, damaged, of_bytes(decode_sbd)),
     "archive": (archives, 150, damaged, read_archive),
     "ids": (lambda: [LISTS], 100, damaged, of_bytes(parse_ids)),

@@ -9,7 +9,8 @@ from dilated_affinity.datasets.classes import (
     CITYSCAPES_LABEL_IDS,
     cityscapes_train_ids,
 )
-from dilated_affinity.inference import Prediction, label_id_image, predict_files
+from dilated_affinity.inference import Prediction
+from dilated_affinity.prediction_files import label_id_image, predict_files
 
 
 def test_label_ids_are_those_that_become_the_classes():
@@ -42,7 +43,7 @@ def test_label_files_are_grey_with_label_ids_and_palette_without(tmp_path, label
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "street.png")
     (path,) = predict_files(
         Fixed(labels), CITYSCAPES, tmp_path / "street.png", tmp_path / "out", label_ids=label_ids
-    )
+    ).written
     with Image.open(path) as image:
         assert image.mode == ("P" if label_ids is None else "L")
         expected = labels if label_ids is None else [[7, 33], [26, 11]]

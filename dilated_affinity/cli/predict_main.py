@@ -10,8 +10,13 @@ it predicts the validation split, and adds a comparison with the ground truth an
         --write_label_ids
 
 writes the labels as Cityscapes' test server wants them: grey PNG of labelIds.
+
+What cannot be predicted is named at the end, with the reason, and does not keep others from being
+predicted; the exit status is 1 then. Given --resume, the same command continues one that was ended,
+and predicts again what could not be.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -22,7 +27,8 @@ from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.loading import load_source, make_builder
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference import Predictor, predict_examples, predict_files
+from dilated_affinity.inference import Predictor
+from dilated_affinity.prediction_files import predict_examples, predict_files
 from dilated_affinity.refinement import Refinement
 from dilated_affinity.run_folder import load_classes
 from dilated_affinity.training import load_run
@@ -55,6 +61,11 @@ _LIMIT = flags.DEFINE_integer(
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write; made if missing.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+_RESUME = flags.DEFINE_bool(
+    "resume",
+    False,
+    "Leave out images whose predictions are all there, whatever model they are of; write the rest.",
+)
 _WRITE_LABEL_IDS = flags.DEFINE_bool(
     "write_label_ids",
     False,
@@ -79,21 +90,40 @@ def _predict():
             )
         label_ids = CITYSCAPES_LABEL_IDS
     predictor = _predictor(config, model)
-    options = {"overwrite": _OVERWRITE.value, "label_ids": label_ids}
+    options = {
+        "overwrite": _OVERWRITE.value,
+        "resume": _RESUME.value,
+        "label_ids": label_ids,
+    }
     if _INPUT.value:
         # A run without its table of classes is from before there was any.
         classes = (
             load_classes(Path(model_dir)) or make_builder(config.dataset, config.data_dir).classes
         )
         _announce(config, model, classes, f"images of {_INPUT.value}", output_dir)
-        written = predict_files(predictor, classes, _INPUT.value, output_dir, **options)
+        result = predict_files(predictor, classes, _INPUT.value, output_dir, **options)
     else:
         split = _SPLIT.value or config.val_split
         source = load_source(config.dataset, split, config.data_dir)
         images = f"{min(len(source), _LIMIT.value or len(source))} images of {split}"
         _announce(config, model, source.classes, images, output_dir)
-        written = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
-    print(f"{output_dir}: predicted {len(written)} images")
+        result = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
+    _report(output_dir, result)
+
+
+def _report(output_dir, result):
+    parts = [f"predicted {len(result.written)} images"]
+    if result.kept:
+        parts.append(f"left {len(result.kept)} that were complete")
+    if result.failed:
+        parts.append(f"{len(result.failed)} could not be predicted")
+    print(f"{output_dir}: {'; '.join(parts)}")
+    for line in result.notes.lines():
+        print(line)
+    for reason in result.failed:
+        app.complain(reason)
+    if result.failed:
+        sys.exit(app.RUN_ERROR)
 
 
 def _announce(config, model, classes, images, output_dir):

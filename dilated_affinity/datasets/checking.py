@@ -1,5 +1,6 @@
 """Reading all of a data set once, to say what is in it and what is wrong with it."""
 
+import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL
+from dilated_affinity.datasets.inspection import Survey
 from dilated_affinity.datasets.loading import make_builder
+from dilated_affinity.datasets.pairs import classes_of_values
 from dilated_affinity.errors import DataError
 from dilated_affinity.progress import progress
 
@@ -37,32 +40,63 @@ def check_dataset(name: str, data_dir: str | os.PathLike, splits: Sequence[str])
     try:
         builder = make_builder(name, data_dir)
         report.classes = builder.classes
+        report.notes += getattr(builder, "notes", ())
+        survey, source = Survey(), None
         for split in dict.fromkeys(splits):
-            _read_split(report, split, builder.source(split))
+            source = builder.source(split)
+            _read_split(report, split, source, survey)
+        if _has_files(source):
+            report.notes += survey.lines(source.table)
     except DataError as error:
         report.problems.append(str(error))
     return report
 
 
-def _read_split(report, split, source):
-    def read(index):
-        try:
-            example = source[index]
-        except DataError as error:
-            return error
-        return example["label"].shape, np.bincount(example["label"].ravel(), minlength=256)
-
+def _read_split(report, split, source, survey):
+    read = _inspect if _has_files(source) else _read
     totals = np.zeros(256, np.int64)
     report.images[split] = 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = threads.map(read, range(len(source)))
+        results = threads.map(functools.partial(read, source), range(len(source)))
         for result in progress(results, f"reading {split}", len(source)):
             if isinstance(result, DataError):
                 report.problems.append(str(result))
                 continue
-            (height, width), counts = result
+            size, counts, inspected = result
             report.images[split] += 1
-            report.sizes[width, height] += 1
+            report.sizes[size] += 1
             totals += counts
+            if inspected:
+                survey.add(*inspected)
     report.class_pixels[split] = totals[: report.classes.num_classes]
     report.void_pixels[split] = int(totals[IGNORE_LABEL])
+
+
+def _has_files(source):
+    # Not by its class, which takes seconds to import.
+    return hasattr(source, "inspect")
+
+
+def _read(source, index):
+    """Size and counts of the classes of an example, or what is wrong with it."""
+    try:
+        example = source[index]
+    except DataError as error:
+        return error
+    label = example["label"]
+    return label.shape[::-1], np.bincount(label.ravel(), minlength=256), None
+
+
+def _inspect(source, index):
+    """The same for a `PairedFilesSource`, and what else there is to say of the files."""
+    try:
+        pair, found = source.inspect(index)
+        values = np.flatnonzero(found.counts.values)
+        labels = classes_of_values(
+            values.astype(np.uint8), pair.label_path, source.classes, source.table
+        )
+    except DataError as error:
+        return error
+    counts = np.zeros(256, np.int64)
+    np.add.at(counts, labels, found.counts.values[values])
+    return found.size, counts, (pair, found)

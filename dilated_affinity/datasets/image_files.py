@@ -65,6 +65,19 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         DataError: The file is empty, damaged, too large, or has other than 8 bits per channel or
             other colours than grey and RGB (such as CMYK).
     """
+    return read_image(data, name)[0]
+
+
+def read_image(data: bytes, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Does what `decode_image` does, and says what of the file the array does not show.
+
+    Returns:
+        The array, and what was done to the image or left out of it, as plural noun phrases such
+        as `"images turned upright by their EXIF orientation 3"`.
+
+    Raises:
+        DataError: As `decode_image`.
+    """
     image = _open(data, name)
     bits = _bits_per_channel(image, data)
     if bits > 8 or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
@@ -72,7 +85,31 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
             f"{name}: an image must be grey or RGB with 8 bits per channel. "
             f"Received: {bits}-bit {image.mode}"
         )
-    return np.asarray(_upright(image, name).convert("RGB"))
+    remarks = _remarks(image, name, "images")
+    return np.asarray(_in_rgb(_upright(image, name))), remarks
+
+
+def label_remarks(data: bytes, name: str) -> tuple[str, ...]:
+    """Says what of a label file the decoded values do not show; see `read_image`.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    return _remarks(_open(data, name), name, "masks")
+
+
+def palette_colors(data: bytes, name: str) -> dict[int, tuple[int, int, int]]:
+    """Returns the colours that a palette image gives to the indices that occur in it.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    image = _open(data, name)
+    if image.mode != "P":
+        return {}
+    palette = np.asarray(image.getpalette("RGB"), int).reshape(-1, 3)
+    indices = [index for _, index in image.getcolors(256) if index < len(palette)]
+    return {index: tuple(palette[index].tolist()) for index in sorted(indices)}
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:
@@ -128,20 +165,22 @@ def decode_label_colors(data: bytes, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: a label must be opaque. Received: alpha {image.getextrema()[3][0]}"
         )
-    return np.asarray(_upright(image, name).convert("RGB"))
+    return np.asarray(_in_rgb(_upright(image, name)))
 
 
-def has_colors(data: bytes, name: str) -> bool:
+def has_colors(data: bytes, name: str, palettes=False) -> bool:
     """Tells whether an image file stores colours, rather than grey values or palette indices.
 
     Args:
         data: The bytes of the file.
         name: What to call the file in errors.
+        palettes: Whether the colours of a palette count.
 
     Raises:
         DataError: The file is empty, damaged or too large.
     """
-    return _open(data, name).mode in ("RGB", "RGBA", "RGBX")
+    modes = ("RGB", "RGBA", "RGBX", "P", "PA") if palettes else ("RGB", "RGBA", "RGBX")
+    return _open(data, name).mode in modes
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -217,13 +256,61 @@ def _open_lossless(data: bytes, name: str) -> Image.Image:
     return image
 
 
+def _remarks(image: Image.Image, name: str, kind: str) -> tuple[str, ...]:
+    texts = (_turned(image, name), _transparent(image), _frames(image))
+    return tuple(f"{kind} {text}" for text in texts if text)
+
+
+def _turned(image: Image.Image, name: str) -> str:
+    orientation = _orientation(image, name)
+    return f"turned upright by their EXIF orientation {orientation}" if orientation > 1 else ""
+
+
+def _transparent(image: Image.Image) -> str:
+    """Says so where the alpha of some pixels, or of their palette entries, is not full."""
+    if image.mode in ("RGBA", "LA", "PA"):
+        occurs = image.getextrema()[-1][0] < 255
+    elif "transparency" in image.info:
+        # A palette's entries, or one colour, may be transparent and occur nowhere.
+        occurs = image.convert("RGBA").getextrema()[3][0] < 255
+    else:
+        return ""
+    return "transparent in places, read as if they were opaque" if occurs else ""
+
+
+def _frames(image: Image.Image) -> str:
+    try:
+        several = getattr(image, "is_animated", False)
+    except _DECODER_ERRORS:
+        # Only what comes behind the first one can be damaged.
+        several = True
+    return "of several frames or pages, the first one read" if several else ""
+
+
+def _orientation(image: Image.Image, name: str) -> int:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except _DECODER_ERRORS as error:
+        raise _unreadable_orientation(name, error) from error
+    return orientation if orientation in range(2, 9) else 1
+
+
 def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except _DECODER_ERRORS as error:
-        raise DataError(
-            f"{name}: its EXIF orientation cannot be read. Received: {_one_line(error)}"
-        ) from error
+        raise _unreadable_orientation(name, error) from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow warns of the direct way.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _unreadable_orientation(name: str, error: Exception) -> DataError:
+    return DataError(f"{name}: its EXIF orientation cannot be read. Received: {_one_line(error)}")
 
 
 def _bits_per_channel(image: Image.Image, data: bytes) -> int:

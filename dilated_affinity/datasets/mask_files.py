@@ -14,6 +14,9 @@ from dilated_affinity.datasets.image_files import (
     decode_label,
     read_bytes,
 )
+from dilated_affinity.datasets.listing import HIDDEN_FILES, MACOS_FILES, list_images
+from dilated_affinity.datasets.notes import Notes, log_once
+from dilated_affinity.datasets.pairs import raise_first
 from dilated_affinity.datasets.tar_files import (
     is_plain_file,
     read_member,
@@ -31,7 +34,8 @@ class MaskFiles:
 
     Args:
         path: A folder, whose sub-folders are searched too, or a `.tar`, `.tar.gz` or `.tgz` file.
-            Files that are no images, by their ending, and hidden files are passed over.
+            Files that are no images, by their ending, hidden files and links in an archive are
+            passed over, which is logged; see `list_images`.
         num_classes: Refuse masks with other values than 0 to `num_classes - 1` and the void
             label. Not checked when None.
         ignore_label: The void label. Defaults to 255.
@@ -58,11 +62,10 @@ class MaskFiles:
         self._ignore_label = ignore_label
         self._files = None
         if self._path.is_dir():
-            self._files = [
-                file
-                for file in sorted(self._path.rglob("*"))
-                if _is_mask(file.name) and file.is_file()
-            ]
+            listing = list_images(self._path)
+            raise_first(listing.problems)
+            log_once(listing.notes.lines())
+            self._files = listing.images
             self.count = len(self._files)
         elif self._path.is_file():
             self.count = _members_if_uncompressed(str(self._path))
@@ -79,11 +82,12 @@ class MaskFiles:
             for file in self._files:
                 yield functools.partial(self._read, file)
             return
-        count = 0
-        for name, data in _stream(str(self._path)):
+        count, notes = 0, Notes()
+        for name, data in _stream(str(self._path), notes):
             count += 1
             yield functools.partial(self._decode, data, f"{self._path}: {name}")
         self.count = count
+        log_once(f"{self._path}: {line}" for line in notes.lines())
         if not count:
             raise self._none_found()
 
@@ -123,11 +127,22 @@ def _members_if_uncompressed(path: str) -> int | None:
         return None
 
 
-def _stream(path: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the masks in an archive, in the order of the archive."""
+def _stream(path: str, notes: Notes) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the masks in an archive, in its order; notes what else is in it."""
     with reading_archive(path), tarfile.open(path, "r|*") as tar:
         while (member := tar.next()) is not None:
             # `tarfile` remembers every member that it has come by.
             tar.members.clear()
             if is_plain_file(member, path) and _is_mask(member.name):
                 yield member.name, read_member(tar, member, path)
+            elif not member.isdir():
+                notes.add(_other_kind(member), member.name)
+
+
+def _other_kind(member: tarfile.TarInfo) -> str:
+    name = PurePosixPath(member.name).name
+    if not member.isfile():
+        return "links, pipes and devices, passed over"
+    if name.startswith("."):
+        return MACOS_FILES if name.startswith("._") else HIDDEN_FILES
+    return "files that are no images by their ending, passed over"

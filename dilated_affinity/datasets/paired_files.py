@@ -16,6 +16,8 @@ from absl import logging
 
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.image_files import decode_label
+from dilated_affinity.datasets.inspection import Inspection, inspect_pair
+from dilated_affinity.datasets.notes import Notes, log_once
 from dilated_affinity.datasets.pairs import Decoder, Pair, label_table, read_pair
 from dilated_affinity.datasets.splits import split_parts
 from dilated_affinity.errors import DataError
@@ -41,6 +43,7 @@ class PairedFilesSource(Sequence):
         self._pairs = tuple(pairs)
         self._table = table
         self._decode = decode
+        self._noticed: dict[str, str] = {}
         self.classes = classes
         self.ids = [pair.id for pair in self._pairs]
 
@@ -48,7 +51,26 @@ class PairedFilesSource(Sequence):
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict:
-        return read_pair(self._pairs[index], self.classes, self._table, self._decode)
+        return read_pair(self._pairs[index], self.classes, self._table, self._decode, self._notice)
+
+    def inspect(self, index: int) -> tuple[Pair, Inspection]:
+        """Reads an example for what its arrays do not show; its values need not be classes.
+
+        Raises:
+            DataError: A file cannot be used.
+        """
+        pair = self._pairs[index]
+        return pair, inspect_pair(pair, self._decode)
+
+    @property
+    def table(self) -> np.ndarray:
+        """What the values in label files mean; see `label_table`."""
+        return self._table
+
+    def _notice(self, remark: str, path: str) -> None:
+        # The first file of each kind; several threads may meet one.
+        if remark not in self._noticed and self._noticed.setdefault(remark, path) is path:
+            logging.warning("%s: the first of the %s; --check_only counts them", path, remark)
 
 
 class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
@@ -88,7 +110,9 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
         # Set anew: TFDS has appended name and version, but the files are read where they are.
         self._data_dir = str(root)
         self.info.update_data_dir(str(root))
+        self._notes = Notes()
         self._pairs = self._list_pairs(root)
+        log_once(f"{self.name}: {line}" for line in self.notes)
         self.info.set_splits(
             tfds.core.SplitDict(
                 [
@@ -102,6 +126,11 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
     def classes(self) -> ClassTable:
         """The classes of the data set."""
         return self.CLASSES
+
+    @property
+    def notes(self) -> list[str]:
+        """What was passed over when the pairs were listed, and the like, a line for each kind."""
+        return self._notes.lines()
 
     def source(self, split: str) -> PairedFilesSource:
         """Returns random access to a split.
@@ -124,7 +153,10 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def _list_pairs(self, root: Path) -> dict[str, tuple[Pair, ...]]:
-        """Returns the pairs of every split that is there, in order, without reading the files."""
+        """Returns the pairs of every split that is there, in order, without reading the files.
+
+        What is passed over goes into `self._notes`.
+        """
 
     def _label_table(self) -> np.ndarray:
         """Returns what the values in the label files mean; see `label_table`."""

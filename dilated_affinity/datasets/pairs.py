@@ -1,7 +1,8 @@
 """Pairs of an image file and a label file: finding, reading and checking them."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,18 @@ import numpy as np
 from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
 from dilated_affinity.datasets.image_files import (
     IMAGE_SUFFIXES,
-    decode_image,
     decode_label,
     read_bytes,
+    read_image,
     stored_orientation,
 )
+from dilated_affinity.datasets.listing import list_images
+from dilated_affinity.datasets.notes import Notes, log_once
 from dilated_affinity.errors import DataError
+
+REMEDY = "remove the orientation from the images (exiftool -Orientation= *.jpg)"
+
+UNICODE_FORM = "images whose label's name has another Unicode form, paired all the same"
 
 # The entry of a label table for a value that no file may hold.
 INVALID = -1
@@ -51,8 +58,16 @@ def label_table(num_classes: int, others: Mapping[int, int] | None = None) -> np
 Decoder = Callable[[bytes, str], np.ndarray]
 
 
+# Told what was done to a file that its array does not show (see `read_image`), and its name.
+Notice = Callable[[str, str], None]
+
+
 def read_pair(
-    pair: Pair, classes: ClassTable, table: np.ndarray, decode: Decoder = decode_label
+    pair: Pair,
+    classes: ClassTable,
+    table: np.ndarray,
+    decode: Decoder = decode_label,
+    notice: Notice | None = None,
 ) -> dict:
     """Reads and checks one example.
 
@@ -61,6 +76,7 @@ def read_pair(
         classes: The class table, to recognise labels whose palette was lost.
         table: See `label_table`.
         decode: What decodes the label file.
+        notice: Told of an image that is not read as its file has it.
 
     Returns:
         `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`.
@@ -69,7 +85,7 @@ def read_pair(
         DataError: A file is missing, damaged or of a kind that `image_files` refuses, the sizes
             differ, or the label holds a value that the table calls invalid.
     """
-    image, values = read_values(pair, decode)
+    image, values = read_values(pair, decode, notice)
     return {
         "image": image,
         "label": classes_of_values(values, pair.label_path, classes, table),
@@ -77,12 +93,15 @@ def read_pair(
     }
 
 
-def read_values(pair: Pair, decode: Decoder = decode_label) -> tuple[np.ndarray, np.ndarray]:
+def read_values(
+    pair: Pair, decode: Decoder = decode_label, notice: Notice | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads the two files of an example, the label as its file stores it.
 
     Args:
         pair: The two files and the id.
         decode: What decodes the label file.
+        notice: See `read_pair`.
 
     Returns:
         The image, uint8 `(H, W, 3)`, and the label values, uint8 `(H, W)`.
@@ -91,7 +110,9 @@ def read_values(pair: Pair, decode: Decoder = decode_label) -> tuple[np.ndarray,
         DataError: A file is missing, damaged or refused by its decoder, or the sizes differ.
     """
     image_data = read_bytes(pair.image_path)
-    image = decode_image(image_data, pair.image_path)
+    image, remarks = read_image(image_data, pair.image_path)
+    for remark in remarks if notice else ():
+        notice(remark, pair.image_path)
     values = decode(read_bytes(pair.label_path), pair.label_path)
     check_sizes(image, values, pair, image_data)
     return image, values
@@ -109,9 +130,12 @@ def check_sizes(image: np.ndarray, values: np.ndarray, pair: Pair, image_data: b
     if image.shape[:2] != values.shape:
         orientation = stored_orientation(image_data)  # which decodes a PNG once more
         turned = f" after its EXIF orientation {orientation}" if orientation > 1 else ""
+        remedy = ""
+        if orientation > 4 and image.shape[1::-1] == values.shape:
+            remedy = f" It seems to be drawn on the pixels as stored; then {REMEDY}."
         raise DataError(
             f"{pair.label_path}: a label must have the size of its image, which is "
-            f"{image.shape[1]}x{image.shape[0]}{turned} ({pair.image_path}). "
+            f"{image.shape[1]}x{image.shape[0]}{turned} ({pair.image_path}).{remedy} "
             f"Received: {values.shape[1]}x{values.shape[0]}"
         )
 
@@ -163,15 +187,33 @@ def invalid_values_error(
     )
 
 
-def match_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> tuple[Pair, ...]:
+class PairsFound(NamedTuple):
+    """What `find_pairs` found.
+
+    Attributes:
+        pairs: The pairs that are complete, sorted by id.
+        problems: What is wrong, one line each.
+        notes: What was passed over, and what was paired in spite of a difference.
+    """
+
+    pairs: tuple[Pair, ...]
+    problems: list[str]
+    notes: Notes
+
+
+def match_pairs(
+    image_dir: str | os.PathLike, label_dir: str | os.PathLike, notes: Notes | None = None
+) -> tuple[Pair, ...]:
     """Pairs the images below one folder with the labels below another.
 
     An image and its label have the same path below their folders but for the ending, which is
-    also the example's id. Files that are no images, by their ending, are passed over.
+    also the example's id. Letters that look the same and are written with other code points, as
+    macOS and others write an umlaut, are the same.
 
     Args:
         image_dir: Folder of photographs, with or without sub-folders.
         label_dir: Folder of label maps.
+        notes: Where to note what is passed over. Where there is none it is logged.
 
     Returns:
         The pairs, sorted by id.
@@ -180,36 +222,82 @@ def match_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> t
         DataError: A folder is missing or has no image in it, two files share an id, an image has
             no label, or a label no image.
     """
-    pairs, problems = find_pairs(image_dir, label_dir)
-    raise_first(problems)
-    return pairs
+    found = find_pairs(image_dir, label_dir)
+    raise_first(found.problems)
+    if notes is None:
+        log_once(found.notes.lines())
+    else:
+        notes.merge(found.notes)
+    return found.pairs
 
 
-def find_pairs(
-    image_dir: str | os.PathLike, label_dir: str | os.PathLike
-) -> tuple[tuple[Pair, ...], list[str]]:
+def find_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> PairsFound:
     """Does what `match_pairs` does, but returns what is wrong instead of raising it.
-
-    Returns:
-        The pairs that are complete, sorted by id, and the problems, one line each.
 
     Raises:
         DataError: A folder is missing or has no image in it.
     """
-    images, problems = images_by_id(image_dir)
-    labels, more_problems = images_by_id(label_dir)
-    problems += more_problems
-    for first, second, first_dir, second_dir, what in (
-        (images, labels, image_dir, label_dir, "an image without a label"),
-        (labels, images, label_dir, image_dir, "a label without an image"),
+    images, labels = images_by_id(image_dir), images_by_id(label_dir)
+    found = PairsFound((), images.problems + labels.problems, Notes())
+    found.notes.merge(images.notes)
+    found.notes.merge(labels.notes)
+    label_of = same_names(images.files, labels.files, found.notes)
+    without_label = images.files.keys() - label_of.keys()
+    without_image = labels.files.keys() - set(label_of.values())
+    for left, first, others, first_dir, second_dir, what in (
+        (without_label, images, without_image, image_dir, label_dir, "an image without a label"),
+        (without_image, labels, without_label, label_dir, image_dir, "a label without an image"),
     ):
-        problems += [
-            f"{first[key]}: expected a file of the same name in {second_dir} for each "
-            f"in {first_dir}. Received: {what}"
-            for key in sorted(first.keys() - second.keys())
-        ]
-    both = sorted(images.keys() & labels.keys())
-    return tuple(Pair(key, str(images[key]), str(labels[key])) for key in both), problems
+        found.problems.extend(
+            f"{first.files[key]}: expected a file of the same name in {second_dir} for each "
+            f"in {first_dir}. Received: {what}{_near(key, others)}"
+            for key in sorted(left)
+        )
+    pairs = (
+        Pair(key, str(images.files[key]), str(labels.files[label]))
+        for key, label in sorted(label_of.items())
+    )
+    return found._replace(pairs=tuple(pairs))
+
+
+def same_names(
+    first: Mapping[str, Path], second: Mapping[str, Path], notes: Notes | None = None
+) -> dict[str, str]:
+    """Pairs names that are the same, if need be once composed as Unicode's form NFC has it.
+
+    Args:
+        first: Files by name.
+        second: Others by name.
+        notes: Where to note those that differ in their Unicode form.
+
+    Returns:
+        For each name in `first` that has one, the one in `second`.
+    """
+    found = {name: name for name in first if name in second}
+    forms: dict[str, tuple[list[str], list[str]]] = {}
+    for side, (names, taken) in enumerate(((first, found), (second, found))):
+        for name in names:
+            if name not in taken:
+                forms.setdefault(unicodedata.normalize("NFC", name), ([], []))[side].append(name)
+    for ones, others in forms.values():
+        # Names that look the same on one side are left to who can tell them apart.
+        if len(ones) == len(others) == 1:
+            found[ones[0]] = others[0]
+            if notes is not None:
+                notes.add(UNICODE_FORM, first[ones[0]])
+    return found
+
+
+def _near(key: str, names: Iterable[str]) -> str:
+    """Says which of some names differs from one in what is hard to see."""
+    for name in sorted(names):
+        if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", key):
+            return f"; {name!r} there looks the same, in another Unicode form, and so do others"
+        if name.casefold() == key.casefold():
+            return f"; {name!r} there differs in upper and lower case"
+        if name.strip() == key.strip():
+            return f"; {name!r} there differs in spaces"
+    return ""
 
 
 def raise_first(problems: Sequence[str]) -> None:
@@ -219,15 +307,25 @@ def raise_first(problems: Sequence[str]) -> None:
         raise DataError(problems[0] + more)
 
 
-def images_by_id(folder: str | os.PathLike) -> tuple[dict[str, Path], list[str]]:
-    """Finds the image files below a folder.
+class Files(NamedTuple):
+    """What `images_by_id` found.
+
+    Attributes:
+        files: The files by their path below the folder without the ending.
+        problems: What is wrong, one line each.
+        notes: What was passed over.
+    """
+
+    files: dict[str, Path]
+    problems: list[str]
+    notes: Notes
+
+
+def images_by_id(folder: str | os.PathLike) -> Files:
+    """Finds the image files below a folder; see `list_images`.
 
     Args:
-        folder: A folder, with or without sub-folders. Hidden files are passed over.
-
-    Returns:
-        The files by their path below the folder without the ending, and a problem, one line, for
-        each file that shares this with another.
+        folder: A folder, with or without sub-folders.
 
     Raises:
         DataError: The folder is missing or has no image in it.
@@ -235,11 +333,10 @@ def images_by_id(folder: str | os.PathLike) -> tuple[dict[str, Path], list[str]]
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of images. Received: no such folder")
+    listing = list_images(folder)
     files: dict[str, Path] = {}
-    problems = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
+    problems = listing.problems
+    for path in listing.images:
         key = path.relative_to(folder).with_suffix("").as_posix()
         if key in files:
             problems.append(
@@ -249,10 +346,11 @@ def images_by_id(folder: str | os.PathLike) -> tuple[dict[str, Path], list[str]]
         else:
             files[key] = path
     if not files:
+        passed = "".join(f"; {line}" for line in listing.notes.lines())
         raise DataError(
-            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}). Received: none"
+            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}). Received: none{passed}"
         )
-    return files, problems
+    return Files(files, problems, listing.notes)
 
 
 def _ranges(values: Sequence[int]) -> str:

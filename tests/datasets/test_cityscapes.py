@@ -188,3 +188,13 @@ def test_real_labels_equal_the_files():
         np.testing.assert_array_equal(example["label"], by_hand(label_ids))
         image = np.asarray(Image.open(REAL / "leftImg8bit" / f"{stem}_leftImg8bit.png"))
         np.testing.assert_array_equal(example["image"], image)
+
+
+def test_files_of_macos_are_no_frames(copied_dir):
+    frame = "bochum/._bochum_000000_000313"
+    for name in (f"leftImg8bit/train/{frame}_leftImg8bit", f"gtFine/train/{frame}_gtFine_labelIds"):
+        (copied_dir / f"{name}.png").write_bytes(b"Mac OS X")
+    builder = Cityscapes(data_dir=copied_dir)
+    assert builder.source("train").ids == list(IDS["train"])
+    (line,) = builder.notes
+    assert "macOS" in line and ": 2 (" in line

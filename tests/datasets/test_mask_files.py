@@ -5,6 +5,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from absl import logging
 from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
@@ -114,3 +115,13 @@ def test_nothing_to_read_is_refused(tmp_path):
         path = write_tar(tmp_path / "empty.tar", {"notes.txt": b""}, mode)
         with pytest.raises(DataError, match="Received: none"):
             list(MaskFiles(path))
+
+
+def test_what_is_passed_over_is_counted(masks, monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *given: lines.append(text % given))
+    list(MaskFiles(masks))
+    expected = ["_one.png", "notes.txt"] if masks.is_dir() else ["_one.png", "notes.txt", "link"]
+    assert len(lines) == len(expected)
+    for name in expected:
+        assert any(": 1 (" in line and name in line for line in lines)

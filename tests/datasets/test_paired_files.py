@@ -6,6 +6,7 @@ from PIL import Image
 
 from dilated_affinity.datasets import pairs
 from dilated_affinity.datasets.classes import VOC2012
+from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.paired_files import PairedFilesSource
 from dilated_affinity.datasets.pairs import INVALID, Pair, label_table, match_pairs, read_pair
 from dilated_affinity.errors import DataError
@@ -100,3 +101,15 @@ def test_same_name_twice(tmp_path, write_image):
         write_image(tmp_path / name, np.zeros((2, 2), np.uint8))
     with pytest.raises(DataError, match="1.png: expected one file per name.* also 1.jpg"):
         match_pairs(tmp_path / "images", tmp_path / "labels")
+
+
+def test_what_is_passed_over_is_noted_or_logged(tmp_path, write_image, caplog):
+    for name in ("images/1.png", "labels/1.png"):
+        write_image(tmp_path / name, np.zeros((2, 2), np.uint8))
+    (tmp_path / "images" / "._1.png").touch()
+    notes = Notes()
+    match_pairs(tmp_path / "images", tmp_path / "labels", notes)
+    (line,) = notes.lines()
+    assert "macOS" in line and caplog.text == ""
+    match_pairs(tmp_path / "images", tmp_path / "labels")
+    assert line in caplog.text

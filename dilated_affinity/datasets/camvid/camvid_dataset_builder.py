@@ -34,7 +34,10 @@ class Camvid(PairedFilesBuilder):
                 f"{root}: expected CamVid's folders train/ and trainannot/, val/ and valannot/, "
                 "test/ and testannot/, or some of these pairs. Received: none of them"
             )
-        return {split: match_pairs(root / split, root / f"{split}annot") for split in present}
+        return {
+            split: match_pairs(root / split, root / f"{split}annot", self._notes)
+            for split in present
+        }
 
     def _label_table(self) -> np.ndarray:
         return label_table(self.classes.num_classes, {_VOID: IGNORE_LABEL})

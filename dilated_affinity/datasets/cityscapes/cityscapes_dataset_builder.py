@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from dilated_affinity.datasets.classes import CITYSCAPES, cityscapes_train_ids
+from dilated_affinity.datasets.listing import HIDDEN_FILES, MACOS_FILES
+from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.paired_files import PairedFilesBuilder
 from dilated_affinity.datasets.pairs import INVALID, Pair, raise_first
 from dilated_affinity.errors import DataError
@@ -46,10 +47,10 @@ class Cityscapes(PairedFilesBuilder, skip_registration=True):
         for split in SPLITS:
             image_dir, label_dir = root / IMAGES / split, root / LABELS / split
             if image_dir.is_dir() and label_dir.is_dir():
-                splits[split] = _pairs_of_cities(image_dir, label_dir)
+                splits[split] = _pairs_of_cities(image_dir, label_dir, self._notes)
             elif image_dir.is_dir() or label_dir.is_dir():
                 missing = label_dir if image_dir.is_dir() else image_dir
-                logging.warning("cityscapes: %s is left out, there is no %s", split, missing)
+                self._notes.add("splits left out, as one of their folders is missing", missing)
         if not splits:
             raise DataError(
                 f"{root}: expected Cityscapes' folders {IMAGES}/train and {LABELS}/train, or those "
@@ -61,15 +62,9 @@ class Cityscapes(PairedFilesBuilder, skip_registration=True):
         return label_id_table()
 
 
-def _pairs_of_cities(image_dir: Path, label_dir: Path) -> tuple[Pair, ...]:
-    images = {
-        path.relative_to(image_dir).as_posix().removesuffix(IMAGE_ENDING): path
-        for path in image_dir.glob(f"*/*{IMAGE_ENDING}")
-    }
-    labels = {
-        path.relative_to(label_dir).as_posix().removesuffix(LABEL_ENDING): path
-        for path in label_dir.glob(f"*/*{LABEL_ENDING}")
-    }
+def _pairs_of_cities(image_dir: Path, label_dir: Path, notes: Notes) -> tuple[Pair, ...]:
+    images = _files_of_cities(image_dir, IMAGE_ENDING, notes)
+    labels = _files_of_cities(label_dir, LABEL_ENDING, notes)
     problems = [
         f"{images[key]}: expected its labels in {label_dir / key}{LABEL_ENDING}. "
         "Received: no such file"
@@ -86,3 +81,13 @@ def _pairs_of_cities(image_dir: Path, label_dir: Path) -> tuple[Pair, ...]:
     return tuple(
         Pair(key.rsplit("/", 1)[-1], str(images[key]), str(labels[key])) for key in sorted(images)
     )
+
+
+def _files_of_cities(folder: Path, ending: str, notes: Notes) -> dict[str, Path]:
+    files = {}
+    for path in folder.glob(f"*/*{ending}"):
+        if path.name.startswith("."):
+            notes.add(MACOS_FILES if path.name.startswith("._") else HIDDEN_FILES, path)
+        else:
+            files[path.relative_to(folder).as_posix().removesuffix(ending)] = path
+    return files

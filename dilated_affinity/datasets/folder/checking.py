@@ -1,6 +1,5 @@
 """Reading all of a folder once, to say what is in it and everything that is wrong with it."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,13 +11,18 @@ import numpy as np
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
 from dilated_affinity.datasets.folder.class_file import (
+    ColoredMaskError,
     MaskClasses,
     classes_of_occurring,
-    read_class_file,
+    colors_in_words,
+    decode_indices,
+    needs_class_file,
 )
-from dilated_affinity.datasets.folder.layout import CLASS_FILE, find_splits
-from dilated_affinity.datasets.image_files import decode_label, read_bytes
-from dilated_affinity.datasets.pairs import INVALID, Pair, invalid_values_error, read_values
+from dilated_affinity.datasets.folder.folder_dataset_builder import read_classes
+from dilated_affinity.datasets.folder.layout import find_splits
+from dilated_affinity.datasets.inspection import Survey, inspect_pair
+from dilated_affinity.datasets.notes import Notes, shown
+from dilated_affinity.datasets.pairs import INVALID, Pair, invalid_values_error
 from dilated_affinity.errors import DataError
 from dilated_affinity.progress import progress
 
@@ -73,10 +77,11 @@ class FolderReport:
             lines += ["", *self._table()]
         for title, entries in (("note", self.notes), ("problem", self.problems)):
             if entries:
-                lines += ["", f"{len(entries)} {title}{'s' if len(entries) > 1 else ''}"]
+                lines += ["", _counted(len(entries), title)]
                 lines += [f"  {entry}" for entry in entries]
         if not self.problems:
-            lines += ["", "no problems"]
+            read = f"; {_counted(len(self.notes), 'note')} to read above" if self.notes else ""
+            lines += ["", f"no problems{read}"]
         return "\n".join(lines)
 
     def _table(self) -> Iterator[str]:
@@ -110,67 +115,73 @@ def check_folder(data_dir: str | os.PathLike) -> FolderReport:
     """
     root = Path(data_dir).expanduser()
     report = FolderReport(str(root))
-    known = None
+    notes = Notes()
     try:
-        if (root / CLASS_FILE).is_file():
-            known = read_class_file(read_bytes(root / CLASS_FILE), str(root / CLASS_FILE))
+        known = read_classes(root, notes)
     except DataError as error:
         report.problems.append(str(error))
         # Masks cannot be judged without it; whether they can be decoded at all would mislead.
         return report
     try:
-        splits, problems = find_splits(root)
+        layout = find_splits(root)
     except DataError as error:
         report.problems.append(str(error))
         return report
-    report.problems += problems
-    counts = _read_all(report, splits, known.decode if known else decode_label)
+    report.problems += layout.problems
+    notes.merge(layout.notes)
+    report.notes += notes.lines()
+    survey = Survey()
+    counts = _read_all(report, layout.splits, known.decode if known else decode_indices, survey)
     if known is None:
-        values = np.flatnonzero(sum((sum(c.values()) for c in counts.values()), np.zeros(256)))
+        values, mixed = survey.masks.values(), survey.masks.mixed_values()
         try:
-            known = classes_of_occurring([int(value) for value in values], str(root))
+            known = classes_of_occurring(values, str(root), mixed)
         except DataError as error:
-            if values.size:
+            if values:
                 report.problems.append(str(error))
             return report
+    report.notes += survey.lines(known.table(), known.reads_indices)
     _count_classes(report, counts, known)
     return report
 
 
 def _read_all(
-    report: FolderReport, splits: Mapping[str, tuple[Pair, ...]], decode
+    report: FolderReport, splits: Mapping[str, tuple[Pair, ...]], decode, survey: Survey
 ) -> dict[str, dict[str, np.ndarray]]:
     """Reads all pairs; returns how often each value is in each mask that can be read."""
 
     def read(pair: Pair):
         try:
-            image, values = read_values(pair, decode)
+            return pair, inspect_pair(pair, decode)
         except DataError as error:
             return pair, error
-        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-        return pair, (image.shape, np.bincount(values.ravel(), minlength=256), digest)
 
     counts: dict[str, dict[str, np.ndarray]] = {split: {} for split in splits}
-    seen: dict[tuple[bytes, tuple], str] = {}
     jobs = [(split, pair) for split, pairs in splits.items() for pair in pairs]
     failed: set[str] = set()
+    colored: dict[str, frozenset] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(read, (pair for _, pair in jobs))
         for (split, _), (pair, result) in zip(
             jobs, progress(results, "reading", len(jobs)), strict=True
         ):
-            if isinstance(result, DataError):
+            if isinstance(result, ColoredMaskError):
+                colored[pair.label_path] = result.colors
+            elif isinstance(result, DataError):
                 # A file in several lists is one problem.
                 if str(result) not in failed:
                     failed.add(str(result))
                     report.problems.append(str(result))
-                continue
-            shape, values, digest = result
-            counts[split][pair.label_path] = values
-            report.sizes[shape[1], shape[0]] += 1
-            first = seen.setdefault((digest, shape), pair.image_path)
-            if first != pair.image_path:
-                report.notes.append(f"{pair.image_path}: the same picture as {first}")
+            else:
+                survey.add(pair, result)
+                counts[split][pair.label_path] = result.counts.values
+                report.sizes[result.size] += 1
+    if colored:
+        colors = frozenset().union(*colored.values())
+        report.problems.append(
+            f"{report.data_dir}: {needs_class_file(colors)} "
+            f"Received: {len(colored)} such masks ({shown(colored)}), {colors_in_words(colors)}"
+        )
     report.images = {split: len(masks) for split, masks in counts.items()}
     return counts
 
@@ -194,9 +205,18 @@ def _count_classes(
             np.add.at(totals, table[values > 0], values[values > 0])
         report.class_pixels[split] = totals[: known.classes.num_classes]
         report.void_pixels[split] = int(totals[IGNORE_LABEL])
-    report.notes += [
-        f"class {name!r} does not occur in {split}"
-        for split, pixels in report.class_pixels.items()
-        for name, count in zip(known.classes.names, pixels, strict=True)
-        if not count and report.images[split]
-    ]
+        absent = [
+            repr(name)
+            for name, count in zip(known.classes.names, report.class_pixels[split], strict=True)
+            if not count
+        ]
+        if absent and report.images[split]:
+            several = len(absent) > 1
+            report.notes.append(
+                f"class{'es' if several else ''} {shown(absent, 8)} "
+                f"do{'' if several else 'es'} not occur in {split}"
+            )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"

@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from dilated_affinity.datasets.image_files import (
     decode_label_colors,
     has_colors,
 )
+from dilated_affinity.datasets.notes import shown
 from dilated_affinity.datasets.pairs import label_table
 from dilated_affinity.errors import DataError
 
@@ -25,7 +27,11 @@ VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 
 _COLUMNS = {"id": "index", "red": "r", "green": "g", "blue": "b", "class": "name"}
 _CHANNELS = ("r", "g", "b")
-_MAX_COLORS_SHOWN = 5
+_MAX_COLORS_SHOWN, _MAX_COLORS_LISTED = 5, 24
+
+SMOOTH_COLORS = (
+    " These are so many that the edges seem to be smooth, drawn so or resized with interpolation."
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,21 @@ class MaskClasses:
         indices: The class, or 255 for void, of each value in grey and palette masks; `None` where
             masks are read as colours.
         colors: The class, or 255 for void, of each colour; `None` where masks hold indices alone.
+        by_palette: Whether a palette's colours count, rather than its indices, where there are
+            both `indices` and `colors`.
+        file: The name of the file that says so, for errors.
     """
 
     classes: ClassTable
     indices: tuple[tuple[int, int], ...] | None = None
     colors: tuple[tuple[Color, int], ...] | None = None
+    by_palette: bool = False
+    file: str = "classes.csv"
+
+    @property
+    def reads_indices(self) -> bool:
+        """Whether values in masks, rather than colours alone, say classes."""
+        return self.indices is not None or self.colors is None
 
     def table(self) -> np.ndarray:
         """Returns what the values that `decode` gives mean; see `label_table`."""
@@ -65,12 +81,14 @@ class MaskClasses:
         Raises:
             DataError: The file is damaged, or a colour is none of `classes.csv`.
         """
-        in_colors = self.colors is not None and (self.indices is None or has_colors(data, name))
+        in_colors = self.colors is not None and (
+            self.indices is None or has_colors(data, name, palettes=self.by_palette)
+        )
         if not in_colors:
             return decode_label(data, name)
         hint = ""
         if not has_colors(data, name):
-            hint = " If it holds indices, classes.csv needs a column index."
+            hint = " If it holds indices, classes.csv must have a column index, and no colours."
         values = self._values_of_colors(decode_label_colors(data, name), name, hint)
         if self.indices is not None:
             # Back to indices, that the one table is right for both kinds of mask.
@@ -88,11 +106,75 @@ class MaskClasses:
         place = np.minimum(np.searchsorted(keys, packed), len(keys) - 1)
         wrong = keys[place] != packed
         if wrong.any():
-            raise _unknown_colors(packed[wrong], name, hint)
+            raise self._unknown_colors(packed[wrong], name, hint)
         return labels[place]
 
+    def _unknown_colors(self, packed: np.ndarray, name: str, hint: str) -> DataError:
+        colors, counts = np.unique(packed, return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:_MAX_COLORS_SHOWN]
+        found = ", ".join(
+            f"{_unpack(color)} in {count} pixels"
+            for color, count in zip(colors[order], counts[order], strict=True)
+        )
+        more = f" and {len(colors) - len(order)} more colours" if len(colors) > len(order) else ""
+        if len(colors) > len(self.colors):
+            hint += SMOOTH_COLORS
+        return DataError(
+            f"{name}: the colours of a mask must be those in {self.file}.{hint} "
+            f"Received: {found}{more}"
+        )
 
-def read_class_file(data: bytes, name: str) -> MaskClasses:
+
+class ColoredMaskError(DataError):
+    """A mask drawn in colours, of which nothing says what they mean.
+
+    Attributes:
+        colors: The colours in it.
+    """
+
+    def __init__(self, message: str, colors: frozenset[Color]):
+        super().__init__(message)
+        self.colors = colors
+
+
+def decode_indices(data: bytes, name: str) -> np.ndarray:
+    """Decodes a mask for which there is no `classes.csv`; see `decode_label`.
+
+    Raises:
+        ColoredMaskError: It is drawn in colours.
+        DataError: As `decode_label`.
+    """
+    try:
+        return decode_label(data, name)
+    except DataError:
+        if not has_colors(data, name):
+            raise
+    pixels = decode_label_colors(data, name)
+    colors = frozenset(map(_unpack, np.unique(_pack(pixels))))
+    raise ColoredMaskError(
+        f"{name}: {needs_class_file(colors)} Received: {colors_in_words(colors)}", colors
+    )
+
+
+def needs_class_file(colors: Collection[Color]) -> str:
+    """Says how to write the `classes.csv` that masks drawn in colours need."""
+    grey = ""
+    if all(len(set(color)) == 1 for color in colors):
+        grey = " Where these are indices that were saved as RGB, save one of the channels instead."
+    many = SMOOTH_COLORS if len(colors) > IGNORE_LABEL else ""
+    return (
+        "masks drawn in colours need a classes.csv beside images/ and masks/, whose first line is "
+        "name,r,g,b and which has a line such as background,0,0,0 for each class, and one named "
+        f"void for what is to be left out.{grey}{many}"
+    )
+
+
+def colors_in_words(colors: Collection[Color]) -> str:
+    """Writes colours, and how many more there are."""
+    return f"the colours {shown(sorted(colors), _MAX_COLORS_LISTED)}"
+
+
+def read_class_file(data: bytes, name: str, by_palette=False) -> MaskClasses:
     """Reads `classes.csv`.
 
     The first line names the columns: `name` and `r`, `g`, `b` for masks drawn in colours, classes
@@ -103,6 +185,7 @@ def read_class_file(data: bytes, name: str) -> MaskClasses:
     Args:
         data: The contents of the file, UTF-8.
         name: What to call the file in errors.
+        by_palette: See `MaskClasses`.
 
     Raises:
         DataError: The columns are others, a number is none of 0 to 255, a name, index or colour
@@ -167,34 +250,46 @@ def read_class_file(data: bytes, name: str) -> MaskClasses:
         classes,
         indices=tuple(indices.items()) if has_index else None,
         colors=tuple((entry[2], label) for entry, label in means) if has_rgb else None,
+        by_palette=by_palette,
+        file=PurePath(name).name,
     )
 
 
-def classes_of_occurring(values: Sequence[int], name: str) -> MaskClasses:
+def classes_of_occurring(
+    values: Sequence[int], name: str, mixed: Sequence[int] = ()
+) -> MaskClasses:
     """Returns the classes of masks that come without `classes.csv`: 0 to the highest value.
 
     Args:
         values: The values that occur in all masks, 255 included where it occurs.
         name: What to call the data set in errors.
+        mixed: Those of them that occur mostly between a lower and a higher one.
 
     Raises:
-        DataError: There would be one class, or most of the classes would not occur, so that the
-            values are no class indices.
+        DataError: There would be one class, most of the classes would not occur, or most occur
+            between others only, so that the values are no class indices.
     """
     occurring = sorted(set(values) - {IGNORE_LABEL})
     count = occurring[-1] + 1 if occurring else 0
-    shown = ", ".join(map(str, sorted(values)[:10])) + (", ..." if len(values) > 10 else "")
+    shown_values = ", ".join(map(str, sorted(values)[:10]))
+    shown_values += ", ..." if len(values) > 10 else ""
     remedy = "a classes.csv with the columns index,name says what each value means"
     if count < 2:
         raise DataError(
             f"{name}: expected at least 2 classes in the masks, 255 being void; {remedy}. "
-            f"Received: the values {shown}"
+            f"Received: the values {shown_values}"
+        )
+    if 2 * len(mixed) > len(occurring):
+        raise DataError(
+            f"{name}: expected masks whose values are classes, and here most values occur only "
+            "between a lower and a higher one, so that edges seem to be smooth, drawn so or "
+            f"resized with interpolation. Received: the values {shown_values}"
         )
     if count > 2 * len(occurring):
         raise DataError(
             f"{name}: expected masks whose values are classes from 0 on, and here most of 0 to "
             f"{count - 1} do not occur. Either they are colours turned grey, and the palette was "
-            f"lost on the way, or {remedy}. Received: the values {shown}"
+            f"lost on the way, or {remedy}. Received: the values {shown_values}"
         )
     return MaskClasses(
         ClassTable(
@@ -211,17 +306,8 @@ def _pack(pixels: np.ndarray) -> np.ndarray:
     return channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
 
 
-def _unknown_colors(packed: np.ndarray, name: str, hint: str) -> DataError:
-    colors, counts = np.unique(packed, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:_MAX_COLORS_SHOWN]
-    shown = ", ".join(
-        f"({color >> 16}, {color >> 8 & 255}, {color & 255}) in {count} pixels"
-        for color, count in zip(colors[order], counts[order], strict=True)
-    )
-    more = f" and {len(colors) - len(order)} more colours" if len(colors) > len(order) else ""
-    return DataError(
-        f"{name}: the colours of a mask must be those in classes.csv.{hint} Received: {shown}{more}"
-    )
+def _unpack(number: np.integer) -> Color:
+    return int(number >> 16), int(number >> 8 & 255), int(number & 255)
 
 
 def _byte(text: str, where: str) -> int:

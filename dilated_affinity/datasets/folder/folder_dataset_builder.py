@@ -13,12 +13,22 @@ from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.folder.class_file import (
     MaskClasses,
     classes_of_occurring,
+    decode_indices,
     read_class_file,
 )
-from dilated_affinity.datasets.folder.layout import CLASS_FILE, find_splits
-from dilated_affinity.datasets.image_files import decode_label, read_bytes
+from dilated_affinity.datasets.folder.label_map import read_label_map
+from dilated_affinity.datasets.folder.layout import (
+    CLASS_FILE,
+    LABEL_MAP,
+    OTHER_NAMES,
+    find_splits,
+)
+from dilated_affinity.datasets.image_files import read_bytes
+from dilated_affinity.datasets.inspection import MaskCounts, MaskSurvey, count_values
+from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.paired_files import PairedFilesBuilder
 from dilated_affinity.datasets.pairs import Decoder, Pair, raise_first
+from dilated_affinity.errors import DataError
 from dilated_affinity.progress import progress
 
 
@@ -28,9 +38,9 @@ class Folder(PairedFilesBuilder):
     `data_dir` holds `images/<split>/` and `masks/<split>/`, or `images/`, `masks/` and lists such
     as `train.txt` and `val.txt`. An image and its mask have the same path but for the ending;
     there may be sub-folders. Masks are index or palette PNG (or another lossless format), or are
-    drawn in the colours that `classes.csv` gives. Without `classes.csv` the classes are the values
-    0 to the highest that occurs in any mask, 255 being void, and all masks are read once to find
-    that out. See `read_class_file`.
+    drawn in the colours that `classes.csv` gives, or CVAT's `labelmap.txt`. Without them the
+    classes are the values 0 to the highest that occurs in any mask, 255 being void, and all masks
+    are read once to find that out. See `read_class_file`, `read_label_map`.
 
     Raises:
         DataError: The files do not pair up, `classes.csv` is wrong, or without it a mask is
@@ -39,11 +49,13 @@ class Folder(PairedFilesBuilder):
 
     def __init__(self, *, data_dir: str | os.PathLike, **kwargs):
         root = Path(data_dir).expanduser()
-        self._splits, problems = find_splits(root)
-        raise_first(problems)
+        self._layout = find_splits(root)
+        raise_first(self._layout.problems)
         # TFDS asks for the class names while it is made.
         self._mask_classes = find_mask_classes(
-            root, [pair.label_path for pairs in self._splits.values() for pair in pairs]
+            root,
+            [pair.label_path for pairs in self._layout.splits.values() for pair in pairs],
+            self._layout.notes,
         )
         super().__init__(data_dir=data_dir, **kwargs)
 
@@ -54,7 +66,8 @@ class Folder(PairedFilesBuilder):
 
     def _list_pairs(self, root: Path) -> dict[str, tuple[Pair, ...]]:
         del root
-        return self._splits
+        self._notes.merge(self._layout.notes)
+        return self._layout.splits
 
     def _label_table(self) -> np.ndarray:
         return self._mask_classes.table()
@@ -63,43 +76,69 @@ class Folder(PairedFilesBuilder):
         return self._mask_classes.decode
 
 
-def find_mask_classes(root: Path, mask_paths: Sequence[str]) -> MaskClasses:
+def find_mask_classes(root: Path, mask_paths: Sequence[str], notes: Notes) -> MaskClasses:
     """Returns the classes from `classes.csv`, or from the masks where there is none.
 
     Args:
         root: The folder of the data set.
         mask_paths: Its masks. They are read again only when a file has changed.
+        notes: Where to note what is strange about them.
 
     Raises:
         DataError: `classes.csv` is wrong; without it, a mask cannot be read, or the values that
             occur are no classes.
     """
-    path = root / CLASS_FILE
+    given = read_classes(root, notes)
+    if given is not None:
+        return given
+    survey = _survey(tuple(map(_stamp, mask_paths)))
+    found = classes_of_occurring(survey.values(), str(root), survey.mixed_values())
+    notes.merge(survey.notes(found.table()))
+    return found
+
+
+def read_classes(root: Path, notes: Notes) -> MaskClasses | None:
+    """Returns the classes that `classes.csv` says, or CVAT's `labelmap.txt`, or `None`.
+
+    Args:
+        root: The folder of the data set.
+        notes: Where to note that it was CVAT's file, or that this was passed over.
+
+    Raises:
+        DataError: The file is wrong.
+    """
+    path, label_map = root / CLASS_FILE, root / LABEL_MAP
+    found = None
     if path.is_file():
-        return read_class_file(read_bytes(path), str(path))
-    stamps = [os.stat(mask) for mask in mask_paths]
-    values = _occurring_values(
-        tuple(
-            (mask, stamp.st_size, stamp.st_mtime_ns)
-            for mask, stamp in zip(mask_paths, stamps, strict=True)
-        )
-    )
-    return classes_of_occurring(values, str(root))
+        found = read_class_file(read_bytes(path), str(path))
+    if label_map.is_file():
+        of_cvat = read_label_map(read_bytes(label_map), str(label_map)) if found is None else None
+        notes.add(OTHER_NAMES if of_cvat is None else "classes read from CVAT's file", label_map)
+        found = found or of_cvat
+    return found
+
+
+def _stamp(path: str) -> tuple[str, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return path, status.st_size, status.st_mtime_ns
 
 
 # A training run makes a builder for each of its splits.
 @functools.lru_cache(maxsize=8)
-def _occurring_values(masks: tuple[tuple[str, int, int], ...]) -> tuple[int, ...]:
-    """Returns the values in some masks, given as path, size and time of the last change."""
+def _survey(masks: tuple[tuple[str, int, int], ...]) -> MaskSurvey:
+    """Reads some masks, given as path, size and time of the last change."""
     logging.info("folder: reading %d masks for their classes; there is no classes.csv", len(masks))
-    occurs = np.zeros(256, bool)
+    survey = MaskSurvey()
+    paths = [path for path, _, _ in masks]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_values_in, (path for path, _, _ in masks))
-        for values in progress(found, "reading masks", len(masks)):
-            occurs[values] = True
-    return tuple(int(value) for value in np.flatnonzero(occurs))
+        counts = progress(pool.map(_values_in, paths), "reading masks", len(masks))
+        for path, found in zip(paths, counts, strict=True):
+            survey.add(path, found)
+    return survey
 
 
-def _values_in(path: str) -> np.ndarray:
-    counts = np.bincount(decode_label(read_bytes(path), path).ravel(), minlength=256)
-    return np.flatnonzero(counts)
+def _values_in(path: str) -> MaskCounts:
+    return count_values(decode_indices(read_bytes(path), path))

@@ -1,17 +1,41 @@
 """Which files in a folder belong together, and to which split."""
 
+import itertools
 import os
+import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
-from dilated_affinity.datasets.image_files import read_bytes
-from dilated_affinity.datasets.pairs import Pair, find_pairs, images_by_id
+from dilated_affinity.datasets.image_files import IMAGE_SUFFIXES, read_bytes
+from dilated_affinity.datasets.listing import HIDDEN_FILES, HIDDEN_FOLDERS, MACOS_FILES
+from dilated_affinity.datasets.notes import Notes
+from dilated_affinity.datasets.pairs import Pair, find_pairs, images_by_id, same_names
 from dilated_affinity.errors import DataError
 
 CLASS_FILE = "classes.csv"
+LABEL_MAP = "labelmap.txt"
 LISTS = ("train.txt", "val.txt", "trainval.txt", "test.txt")
 
+OUTSIDE_SPLITS = "images and masks in no split's folder, passed over"
+IN_NO_LIST = "images in none of the lists, passed over"
+OTHER_NAMES = "files and folders of other names, passed over"
 
-def find_splits(data_dir: str | os.PathLike) -> tuple[dict[str, tuple[Pair, ...]], list[str]]:
+
+class Layout(NamedTuple):
+    """What `find_splits` found.
+
+    Attributes:
+        splits: The complete pairs of each split.
+        problems: What is wrong, one line each.
+        notes: What was passed over, and what is worth knowing.
+    """
+
+    splits: dict[str, tuple[Pair, ...]]
+    problems: list[str]
+    notes: Notes
+
+
+def find_splits(data_dir: str | os.PathLike) -> Layout:
     """Finds the pairs of each split.
 
     Args:
@@ -20,7 +44,7 @@ def find_splits(data_dir: str | os.PathLike) -> tuple[dict[str, tuple[Pair, ...]
             ending; where there are none, each sub-folder of `images/` is a split.
 
     Returns:
-        The complete pairs of each split, and what is wrong, one line per problem.
+        A `Layout`.
 
     Raises:
         DataError: There is no such folder, no `images/`, no `masks/`, or no split.
@@ -34,39 +58,85 @@ def find_splits(data_dir: str | os.PathLike) -> tuple[dict[str, tuple[Pair, ...]
                 f"{root}: expected the folders images/ and masks/. Received: no folder {name}"
             )
     lists = [root / name for name in LISTS if (root / name).is_file()]
-    return _splits_of_lists(root, lists) if lists else _splits_of_folders(root)
+    found = Layout({}, [], Notes())
+    _note_others(root, lists, found.notes)
+    if lists:
+        _add_splits_of_lists(root, lists, found)
+    else:
+        _add_splits_of_folders(root, found)
+    return found
 
 
-def _splits_of_folders(root: Path) -> tuple[dict[str, tuple[Pair, ...]], list[str]]:
-    names = _folders(root / "images")
-    if not names:
+def _note_others(root: Path, lists: list[Path], notes: Notes) -> None:
+    known = {"images", "masks", CLASS_FILE, LABEL_MAP, *(path.name for path in lists)}
+    for path in sorted(root.iterdir()):
+        if path.name not in known:
+            notes.add(HIDDEN_FILES if path.name.startswith(".") else OTHER_NAMES, path)
+
+
+def _add_splits_of_folders(root: Path, found: Layout) -> None:
+    images, masks = (_split_folders(root / name, found.notes) for name in ("images", "masks"))
+    if not images:
         raise DataError(
             f"{root}: expected a folder per split, such as images/train/ and masks/train/, or "
             "lists such as train.txt beside images/. Received: neither of them"
         )
-    splits, problems = {}, []
-    for name in names:
+    mask_folder_of = same_names(images, masks, found.notes)
+    for name, folder in images.items():
         try:
-            splits[name], found = find_pairs(root / "images" / name, root / "masks" / name)
+            pairs = find_pairs(folder, root / "masks" / mask_folder_of.get(name, name))
         except DataError as error:
-            found = [str(error)]
-        problems += found
-    problems += [
-        f"{root / 'masks' / name}: expected the images of these masks in "
+            found.problems.append(str(error))
+            continue
+        found.splits[name] = pairs.pairs
+        found.problems.extend(pairs.problems)
+        found.notes.merge(pairs.notes)
+    found.problems.extend(
+        f"{masks[name]}: expected the images of these masks in "
         f"{root / 'images' / name}. Received: no such folder"
-        for name in _folders(root / "masks")
-        if name not in names
-    ]
-    return splits, problems
+        for name in sorted(masks.keys() - set(mask_folder_of.values()))
+    )
 
 
-def _splits_of_lists(
-    root: Path, lists: list[Path]
-) -> tuple[dict[str, tuple[Pair, ...]], list[str]]:
-    images, problems = images_by_id(root / "images")
-    masks, more_problems = images_by_id(root / "masks")
-    problems += more_problems
-    splits = {}
+def _split_folders(folder: Path, notes: Notes) -> dict[str, Path]:
+    """The folders of the splits by name; what lies beside them is noted."""
+    folders = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name.startswith("."):
+            notes.add(HIDDEN_FOLDERS, path)
+        elif path.is_dir():
+            folders[path.name] = path
+        elif path.name.startswith("._"):
+            notes.add(MACOS_FILES, path)
+        elif path.name.startswith("."):
+            notes.add(HIDDEN_FILES, path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            notes.add(OUTSIDE_SPLITS, path)
+        else:
+            notes.add(OTHER_NAMES, path)
+    return folders
+
+
+def _add_splits_of_lists(root: Path, lists: list[Path], found: Layout) -> None:
+    images, masks = images_by_id(root / "images"), images_by_id(root / "masks")
+    for listing in (images, masks):
+        found.problems.extend(listing.problems)
+        found.notes.merge(listing.notes)
+    mask_of = same_names(images.files, masks.files, found.notes)
+    composed: dict[str, list[str]] = {}
+    for key in images.files:
+        composed.setdefault(unicodedata.normalize("NFC", key), []).append(key)
+
+    def key_of(entry: str) -> str | None:
+        for name in (entry, entry.rpartition(".")[0]):
+            alike = composed.get(unicodedata.normalize("NFC", name), [])
+            if name in images.files:
+                return name
+            if len(alike) == 1:
+                return alike[0]
+        return None
+
+    listed: set[str | None] = set()
     for path in lists:
         pairs: dict[str, Pair] = {}
         lines = read_bytes(path).decode("utf-8-sig", "replace").splitlines()
@@ -75,29 +145,34 @@ def _splits_of_lists(
             if not entry:
                 continue
             where = f"{path}, line {number}"
-            key = entry if entry in images else entry.rpartition(".")[0]
-            if key not in images:
-                problems.append(
+            key = key_of(entry)
+            listed.add(key)
+            if key is None:
+                found.problems.append(
                     f"{where}: expected an image below {root / 'images'}. Received: {entry!r}"
                 )
-            elif key not in masks:
-                problems.append(
-                    f"{images[key]}: expected a file of the same name in {root / 'masks'}. "
+            elif key not in mask_of:
+                found.problems.append(
+                    f"{images.files[key]}: expected a file of the same name in {root / 'masks'}. "
                     "Received: an image without a label"
                 )
             elif key in pairs:
-                problems.append(f"{where}: expected each image once. Received: {entry!r} again")
+                found.problems.append(
+                    f"{where}: expected each image once. Received: {entry!r} again"
+                )
             else:
-                pairs[key] = Pair(key, str(images[key]), str(masks[key]))
+                mask = masks.files[mask_of[key]]
+                pairs[key] = Pair(key, str(images.files[key]), str(mask))
         if not pairs:
-            problems.append(
+            found.problems.append(
                 f"{path}: expected the names of images. Received: none that is complete"
             )
-        splits[path.stem] = tuple(pairs.values())
-    return splits, problems
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+        found.splits[path.stem] = tuple(pairs.values())
+    for key in sorted(images.files.keys() - listed):
+        found.notes.add(IN_NO_LIST, images.files[key])
+    named = {split: {pair.id for pair in pairs} for split, pairs in found.splits.items()}
+    for first, second in itertools.combinations(named, 2):
+        if {first, second} not in ({"train", "trainval"}, {"val", "trainval"}):
+            for key in sorted(named[first] & named[second]):
+                kind = f"images in two lists, {first} and {second}"
+                found.notes.add(kind, images.files[key])

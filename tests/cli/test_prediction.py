@@ -1,0 +1,40 @@
+"""predict_main on folders in which not everything is a good image."""
+
+import re
+
+import numpy as np
+from PIL import Image
+from tiny_run import command, write_run
+
+
+def test_good_images_are_predicted_and_bad_ones_named(tmp_path):
+    config, model_dir = write_run(tmp_path)
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for index in range(3):
+        with Image.open(f"{config.data_dir}/val/val_{index}.png") as image:
+            image.save(photographs / f"{index}.png")
+    whole = (photographs / "1.png").read_bytes()
+    (photographs / "1.png").write_bytes(whole[:200])
+    (photographs / "._0.png").write_bytes(b"Mac OS X")
+    arguments = (f"--model_dir={model_dir}", f"--input={photographs}", f"--output_dir={tmp_path}/o")
+
+    result = command("predict_main", *arguments)
+    assert result.returncode == 1, result.stderr
+    assert f"{tmp_path}/o: predicted 2 images; 1 could not be predicted\n" in result.stdout
+    assert re.search(r"macOS .* passed over: 1 \(.*\._0.png\)", result.stdout)
+    last = result.stderr.splitlines()[-1]
+    assert "1.png: the image file is damaged" in last and "Traceback" not in result.stderr
+    assert sorted(path.name for path in (tmp_path / "o").glob("*_labels.png")) == [
+        "0_labels.png",
+        "2_labels.png",
+    ]
+
+    result = command("predict_main", *arguments)
+    assert result.returncode == 1 and "--resume" in result.stderr.splitlines()[-1]
+    (photographs / "1.png").write_bytes(whole)
+    result = command("predict_main", *arguments, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert f"{tmp_path}/o: predicted 1 images; left 2 that were complete\n" in result.stdout
+    with Image.open(tmp_path / "o" / "1_labels.png") as labels:
+        assert np.asarray(labels).shape == (40, 48)

@@ -1,0 +1,558 @@
+"""Folders as strangers send them: nothing is passed over, turned or reinterpreted unsaid."""
+
+import errno
+import os
+import unicodedata
+
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from dilated_affinity.datasets.checking import check_dataset
+from dilated_affinity.datasets.folder import Folder, check_folder
+from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.errors import DataError
+
+SIZE = (40, 56)
+COLORS = np.array([(0, 0, 0), (48, 112, 32), (176, 112, 32)], np.uint8)
+ORIENTATION = 0x0112
+
+
+def scene(seed, classes=3):
+    """A mask of discs on ground, and a photograph whose colours tell the classes."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices(SIZE)
+    mask = np.zeros(SIZE, np.uint8)
+    for label in range(1, classes):
+        center = rng.integers(9, SIZE[0] - 9), rng.integers(9, SIZE[1] - 9)
+        mask[(rows - center[0]) ** 2 + (columns - center[1]) ** 2 < 64] = label
+    image = np.array([(60, 90, 60), (200, 60, 60), (60, 60, 210)])[mask]
+    return np.clip(image + rng.normal(0, 9, image.shape), 0, 255).astype(np.uint8), mask
+
+
+def write(root, counts=(("train", 4), ("val", 2)), save_image=None, save_mask=None, classes=3):
+    """Writes a folder; `save_*` are given an array, a path and a number that counts all images."""
+    number = 0
+    for split, count in counts:
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            image, mask = scene(number, classes)
+            paths = (
+                root / "images" / split / f"{index}.png",
+                root / "masks" / split / f"{index}.png",
+            )
+            for save, array, path in zip(
+                (save_image, save_mask), (image, mask), paths, strict=True
+            ):
+                if save:
+                    save(array, path, number)
+                else:
+                    Image.fromarray(array).save(path)
+            number += 1
+    return root
+
+
+def note(report, *words):
+    """The one note with some words."""
+    found = [line for line in report.notes if all(word in line for word in words)]
+    assert len(found) == 1, report.notes
+    return found[0]
+
+
+def counted(line, count):
+    """Whether a line counts, names files, and names few of them."""
+    return f": {count} (" in line and line.count(".png") + line.count(".jpg") <= 6
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """The warnings of this test."""
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *arguments: lines.append(text % arguments))
+    return lines
+
+
+def test_nothing_is_said_of_a_clean_folder(tmp_path, logged):
+    report = check_folder(write(tmp_path))
+    assert (report.notes, report.problems) == ([], [])
+    assert report.text().endswith("\nno problems")
+    list(load_source("folder", "train", tmp_path))
+    assert logged == []
+
+
+# Links, hidden files and other files.
+
+
+def test_folders_that_are_links_are_read(tmp_path, logged):
+    write(tmp_path / "elsewhere", (("part", 5),))
+    write(tmp_path / "data", (("train", 3), ("val", 1)))
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind / "train" / "more").symlink_to(
+            tmp_path / "elsewhere" / kind / "part"
+        )
+    report = check_folder(tmp_path / "data")
+    assert report.images == {"train": 8, "val": 1} and report.problems == []
+    assert counted(note(report, "links", "followed"), 2)
+    source = load_source("folder", "train", tmp_path / "data")
+    assert len(source) == 8 and "more/4" in source.ids
+    assert any("links, followed: 2" in line for line in logged)
+
+
+def test_links_in_a_circle_have_an_end(tmp_path):
+    write(tmp_path, (("train", 2),))
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "loop").symlink_to(tmp_path / kind)
+        (tmp_path / kind / "train" / "self").symlink_to(tmp_path / kind / "train" / "self")
+    report = check_folder(tmp_path)
+    # Above the split lies its parent, which is read once by this path.
+    assert report.images == {"train": 2} and report.problems == []
+    assert counted(note(report, "lead to once more"), 2)
+
+
+def test_many_folders_linked_to_each_other_are_read_once_each(tmp_path):
+    write(tmp_path, (("train", 1),))
+    for kind in ("images", "masks"):
+        names = [tmp_path / kind / "train" / f"d{index}" for index in range(12)]
+        for index, folder in enumerate(names):
+            folder.mkdir()
+            Image.fromarray(scene(index)[0 if kind == "images" else 1]).save(folder / "a.png")
+        for folder in names:
+            for other in names:
+                (folder / other.name).symlink_to(other)
+    report = check_folder(tmp_path)
+    assert report.images == {"train": 13}
+
+
+def test_a_link_to_nothing_is_a_problem(tmp_path):
+    write(tmp_path)
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (problem,) = check_folder(tmp_path).problems
+    assert "gone.png: cannot be read (No such file" in problem
+    with pytest.raises(DataError, match="gone.png: cannot be read"):
+        list(load_source("folder", "train", tmp_path))
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
+    write(tmp_path)
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        # As the kernel does, but for root.
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    problems = check_folder(tmp_path).problems
+    assert len(problems) == 2 and "closed: cannot be read (Permission denied)" in problems[0]
+
+
+def test_files_that_are_passed_over_are_counted(tmp_path, logged):
+    write(tmp_path)
+    for name in ("images/train/._0.png", "images/train/._1.png", "masks/val/._0.png"):
+        (tmp_path / name).write_bytes(b"Mac OS X")
+    for name in (".DS_Store", "masks/train/.thumb.png"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("images/train/9.heic", "images/train/8.heic", "images/train/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("images/.ipynb_checkpoints", "images/train/.cache"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(scene(0)[0]).save(tmp_path / name / "0-copy.png")
+    for name in ("images/stray.png", "masks/stray.png"):
+        Image.fromarray(scene(0)[1]).save(tmp_path / name)
+    (tmp_path / "validation.txt").write_text("0\n")
+    report = check_folder(tmp_path)
+    assert report.problems == [] and report.images == {"train": 4, "val": 2}
+    assert counted(note(report, "macOS"), 3)
+    assert counted(note(report, "hidden files"), 2)
+    assert counted(note(report, "hidden folders"), 2)
+    assert counted(note(report, "no images by their ending", "2 .heic, 1 .db"), 3)
+    assert counted(note(report, "in no split's folder"), 2)
+    assert "validation.txt" in note(report, "other names")
+    assert [line.removeprefix("folder: ") for line in logged] == []
+    Folder(data_dir=tmp_path)
+    assert [line.removeprefix("folder: ") for line in logged] == report.notes
+    # The builder of the other split says nothing anew.
+    Folder(data_dir=tmp_path)
+    assert len(logged) == len(report.notes)
+
+
+def test_images_in_no_list_or_in_two_are_counted(tmp_path):
+    for index in range(9):
+        for kind, array in zip(("images", "masks"), scene(index), strict=True):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / kind / f"{index}.png")
+    (tmp_path / "train.txt").write_text("0\n1\n2\n3\n")
+    (tmp_path / "val.txt").write_text("3.png\n4\n")
+    (tmp_path / "trainval.txt").write_text("0\n1\n2\n3\n4\n")
+    report = check_folder(tmp_path)
+    assert report.problems == []
+    assert counted(note(report, "none of the lists"), 4)
+    assert counted(note(report, "two lists, train and val"), 1)
+    assert len(report.notes) == 2
+
+
+# Names.
+
+
+@pytest.mark.parametrize("with_lists", [False, True])
+def test_names_in_another_unicode_form_are_the_same(tmp_path, with_lists, logged):
+    write(tmp_path)
+    decomposed, composed = (unicodedata.normalize(form, "fläche é") for form in ("NFD", "NFC"))
+    assert decomposed != composed
+    for kind, name in (("images", decomposed), ("masks", composed)):
+        (tmp_path / kind / "train" / "0.png").rename(tmp_path / kind / "train" / f"{name}.png")
+    if with_lists:
+        (tmp_path / "train.txt").write_text(f"train/{composed}.png\ntrain/1\n")
+        (tmp_path / "val.txt").write_text("val/0\nval/1\ntrain/2\ntrain/3\n")
+    else:
+        (tmp_path / "images" / "val").rename(tmp_path / "images" / f"{decomposed}")
+        (tmp_path / "masks" / "val").rename(tmp_path / "masks" / f"{composed}")
+    report = check_folder(tmp_path)
+    assert report.problems == [] and sum(report.images.values()) == 6
+    assert counted(note(report, "Unicode form"), 1 if with_lists else 2) or not with_lists
+    source = load_source("folder", "train", tmp_path)
+    index = next(i for i, name in enumerate(source.ids) if name.endswith(decomposed))
+    np.testing.assert_array_equal(source[index]["label"], scene(0)[1])
+    assert any("Unicode form" in line for line in logged)
+
+
+def test_names_that_look_the_same_on_one_side_pair_exactly_or_not_at_all(tmp_path):
+    write(tmp_path, (("train", 3),))
+    forms = [unicodedata.normalize(form, "ö") for form in ("NFD", "NFC")]
+    for index, name in enumerate(forms):
+        for kind in ("images", "masks"):
+            (tmp_path / kind / "train" / f"{index}.png").rename(
+                tmp_path / kind / "train" / f"{name}.png"
+            )
+    report = check_folder(tmp_path)
+    assert (report.problems, report.notes, report.images) == ([], [], {"train": 3})
+    (tmp_path / "masks" / "train" / f"{forms[0]}.png").unlink()
+    (problem,) = check_folder(tmp_path).problems
+    assert "an image without a label" in problem
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "words"),
+    [("A", "a", "upper and lower case"), ("a ", "a", "differs in spaces")],
+)
+def test_names_that_differ_in_what_is_hard_to_see(tmp_path, image, mask, words):
+    write(tmp_path)
+    for kind, name in (("images", image), ("masks", mask)):
+        (tmp_path / kind / "train" / "0.png").rename(tmp_path / kind / "train" / f"{name}.png")
+    problems = check_folder(tmp_path).problems
+    assert len(problems) == 2 and all(words in problem for problem in problems)
+
+
+# Photographs.
+
+
+def save_turned(orientation, mask_is_upright=False):
+    """Saves what is seen upright stored turned, or what is stored as it is with a mark."""
+
+    def save(array, path, number):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        image = Image.fromarray(array)
+        if mask_is_upright:
+            # The inverse of turning upright: 6 and 8 undo each other, others themselves.
+            inverse = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+            others = {
+                2: Image.Transpose.FLIP_LEFT_RIGHT,
+                3: Image.Transpose.ROTATE_180,
+                4: Image.Transpose.FLIP_TOP_BOTTOM,
+                5: Image.Transpose.TRANSPOSE,
+                7: Image.Transpose.TRANSVERSE,
+            }
+            image = image.transpose((inverse | others)[orientation])
+        image.save(path, exif=exif)
+
+    return save
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_photographs_turned_upright_are_counted(tmp_path, orientation, logged):
+    report = check_folder(write(tmp_path, save_image=save_turned(orientation, True)))
+    assert report.problems == []
+    assert counted(note(report, f"EXIF orientation {orientation}"), 6)
+    # The masks are drawn on what is seen, and nothing speaks against it.
+    assert len(report.notes) == 1
+    source = load_source("folder", "train", tmp_path)
+    np.testing.assert_array_equal(source[2]["image"], scene(2)[0])
+    list(source)
+    (line,) = logged
+    assert (
+        f"2.png: the first of the images turned upright by their EXIF orientation {orientation}"
+        in line
+    )
+    assert "--check_only" in line
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_masks_drawn_on_the_pixels_as_stored_are_suspected(tmp_path, orientation):
+    report = check_folder(write(tmp_path, save_image=save_turned(orientation)))
+    assert "6 of 6" in note(report, "fit their images better as these are stored", "exiftool")
+    assert "notes to read above" in report.text()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("square", [True, False])
+def test_so_are_they_where_turning_changes_the_sides(tmp_path, orientation, square):
+    def save_image(array, path, number):
+        save_turned(orientation)(array[:, :40] if square else array, path, number)
+
+    def save_mask(array, path, number):
+        Image.fromarray(array[:, :40] if square else array).save(path)
+
+    report = check_folder(write(tmp_path, save_image=save_image, save_mask=save_mask))
+    if square:
+        assert "fit their images better as these are stored" in report.notes[1]
+    else:
+        assert len(report.problems) == 6
+        assert "seems to be drawn on the pixels as stored; then remove" in report.problems[0]
+
+
+def test_photographs_of_other_kinds_are_counted(tmp_path):
+    def save(array, path, number):
+        image = Image.fromarray(array)
+        if number == 0:
+            image.putalpha(Image.fromarray(np.full(SIZE, 255, np.uint8)))
+        if number == 1:
+            image.putalpha(Image.fromarray(array[..., 0]))
+        if number == 2:
+            image.save(
+                path.with_suffix(".gif"),
+                save_all=True,
+                append_images=[Image.new("RGB", image.size)],
+            )
+        elif number == 3:
+            Image.fromarray(array.astype(np.uint16)[..., 0] * 256).save(path)
+        else:
+            image.save(path)
+
+    report = check_folder(write(tmp_path, save_image=save))
+    assert counted(note(report, "transparent", "opaque"), 1)
+    assert "1.png" in note(report, "transparent")
+    assert counted(note(report, "several frames"), 1)
+    (problem,) = report.problems
+    assert "3.png: an image must be grey or RGB with 8 bits" in problem
+
+
+# Masks.
+
+
+def test_masks_of_0_and_255_among_masks_of_0_and_1(tmp_path, logged):
+    def save(array, path, number):
+        Image.fromarray(array * (255 if number % 2 else 1)).save(path)
+
+    report = check_folder(write(tmp_path, save_mask=save, classes=2))
+    line = note(report, "nothing but 0 and 255", "as if it were one of them")
+    assert counted(line, 3) and "masks/train/1.png" in line
+    # Without classes.csv masks are read before a run.
+    load_source("folder", "train", tmp_path)
+    assert f"folder: {line}" in logged
+    (tmp_path / "classes.csv").write_text("index,name\n0,ground\n1,disc\n")
+    assert note(check_folder(tmp_path), "nothing but 0 and 255") == line
+    (tmp_path / "classes.csv").write_text("index,name\n0,ground\n1,disc\n255,other\n")
+    assert not any("255" in line for line in check_folder(tmp_path).notes)
+
+
+def test_void_beside_classes_is_no_mixture(tmp_path):
+    def save(array, path, number):
+        array[0] = 255
+        Image.fromarray(array if number else np.where(array == 255, 255, 0).astype(np.uint8)).save(
+            path
+        )
+
+    report = check_folder(write(tmp_path, save_mask=save))
+    line = note(report, "nothing but 0 and 255")
+    assert counted(line, 1) and "as if" not in line
+
+
+def test_masks_of_nothing_but_void_are_counted(tmp_path):
+    def save(array, path, number):
+        Image.fromarray(np.full_like(array, 9) if number < 2 else array).save(path)
+
+    write(tmp_path, save_mask=save)
+    (tmp_path / "classes.csv").write_text("index,name\n0,a\n1,b\n2,c\n9,void\n")
+    assert counted(note(check_folder(tmp_path), "nothing but void"), 2)
+
+
+@pytest.mark.parametrize("resample", [Image.BILINEAR, Image.LANCZOS])
+def test_masks_resized_with_interpolation_are_named(tmp_path, resample):
+    def save_image(array, path, number):
+        Image.fromarray(array).resize((80, 60)).save(path)
+
+    def save_mask(array, path, number):
+        # Class 2 lies on class 0, with class 1 in between after interpolation.
+        method = resample if number else Image.NEAREST
+        Image.fromarray(array // 2 * 2).resize((80, 60), method).save(path)
+
+    write(tmp_path, save_image=save_image, save_mask=save_mask)
+    (tmp_path / "classes.csv").write_text("index,name\n0,a\n1,b\n2,c\n3,d\n")
+    assert counted(note(check_folder(tmp_path), "edges", "interpolation"), 5)
+
+
+def test_grey_levels_along_smooth_edges_are_no_classes(tmp_path):
+    def save_mask(array, path, number):
+        Image.fromarray(array // 2 * 255).resize((100, 70), Image.LANCZOS).resize(
+            (56, 40), Image.BICUBIC
+        ).save(path)
+
+    write(tmp_path, save_mask=save_mask)
+    # So many that, taken for classes, few would be missing.
+    match = "values occur only between a lower and a higher one.* smooth"
+    with pytest.raises(DataError, match=match):
+        Folder(data_dir=tmp_path)
+    (problem,) = check_folder(tmp_path).problems
+    assert "smooth" in problem
+
+
+def test_transparent_entries_of_palettes_are_counted(tmp_path):
+    def save(array, path, number):
+        image = Image.fromarray(array)
+        image.putpalette(COLORS.ravel().tolist())
+        # Of the last one no pixel is transparent.
+        image.save(path, transparency=bytes([255, 0, 255] if number < 5 else [255, 255, 255, 0]))
+
+    write(tmp_path, save_mask=save)
+    for text in (None, "name,r,g,b\na,0,0,0\nb,48,112,32\nc,176,112,32\n"):
+        if text:
+            (tmp_path / "classes.csv").write_text(text)
+        report = check_folder(tmp_path)
+        assert counted(note(report, "masks transparent in places", "opaque"), 5)
+        assert report.problems == []
+        np.testing.assert_array_equal(
+            load_source("folder", "train", tmp_path)[1]["label"], scene(1)[1]
+        )
+
+
+def test_palettes_that_disagree_are_named(tmp_path):
+    def save(array, path, number):
+        image = Image.fromarray(array)
+        image.putpalette(COLORS[[0, 2, 1] if number == 3 else [0, 1, 2]].ravel().tolist())
+        image.save(path)
+
+    line = note(check_folder(write(tmp_path, save_mask=save)), "several colours in the palettes")
+    assert ": 2 (1: (48, 112, 32) in" in line and "masks/train/3.png" in line
+
+
+def test_masks_with_an_orientation_are_turned_and_counted(tmp_path):
+    report = check_folder(write(tmp_path, save_mask=save_turned(3, True)))
+    assert counted(note(report, "masks turned upright by their EXIF orientation 3"), 6)
+    np.testing.assert_array_equal(load_source("folder", "val", tmp_path)[0]["label"], scene(4)[1])
+
+
+# Masks drawn in colours.
+
+
+def write_colored(root):
+    return write(root, save_mask=lambda mask, path, _: Image.fromarray(COLORS[mask]).save(path))
+
+
+def test_masks_in_colors_without_classes_are_one_problem_that_says_what_to_write(tmp_path):
+    write_colored(tmp_path)
+    (problem,) = check_folder(tmp_path).problems
+    for words in ("classes.csv", "name,r,g,b", "background,0,0,0", "6 such masks", "(48, 112, 32)"):
+        assert words in problem
+    with pytest.raises(DataError, match=r"train/0.png: .*classes.csv.*\(176, 112, 32\)$"):
+        Folder(data_dir=tmp_path)
+
+
+def test_indices_saved_as_rgb_are_recognised(tmp_path):
+    write(tmp_path, save_mask=lambda m, path, _: Image.fromarray(np.stack([m] * 3, -1)).save(path))
+    assert "save one of the channels" in check_folder(tmp_path).problems[0]
+
+
+def test_colors_along_smooth_edges_are_recognised(tmp_path):
+    def save_mask(array, path, number):
+        Image.fromarray(COLORS[array]).resize((99, 77)).resize((56, 40)).save(path)
+
+    write(tmp_path, save_mask=save_mask)
+    (problem,) = check_folder(tmp_path).problems
+    assert "edges seem to be smooth" in problem and problem.count("), (") < 30
+    (tmp_path / "classes.csv").write_text("name,r,g,b\na,0,0,0\nb,48,112,32\nc,176,112,32\n")
+    assert "edges seem to be smooth" in check_folder(tmp_path).problems[0]
+
+
+LABEL_MAP = """# label:color_rgb:parts:actions
+background:0,0,0::
+"leaf, green":48,112,32::
+spot:176,112,32::
+"""
+
+
+@pytest.mark.parametrize("kind", ["rgb", "palette", "grey"])
+def test_the_label_map_of_cvat_is_read(tmp_path, kind, logged):
+    def save(mask, path, number):
+        if kind == "rgb":
+            image = Image.fromarray(COLORS[mask])
+        elif kind == "grey":
+            image = Image.fromarray(mask)
+        else:
+            # Its colours count, not in which order they are.
+            image = Image.fromarray(2 - mask)
+            image.putpalette(COLORS[::-1].ravel().tolist())
+        image.save(path)
+
+    write(tmp_path, save_mask=save)
+    (tmp_path / "labelmap.txt").write_text(LABEL_MAP)
+    report = check_folder(tmp_path)
+    assert report.problems == [] and "labelmap.txt" in note(report, "CVAT")
+    assert report.classes.names == ("background", '"leaf, green"', "spot")
+    assert report.classes.palette == tuple(tuple(map(int, color)) for color in COLORS)
+    np.testing.assert_array_equal(load_source("folder", "val", tmp_path)[1]["label"], scene(5)[1])
+    assert any("labelmap.txt" in line for line in logged)
+    # classes.csv is asked first.
+    (tmp_path / "classes.csv").write_text(
+        "index,name,r,g,b\n0,x,0,0,0\n1,y,48,112,32\n2,z,176,112,32"
+    )
+    report = check_folder(tmp_path)
+    assert report.classes.names == ("x", "y", "z")
+    assert "labelmap.txt" in note(report, "other names, passed over")
+
+
+def test_label_maps_of_others_and_damaged_ones(tmp_path):
+    write(tmp_path)
+    (tmp_path / "labelmap.txt").write_text("item { id: 1 name: 'a' }\n")
+    report = check_folder(tmp_path)
+    assert report.problems == [] and "labelmap.txt" in note(report, "other names")
+    assert Folder(data_dir=tmp_path).classes.num_classes == 3
+    (tmp_path / "labelmap.txt").write_text(LABEL_MAP + "spot two::\n")
+    with pytest.raises(DataError, match="labelmap.txt, line 5: .* Received: 'spot two::'"):
+        Folder(data_dir=tmp_path)
+    assert "labelmap.txt, line 5" in check_folder(tmp_path).problems[0]
+    (tmp_path / "labelmap.txt").write_text(LABEL_MAP.replace("spot:", "void:"))
+    assert check_folder(tmp_path).classes.names == ("background", '"leaf, green"')
+
+
+# Number.
+
+
+def test_notes_are_few_however_many_files_there_are(tmp_path):
+    write(tmp_path, (("train", 40),), save_image=save_turned(3))
+    for index in range(50):
+        (tmp_path / "images" / "train" / f"._{index}.png").write_bytes(b"x")
+        Image.fromarray(scene(0)[0]).save(tmp_path / "images" / "train" / f"copy{index}.png")
+        Image.fromarray(scene(0)[1]).save(tmp_path / "masks" / "train" / f"copy{index}.png")
+    report = check_folder(tmp_path)
+    assert len(report.notes) == 4 and counted(note(report, "macOS"), 50)
+    assert "and 46 more" in note(report, "there before") and max(map(len, report.notes)) < 1500
+
+
+def test_other_data_sets_say_so_too(camvid_dir, logged):
+    (camvid_dir / "train" / "._train_0.png").write_bytes(b"x")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    with Image.open(camvid_dir / "val" / "val_0.png") as image:
+        image.save(camvid_dir / "val" / "val_0.png", exif=exif)
+    report = check_dataset("camvid", camvid_dir, ("train", "val"))
+    assert report.problems == [] and report.images == {"train": 3, "val": 2}
+    assert counted(note(report, "macOS"), 1)
+    assert "val_0.png" in note(report, "images turned upright by their EXIF orientation 3")
+    assert any(line.startswith("camvid: files that macOS") for line in logged)
