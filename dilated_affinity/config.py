@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from dilated_affinity.affinity.geometry import parse_rates
+from dilated_affinity.affinity.geometry import check_rates, format_rates, parse_rates
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.recipes import RECIPES
@@ -495,6 +495,7 @@ class Config:
     )
 
     def __post_init__(self):
+        object.__setattr__(self, "rates", _rates_as_text(self.rates))
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if self.min_scale > self.max_scale:
@@ -611,6 +612,13 @@ class Config:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             text = " ".join(str(error).split())
             raise DataError(f"{path}: not the configuration of a run: {text}") from None
+
+
+def _rates_as_text(rates):
+    """The one text of rates that were given as text, numbers or pairs; `"none"` for None."""
+    if rates is None or rates == "none":
+        return "none"
+    return format_rates(check_rates(rates))
 
 
 def _checked(field, value):

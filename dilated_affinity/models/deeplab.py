@@ -33,8 +33,8 @@ class AffinityHead(layers.Conv2D):
     Channel 8*i + c belongs to neighbour c of rate i, in the order of `neighbor_offsets`.
 
     Args:
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them; kept in the layer's
-            config, so that a saved model knows what its channels mean.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs; kept
+            in the layer's config, so that a saved model knows what its channels mean.
     """
 
     def __init__(self, rates, **kwargs):
@@ -73,8 +73,8 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
 
     Args:
         num_classes: Number of classes, void not counted; at least 2.
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them; None for plain
-            DeepLabv3+ without an affinity head.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs; None
+            for plain DeepLabv3+ without an affinity head.
         backbone: A name in `BACKBONES`. Defaults to `"resnet101"`.
         output_stride: 8, 16 or 32. Weights fit every output stride.
         weights: Of the backbone: `"imagenet"` (downloaded by Keras), the path of a `.weights.h5`
