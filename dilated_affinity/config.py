@@ -63,7 +63,11 @@ class Config:
 
     dataset: str = _setting("shapes", "Name of the data set.", "ours", group="data")
     data_dir: str = _setting(
-        "data", "Folder of the data set (see data/*/README.md).", "ours", group="data", moves=True
+        "data",
+        "Folder of the data set, or one that holds it under its name (see data/*/README.md).",
+        "ours",
+        group="data",
+        moves=True,
     )
     train_split: str = _setting("train", "Split to train on.", "ours", group="data")
     val_split: str = _setting("val", "Split to validate and evaluate on.", "ours", group="data")
