@@ -13,6 +13,7 @@ from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.models.resize import AlignedResize
+from dilated_affinity.models.training_model import at_decoder_stride
 from dilated_affinity.optimizers import MultiplierSGD, WarmupPolynomialDecay
 from dilated_affinity.refinement import Refinement, decoder_resize, divided_rates
 
@@ -115,12 +116,7 @@ def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.
     model.optimizer.build(model.trainable_variables)
     outputs, grid = dict(model.output), {}
     if statistics is not None:
-        resize = model.get_layer("affinity")
-        # In the place of the resize, or Keras would order the variables otherwise than in the
-        # whole model; under JAX an optimizer knows them by their order alone.
-        logits = keras.layers.Identity(dtype="float32")
-        outputs["affinity"] = logits(model.get_layer("affinity_logits").output)
-        grid = {"logits_stride": resize.source_stride, "padding": resize.padding}
+        outputs, grid = at_decoder_stride(model)
     if config.train_propagation:
         outputs["refined"] = _refined(model, outputs["affinity"], config)
     trained = FiniteStepModel(model.input, outputs, name=model.name)
