@@ -82,6 +82,14 @@ class Config:
         group="model",
         moves=True,
     )
+    initial_model: str = _setting(
+        "",
+        "Start from these weights: the folder of a run (its best model), or a .keras or "
+        ".weights.h5 file. Heads for other classes or rates are left out; the log says it.",
+        "ours",
+        group="model",
+        moves=True,
+    )
     rates: str = _setting(
         "8,(12,24),16",
         "Dilation rates R; a bracketed pair stands for itself and its transpose. 'none' trains "
@@ -121,7 +129,9 @@ class Config:
     )
     batch_norm: str = _setting(
         "sync",
-        "Statistics of batch norm: over all replicas, over one, or the backbone's stored ones.",
+        "Statistics of batch norm: over all replicas, over one, or the backbone's stored ones. "
+        "Only frozen allows batches of one image, for which it freezes that of ASPP and decoder, "
+        "too.",
         "paper 4.1",
         group="model",
         choices=("sync", "local", "frozen"),
@@ -190,6 +200,14 @@ class Config:
     train_propagation_weight: float = _setting(
         1.0, "Weight of that loss in the total.", "ours", group="loss", low=0
     )
+    class_weights: str = _setting(
+        "none",
+        "Weights of the classes in the semantic loss, a weighted mean: none; balanced, inversely "
+        "proportional to the pixels of the training labels; or a JSON file of a weight by class "
+        "name, or of a list in class order.",
+        "PyTorch's CrossEntropyLoss; scikit-learn's balanced",
+        group="loss",
+    )
     boundary_amplitude: float = _setting(
         10.0,
         "With structure=boundary, how much more a pixel at a boundary weighs; the weights of an "
@@ -217,7 +235,7 @@ class Config:
         30000, "Training steps in all.", "paper 4.1", group="schedule", low=1
     )
     batch_size: int = _setting(
-        16, "Images per step, over all replicas.", "paper 4.1", group="schedule", low=2
+        16, "Images per step, over all replicas.", "paper 4.1", group="schedule", low=1
     )
     accumulation: int = _setting(
         1,
@@ -335,6 +353,15 @@ class Config:
         "ours",
         group="run",
         low=0,
+    )
+    early_stop_patience: int = _setting(
+        0,
+        "Stop after so many validations in a row without a better mIoU; 0 trains to the end. The "
+        "learning rate follows the schedule of all iterations all the same.",
+        "ours",
+        group="run",
+        low=0,
+        moves=True,
     )
 
     checkpoint_every: int = _setting(
@@ -507,10 +534,17 @@ class Config:
                 "min_scale must not exceed max_scale. "
                 f"Received: min_scale={self.min_scale}, max_scale={self.max_scale}"
             )
-        if self.batch_size % self.accumulation or self.batch_size // self.accumulation < 2:
+        if self.batch_size % self.accumulation:
             raise ConfigError(
-                "accumulation must cut batch_size into equal parts of at least 2 images. "
+                "accumulation must cut batch_size into equal parts. "
                 f"Received: accumulation={self.accumulation}, batch_size={self.batch_size}"
+            )
+        if self.images_at_once < 2 and self.batch_norm != "frozen":
+            raise ConfigError(
+                "batch_size / accumulation must be at least 2, since batch norm over one image "
+                "cancels what is the same all over it; batch_norm='frozen' takes one. "
+                f"Received: batch_size={self.batch_size}, accumulation={self.accumulation}, "
+                f"batch_norm={self.batch_norm!r}"
             )
         if self.warmup_steps >= self.iterations:
             raise ConfigError(
@@ -536,6 +570,11 @@ class Config:
         """`rates` as pairs, or None for a run without affinity."""
         rates = None if self.rates == "none" else parse_rates(self.rates)
         return rates if self.structure == "affinity" else None
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of which batch norm and the losses see statistics and means at once."""
+        return self.batch_size // self.accumulation
 
     @property
     def multi_grid_factors(self) -> tuple[int, ...] | None:
