@@ -81,7 +81,8 @@ def checked_arguments(probabilities, affinities, rates, iterations, self_weight,
     affinities = ops.convert_to_tensor(affinities, "float32")
     _check_shapes(probabilities, affinities, rates, valid_mask)
     if valid_mask is not None:
-        valid_mask = ops.cast(valid_mask, "float32")[..., None]
+        # Not [..., None], which LiteRT's converter does not know for four dimensions.
+        valid_mask = ops.expand_dims(ops.cast(valid_mask, "float32"), -1)
     _check_finite(probabilities, affinities, valid_mask)
     self_weight = ops.convert_to_tensor(self_weight, "float32")
     return probabilities, affinities, valid_mask, rates, self_weight
