@@ -160,9 +160,9 @@ def _image_to_check_with(config, model_dir):
 
 def _calibration_images(config):
     if _CALIBRATION_DIR.value:
-        files, problems = images_by_id(_CALIBRATION_DIR.value)
-        raise_first(problems)
-        return [_read_image(path) for path in files.values()]
+        found = images_by_id(_CALIBRATION_DIR.value)
+        raise_first(found.problems)
+        return [_read_image(path) for path in found.files.values()]
     try:
         source = load_source(config.dataset, config.train_split, config.data_dir)
     except MissingDataError as error:

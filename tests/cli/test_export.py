@@ -97,13 +97,15 @@ def test_an_image_of_ones_own_without_the_data_set(run, tmp_path):
     assert "on a drawn image in several sizes 0 of" in result.stdout
 
 
-def test_calibrated_with_the_training_split(run, tmp_path):
-    _, model_dir = run
+@pytest.mark.slow
+def test_calibrated_with_the_training_split_or_a_folder(run, tmp_path):
+    config, model_dir = run
     arguments = (f"--model_dir={model_dir}", "--format=litert", "--quantization=int8")
     output = tmp_path / "model.tflite"
     result = command("export_main", *arguments, f"--output={output}")
     assert result.returncode == 2 and "for the network alone" in result.stderr
-    arguments = (*arguments, "--iterations=0", "--calibration_images=3", f"--output={output}")
-    result = command("export_main", *arguments)
-    assert result.returncode == 0, result.stderr
-    assert "litert written, 0.1 MB; on val_0" in result.stdout
+    arguments = (*arguments, "--iterations=0", "--overwrite", f"--output={output}")
+    for calibration in ("--calibration_images=3", f"--calibration_dir={config.data_dir}/train"):
+        result = command("export_main", *arguments, calibration)
+        assert result.returncode == 0, result.stderr
+        assert "litert written, 0.1 MB; on val_0" in result.stdout
