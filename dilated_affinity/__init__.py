@@ -24,6 +24,7 @@ from dilated_affinity.inference import Prediction, Predictor, inference_model
 from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
+from dilated_affinity.models.training_model import training_model
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import evaluation_dataset, training_dataset
 from dilated_affinity.refinement import Refinement
@@ -74,4 +75,5 @@ __all__ = [
     "symmetric_logits",
     "train",
     "training_dataset",
+    "training_model",
 ]

@@ -67,6 +67,16 @@ class TrainingState:
         values = [row["val_mean_iou"] for row in self.rows if "val_mean_iou" in row]
         return max((value for value in values if not math.isnan(value)), default=None)
 
+    @property
+    def validations_since_best(self) -> int:
+        """Validations in a row, up to now, that were not better than the best before them."""
+        values = [row["val_mean_iou"] for row in self.rows if "val_mean_iou" in row]
+        best, since = -math.inf, 0
+        for value in values:
+            since = 0 if value > best else since + 1
+            best = max(best, value) if not math.isnan(value) else best
+        return since
+
     @classmethod
     def from_json(cls, content):
         """The state of parsed JSON; raises `ValueError` where it is none."""
@@ -119,7 +129,7 @@ def write_checkpoint(path: str | os.PathLike, model: keras.Model, state: Trainin
             raise
         raise RunError(
             f"{path}: the checkpoint cannot be written: {cause.strerror or cause}. Training "
-            "stopped; the checkpoints before it are as they were."
+            "stopped; earlier checkpoints, if any, are as they were."
         ) from error
 
 

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from dilated_affinity.affinity.geometry import parse_rates
+from dilated_affinity.affinity.geometry import check_rates, format_rates, parse_rates
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.files import write_atomically
 from dilated_affinity.recipes import RECIPES
@@ -63,7 +63,11 @@ class Config:
 
     dataset: str = _setting("shapes", "Name of the data set.", "ours", group="data")
     data_dir: str = _setting(
-        "data", "Folder of the data set (see data/*/README.md).", "ours", group="data", moves=True
+        "data",
+        "Folder of the data set, or one that holds it under its name (see data/*/README.md).",
+        "ours",
+        group="data",
+        moves=True,
     )
     train_split: str = _setting("train", "Split to train on.", "ours", group="data")
     val_split: str = _setting("val", "Split to validate and evaluate on.", "ours", group="data")
@@ -75,6 +79,14 @@ class Config:
         "file of the keras.applications model without classifier, or, for a beta ResNet, the "
         "prefix of a TensorFlow 1 checkpoint.",
         "paper 4.1",
+        group="model",
+        moves=True,
+    )
+    initial_model: str = _setting(
+        "",
+        "Start from these weights: the folder of a run (its best model), or a .keras or "
+        ".weights.h5 file. Heads for other classes or rates are left out; the log says it.",
+        "ours",
         group="model",
         moves=True,
     )
@@ -117,7 +129,9 @@ class Config:
     )
     batch_norm: str = _setting(
         "sync",
-        "Statistics of batch norm: over all replicas, over one, or the backbone's stored ones.",
+        "Statistics of batch norm: over all replicas, over one, or the backbone's stored ones. "
+        "Only frozen allows batches of one image, for which it freezes that of ASPP and decoder, "
+        "too.",
         "paper 4.1",
         group="model",
         choices=("sync", "local", "frozen"),
@@ -186,6 +200,14 @@ class Config:
     train_propagation_weight: float = _setting(
         1.0, "Weight of that loss in the total.", "ours", group="loss", low=0
     )
+    class_weights: str = _setting(
+        "none",
+        "Weights of the classes in the semantic loss, a weighted mean: none; balanced, inversely "
+        "proportional to the pixels of the training labels; or a JSON file of a weight by class "
+        "name, or of a list in class order.",
+        "PyTorch's CrossEntropyLoss; scikit-learn's balanced",
+        group="loss",
+    )
     boundary_amplitude: float = _setting(
         10.0,
         "With structure=boundary, how much more a pixel at a boundary weighs; the weights of an "
@@ -213,7 +235,7 @@ class Config:
         30000, "Training steps in all.", "paper 4.1", group="schedule", low=1
     )
     batch_size: int = _setting(
-        16, "Images per step, over all replicas.", "paper 4.1", group="schedule", low=2
+        16, "Images per step, over all replicas.", "paper 4.1", group="schedule", low=1
     )
     accumulation: int = _setting(
         1,
@@ -331,6 +353,15 @@ class Config:
         "ours",
         group="run",
         low=0,
+    )
+    early_stop_patience: int = _setting(
+        0,
+        "Stop after so many validations in a row without a better mIoU; 0 trains to the end. The "
+        "learning rate follows the schedule of all iterations all the same.",
+        "ours",
+        group="run",
+        low=0,
+        moves=True,
     )
 
     checkpoint_every: int = _setting(
@@ -495,6 +526,7 @@ class Config:
     )
 
     def __post_init__(self):
+        object.__setattr__(self, "rates", _rates_as_text(self.rates))
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if self.min_scale > self.max_scale:
@@ -502,10 +534,17 @@ class Config:
                 "min_scale must not exceed max_scale. "
                 f"Received: min_scale={self.min_scale}, max_scale={self.max_scale}"
             )
-        if self.batch_size % self.accumulation or self.batch_size // self.accumulation < 2:
+        if self.batch_size % self.accumulation:
             raise ConfigError(
-                "accumulation must cut batch_size into equal parts of at least 2 images. "
+                "accumulation must cut batch_size into equal parts. "
                 f"Received: accumulation={self.accumulation}, batch_size={self.batch_size}"
+            )
+        if self.images_at_once < 2 and self.batch_norm != "frozen":
+            raise ConfigError(
+                "batch_size / accumulation must be at least 2, since batch norm over one image "
+                "cancels what is the same all over it; batch_norm='frozen' takes one. "
+                f"Received: batch_size={self.batch_size}, accumulation={self.accumulation}, "
+                f"batch_norm={self.batch_norm!r}"
             )
         if self.warmup_steps >= self.iterations:
             raise ConfigError(
@@ -531,6 +570,11 @@ class Config:
         """`rates` as pairs, or None for a run without affinity."""
         rates = None if self.rates == "none" else parse_rates(self.rates)
         return rates if self.structure == "affinity" else None
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of which batch norm and the losses see statistics and means at once."""
+        return self.batch_size // self.accumulation
 
     @property
     def multi_grid_factors(self) -> tuple[int, ...] | None:
@@ -611,6 +655,13 @@ class Config:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             text = " ".join(str(error).split())
             raise DataError(f"{path}: not the configuration of a run: {text}") from None
+
+
+def _rates_as_text(rates):
+    """The one text of rates that were given as text, numbers or pairs; `"none"` for None."""
+    if rates is None or rates == "none":
+        return "none"
+    return format_rates(check_rates(rates))
 
 
 def _checked(field, value):

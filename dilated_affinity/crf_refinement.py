@@ -111,7 +111,7 @@ class CRFPredictor:
                 yield image, probabilities
 
         for refined in self._crf.map(pairs(), workers):
-            yield Prediction(_labels(refined), *found.popleft())
+            yield Prediction(_labels(refined), *found.popleft(), refined)
 
 
 class _Scores:

@@ -376,11 +376,11 @@ def mean_over_counted(sums, counted):
 
     Args:
         sums: float32 values of any shape, the same on every replica.
-        counted: Number of counted pixels, float32 scalar.
+        counted: Number of counted pixels, or the sum of their weights, float32 scalar.
 
     Returns:
         `sums` times a common factor; 0 where nothing is counted on any replica.
     """
     size = ops.cast(ops.size(sums), "float32")
     total = sum_over_replicas(ops.stack([size, counted]))
-    return sums * (total[0] / ops.maximum(total[1], 1.0))
+    return sums * (total[0] / ops.where(total[1] > 0, total[1], 1.0))

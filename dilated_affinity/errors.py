@@ -9,6 +9,10 @@ class DataError(DilatedAffinityError):
     """A data set, image, label or statistics file is missing, damaged or not what it should be."""
 
 
+class MissingDataError(DataError):
+    """A folder holds nothing of the data set that was looked for."""
+
+
 class ConfigError(DilatedAffinityError, ValueError):
     """A setting, or a combination of settings, makes no sense."""
 

@@ -17,11 +17,15 @@ from dilated_affinity.files import write_atomically
 from dilated_affinity.inference import InferenceModel, check_images, inference_model
 from dilated_affinity.models import rewriting
 from dilated_affinity.models.backbone import check_choice
+from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.progress import stages
 from dilated_affinity.refinement import as_refinement
 
 TOLERANCE = 1e-4
 """Largest difference in a probability that an export in float32 may show from the model."""
+
+QUANTIZED_TOLERANCES = {"float16": 2e-3, "dynamic_int8": 0.02, "int8": 0.1}
+"""Largest mean difference in a probability that a quantized export may show from the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +64,23 @@ def export_model(
     refinement=None,
     mixed_precision: str | None = None,
     fold_batch_norm=False,
+    quantization="none",
+    calibration_images=(),
     **settings,
 ) -> Agreement:
     """Writes a trained model as an artifact that predicts images, and checks it on a real one.
 
-    The artifact maps uint8 RGB images `images` (batch, height, width, 3) of any size to `labels`
-    uint8 (batch, height, width) and `probabilities` float32 (batch, height, width, C), both
-    refined, and, if asked for, `affinity` float32 (batch, height, width, 8|R|). Preprocessing,
+    The artifact maps uint8 RGB images `images` (batch, height, width, 3) in [0, 255], of any size,
+    to `labels` uint8 (batch, height, width) and `probabilities` float32 (batch, height, width, C),
+    both refined, and, if asked for, `affinity` float32 (batch, height, width, 8|R|). Preprocessing,
     resizing and refinement are inside.
 
     It is written aside, loaded, and compared with the Keras model on `image` and on a batch of two
     of another size; only then does it appear at `output`. In float32 no probability may differ by
     more than 1e-4. In mixed precision they differ by how much is lost in rounding; there the mean
     difference from the Keras model of the same precision must be no larger than this one's from
-    the Keras model in float32, give or take 1e-4.
+    the Keras model in float32, give or take 1e-4. Of a quantized model the mean difference may be
+    up to that in `QUANTIZED_TOLERANCES`.
 
     Args:
         model: As `DeepLabV3Plus` builds it; one without affinity head is not refined.
@@ -97,6 +104,13 @@ def export_model(
             no `"bfloat16"` and LiteRT neither. Defaults to None: as the model is.
         fold_batch_norm: Fold batch norm into the convolutions, see
             `dilated_affinity.models.rewriting.fold_batch_norm`. Defaults to False.
+        quantization: For `"litert"`: `"float16"` keeps the weights in float16, half as large;
+            `"dynamic_int8"` keeps them in int8, a quarter, and computes with inputs quantized on
+            the way; `"int8"` computes in int8 throughout, in ranges that `calibration_images` show,
+            and only without propagation, whose small weights int8 has no room for. Defaults to
+            `"none"`.
+        calibration_images: For `"int8"`: uint8 (H, W, 3) images, of any sizes, such as the model
+            was trained on; some tens.
         **settings: As for `inference_model`.
 
     Returns:
@@ -104,8 +118,8 @@ def export_model(
 
     Raises:
         ConfigError: For a format that does not exist or whose packages are not installed, an output
-            that does not end as the format asks, mixed precision in a format that has none, or
-            settings that make no sense.
+            that does not end as the format asks, mixed precision or quantization in a format that
+            has none, or settings that make no sense.
         DataError: If `output` exists and must not be replaced.
         RunError: If the converter refuses the model, or the artifact does not do what the model
             does. Nothing is left at `output` then.
@@ -125,16 +139,22 @@ def export_model(
         model = tf.saved_model.load("exports/camvid")
         labels = model.serve(images)["labels"]
     """
-    check_output(output, format, overwrite, mixed_precision)
+    check_output(output, format, overwrite, mixed_precision, quantization)
     output = Path(output)
     image = np.asarray(image)
     check_images(image, rank=3)
+    calibration_images = tuple(np.asarray(each) for each in calibration_images)
+    for each in calibration_images:
+        check_images(each, rank=3)
     model, exported = _rewritten(model, mixed_precision, fold_batch_norm)
     refinement = as_refinement(refinement, iterations=iterations, **settings)
+    if quantization == "int8":
+        _check_full_int8(model, refinement, calibration_images)
     reference = _serving_model(model, refinement, affinity)
     whole = reference if exported is model else _serving_model(exported, refinement, affinity)
     rounded = mixed_precision not in (None, "none")
-    options = Options(jit_compile, metadata)
+    options = Options(jit_compile, metadata, quantization, calibration_images)
+    most = QUANTIZED_TOLERANCES.get(quantization)
     measured = []
 
     def write_and_check(aside):
@@ -143,7 +163,7 @@ def export_model(
             stage_done()
             predict = _load(aside, format)
             stage_done()
-            measured.append(_compare(reference, whole, predict, image, format, rounded))
+            measured.append(_compare(reference, whole, predict, image, format, rounded, most))
             stage_done()
 
     if FORMATS[format].suffix:
@@ -153,7 +173,13 @@ def export_model(
     return measured[0]
 
 
-def check_output(output: str | os.PathLike, format, overwrite=False, mixed_precision=None):
+def check_output(
+    output: str | os.PathLike,
+    format,
+    overwrite=False,
+    mixed_precision=None,
+    quantization="none",
+):
     """Raises what `export_model` raises for these arguments, before a model is loaded."""
     check_choice("format", format, FORMATS)
     suffix, packages = FORMATS[format].suffix, FORMATS[format].packages
@@ -166,6 +192,8 @@ def check_output(output: str | os.PathLike, format, overwrite=False, mixed_preci
         )
     if mixed_precision is not None:
         check_choice(f"mixed_precision of the format {format}", mixed_precision, precisions)
+    kinds = FORMATS[format].quantization
+    check_choice(f"quantization of the format {format}", quantization, kinds)
     output = Path(output)
     if suffix and output.suffix != suffix:
         raise ConfigError(
@@ -178,6 +206,19 @@ def check_output(output: str | os.PathLike, format, overwrite=False, mixed_preci
     earlier = output.is_file() if suffix else (output / "saved_model.pb").is_file()
     if not earlier:
         raise DataError(f"{output}: is not an export of the format {format}; it stays as it is.")
+
+
+def _check_full_int8(model, refinement, calibration_images):
+    if affinity_rates(model) is not None and refinement.iterations:
+        raise ConfigError(
+            "quantization='int8' is for the network alone, without propagation: iterations must be "
+            f"0. Received: iterations={refinement.iterations}"
+        )
+    if not calibration_images:
+        raise ConfigError(
+            "quantization='int8' needs calibration_images to find the range of every layer. "
+            "Received: none"
+        )
 
 
 def _rewritten(model, mixed_precision, fold_batch_norm):
@@ -225,7 +266,7 @@ def _load(path, format):
         ) from error
 
 
-def _compare(reference, whole, predict, image, format, rounded):
+def _compare(reference, whole, predict, image, format, rounded, most):
     """Raises `RunError` unless the artifact does what the model does.
 
     Args:
@@ -235,6 +276,7 @@ def _compare(reference, whole, predict, image, format, rounded):
         image: uint8 (H, W, 3).
         format: Name of the format, for messages.
         rounded: Whether `whole` computes in a shorter type than `reference`.
+        most: The mean difference that is allowed because of quantization; None without any.
     """
     differences, labels = [], []
     for images in _batches(image):
@@ -250,7 +292,7 @@ def _compare(reference, whole, predict, image, format, rounded):
         _check_kinds(received, expected, format)
         for name in sorted(expected.keys() - {"labels"}):
             values = (each[name] for each in (received, expected, true))
-            _check_values(name, *values, format, rounded)
+            _check_values(name, *values, format, rounded, most)
         _check_labels(received, format)
         differences.append(np.abs(received["probabilities"] - true["probabilities"]).ravel())
         labels.append((received["labels"] != true["labels"]).ravel())
@@ -276,9 +318,11 @@ def _check_kinds(received, expected, format):
         raise RunError(f"the {format} written must give {kinds[1]}. Received: {kinds[0]}")
 
 
-def _check_values(name, received, expected, true, format, rounded):
+def _check_values(name, received, expected, true, format, rounded, most):
     difference, allowed = np.max(np.abs(received - true)), TOLERANCE
-    if rounded:
+    if most is not None:
+        difference, allowed = np.mean(np.abs(received - true)), most
+    elif rounded:
         # A processor's own arithmetic in a short type may round elsewhere in a fused graph than in
         # Keras' single operations. That moves outputs about as far as the short type itself does.
         difference = np.mean(np.abs(received - expected))

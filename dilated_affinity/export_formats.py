@@ -21,6 +21,9 @@ from dilated_affinity.models.rewriting import PRECISIONS
 METADATA = Path("assets.extra", "dilated_affinity.json")
 """Where a SavedModel keeps what it was given to say about itself."""
 
+QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8")
+"""Kinds of quantization of a LiteRT model, see `export_model`."""
+
 _IMAGES = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
 
 _SIDE_STEP = 64
@@ -29,10 +32,12 @@ _SIDE_STEP = 64
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What only a SavedModel knows, see `export_model`."""
+    """What only some formats know, see `export_model`."""
 
     jit_compile: bool = True
     metadata: dict | None = None
+    quantization: str = "none"
+    calibration_images: tuple[np.ndarray, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Format:
         load: Makes of what lies at a path a function from uint8 images to a dict of arrays.
         packages: Modules to write and read it, beside what the package needs anyway.
         mixed_precision: The precisions in which its runtimes compute convolutions.
+        quantization: The kinds of quantization that it knows.
     """
 
     suffix: str
@@ -52,6 +58,7 @@ class Format:
     load: Callable[[Path], Callable[[np.ndarray], dict[str, np.ndarray]]]
     packages: tuple[str, ...] = ()
     mixed_precision: tuple[str, ...] = tuple(PRECISIONS)
+    quantization: tuple[str, ...] = ("none",)
 
 
 def arrays(outputs) -> dict[str, np.ndarray]:
@@ -62,13 +69,16 @@ def arrays(outputs) -> dict[str, np.ndarray]:
 def _write_saved_model(whole, path, options):
     if options.jit_compile:
         whole = keras.models.clone_model(whole, clone_function=_few_sizes)
+    whole = _convertible(whole)
 
-    @tf.function(input_signature=[_IMAGES], autograph=False)
+    # Without a signature of its own, for which TensorFlow would cast a NumPy array of floats to
+    # uint8 without a word: a picture in 0 to 1 would be black.
+    @tf.function(autograph=False)
     def serve(images):
         return whole(_checked(images), training=False)
 
     with contextlib.nullcontext() if options.jit_compile else _without_xla():
-        traced = serve.get_concrete_function()
+        traced = serve.get_concrete_function(_IMAGES)
         # Not Keras' ExportArchive, which traces the model several times more.
         module = tf.Module()
         module.weights = list(traced.variables)
@@ -154,17 +164,32 @@ def _load_onnx(path):
 _UNKNOWN_TO_LITERT = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
 
 
-def _write_litert(whole, path, _):
-    # Without TensorFlow's own operations, for which most LiteRT runtimes have no room.
-    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+def _write_litert(whole, path, options):
     try:
         with _without_xla():
-            _convertible(whole).export(path, "litert", verbose=False, target_spec=builtins)
+            _convertible(whole).export(path, "litert", verbose=False, **_converter(options))
     except Exception as error:
         unknown = sorted(set(_UNKNOWN_TO_LITERT.findall(str(error))))
         if not unknown:
             raise
         raise RuntimeError(f"LiteRT lacks TensorFlow's {', '.join(unknown)}") from error
+
+
+def _converter(options):
+    """Settings of LiteRT's converter."""
+    # Without TensorFlow's own operations, for which most LiteRT runtimes have no room.
+    spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    settings = {"target_spec": spec}
+    if options.quantization != "none":
+        settings["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if options.quantization == "float16":
+        spec["supported_types"] = [tf.float16]
+    if options.quantization == "int8":
+        spec["supported_ops"].append(tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
+        settings["representative_dataset"] = lambda: (
+            {"images": image[np.newaxis]} for image in options.calibration_images
+        )
+    return settings
 
 
 def _load_litert(path):
@@ -213,6 +238,12 @@ FORMATS = {
         packages=("tf2onnx", "onnx", "onnxruntime"),
         mixed_precision=("none", "float16"),
     ),
-    "litert": Format(".tflite", _write_litert, _load_litert, mixed_precision=("none",)),
+    "litert": Format(
+        ".tflite",
+        _write_litert,
+        _load_litert,
+        mixed_precision=("none",),
+        quantization=QUANTIZATIONS,
+    ),
 }
 """Every format by name."""

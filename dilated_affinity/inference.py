@@ -148,11 +148,14 @@ class Prediction:
         unrefined: uint8 (H, W), before it.
         affinity: float32 (H, W, 8|R|), probability that a neighbour shares the class; None for a
             model without affinity head.
+        probabilities: float32 (H, W, C), of the classes, after propagation; None where a predictor
+            of one's own gives none.
     """
 
     labels: np.ndarray
     unrefined: np.ndarray
     affinity: np.ndarray | None
+    probabilities: np.ndarray | None = None
 
 
 class Predictor:
@@ -197,15 +200,16 @@ class Predictor:
         probabilities = ops.convert_to_numpy(ops.softmax(logits["semantic"]))[0]
         unrefined = probabilities.argmax(axis=-1).astype(np.uint8)
         if self.rates is None:
-            return Prediction(unrefined, unrefined, None)
+            return Prediction(unrefined, unrefined, None, probabilities)
         affinity = ops.convert_to_numpy(logits["affinity"])[0]
         canvas = self._canvases.fit(unrefined.shape)
         refined = self._refine(
             pad_to(probabilities, canvas), pad_to(affinity, canvas), unrefined.shape
         )
-        labels = ops.convert_to_numpy(ops.argmax(next(refined), axis=-1))[0]
+        probabilities = ops.convert_to_numpy(next(refined))[0]
+        labels = probabilities.argmax(axis=-1).astype(np.uint8)
         same = ops.convert_to_numpy(ops.sigmoid(affinity - self._threshold))
-        return Prediction(labels.astype(np.uint8), unrefined, same)
+        return Prediction(labels, unrefined, same, probabilities)
 
     def map(self, images):
         """Yields the `Prediction` of each image, in order."""

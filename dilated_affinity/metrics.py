@@ -243,7 +243,7 @@ class AffinityAccuracy(_Counts):
     Counted apart for every rate and for every category n0 to n8 of the pixel (Fig. 4).
 
     Args:
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
         logits_stride: Stride of the logits' grid, as for `AffinityLoss`: above 1 only the pixels
             on which the logits stand are counted. Defaults to 1.
         padding: As for `AffinityLoss`.

@@ -63,8 +63,7 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         **settings,
     ):
         super().__init__()
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError("TensorBoard is not installed: pip install tensorboard")
+        check_tensorboard()
         if every < 1:
             raise ConfigError(f"every must be at least 1. Received: every={every}")
         self._log_dir = Path(log_dir)
@@ -169,6 +168,12 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         if step is None:
             step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         return self._writers[part].as_default(step)
+
+
+def check_tensorboard():
+    """Raises `ConfigError` where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("TensorBoard is not installed: pip install tensorboard")
 
 
 def _affinity_metrics(model):

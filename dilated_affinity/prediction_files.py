@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,10 @@ from dilated_affinity.visualization import (
     with_legend,
 )
 
-_ALL_KINDS = ("labels", "overlay", "affinity", "comparison", "errors")
+_ALL_KINDS = (
+    *("labels", "overlay", "affinity", "comparison", "errors"),
+    *("confidence", "probabilities"),
+)
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -68,6 +72,7 @@ def predict_files(
     overwrite=False,
     label_ids: Sequence[int] | None = None,
     resume=False,
+    probabilities=False,
 ) -> PredictedFiles:
     """Predicts an image file, or every image in a folder and its sub-folders.
 
@@ -87,6 +92,9 @@ def predict_files(
             `CITYSCAPES_LABEL_IDS` for its test server. None writes the classes themselves.
         resume: Leave an image out whose outputs are all there and whole, whatever model they are
             of, and replace those of others. Defaults to False.
+        probabilities: Write, too, `a/b_probabilities.npz`, whose array `probabilities` is float16
+            (H, W, C), after refinement; and `a/b_confidence.png`, grey, 255 times the largest of
+            them at each pixel. Defaults to False.
 
     Returns:
         `PredictedFiles`.
@@ -103,7 +111,7 @@ def predict_files(
         _Item(stem, str(path), functools.partial(_read_image, path, result.notes))
         for path, stem in _images(Path(source), Path(output_dir), result)
     ]
-    options = _Options(Path(output_dir), overwrite, resume, label_ids, has_labels=False)
+    options = _Options(Path(output_dir), overwrite, resume, label_ids, False, probabilities)
     return _write_predictions(predictor, classes, items, options, result)
 
 
@@ -115,6 +123,7 @@ def predict_examples(
     overwrite=False,
     label_ids: Sequence[int] | None = None,
     resume=False,
+    probabilities=False,
 ) -> PredictedFiles:
     """Predicts examples of a data set, whose labels are known.
 
@@ -130,6 +139,7 @@ def predict_examples(
         overwrite: As for `predict_files`.
         label_ids: As for `predict_files`.
         resume: As for `predict_files`.
+        probabilities: As for `predict_files`.
 
     Returns:
         `PredictedFiles`.
@@ -143,7 +153,7 @@ def predict_examples(
         _Item(output_dir / name, name, functools.partial(source.__getitem__, index))
         for index, name in enumerate(source.ids[:limit])
     ]
-    options = _Options(output_dir, overwrite, resume, label_ids, has_labels=True)
+    options = _Options(output_dir, overwrite, resume, label_ids, True, probabilities)
     return _write_predictions(predictor, source.classes, items, options, PredictedFiles())
 
 
@@ -155,6 +165,7 @@ class _Options(NamedTuple):
     resume: bool
     label_ids: Sequence[int] | None
     has_labels: bool
+    probabilities: bool
 
 
 def _read_image(path, notes):
@@ -165,22 +176,29 @@ def _read_image(path, notes):
 
 
 def _write_predictions(predictor, classes, items, options, result):
-    kinds = _kinds(predictor, options.has_labels)
+    kinds = _kinds(predictor, options)
     items = _to_do(items, kinds, options, result)
     for item, example, prediction in _predictions(predictor, items, result.failed):
         pictures = _pictures(prediction, predictor.rates, classes, example, options.label_ids)
         for kind in kinds:
-            write_atomically(_target(item.stem, kind), pictures[kind].save)
+            write = (
+                functools.partial(_save_probabilities, prediction.probabilities)
+                if kind == "probabilities"
+                else pictures[kind].save
+            )
+            write_atomically(_target(item.stem, kind), write)
         result.written.append(_target(item.stem, "labels"))
     return result
 
 
-def _kinds(predictor, has_labels):
+def _kinds(predictor, options):
     """What is written of each image; the labels last, as they are what is wanted."""
     kinds = ["overlay"]
     if predictor.rates is not None:
         kinds.append("affinity")
-    if has_labels:
+    if options.probabilities:
+        kinds += ["confidence", "probabilities"]
+    if options.has_labels:
         kinds += ["comparison", "errors"]
     return [*kinds, "labels"]
 
@@ -223,7 +241,9 @@ def _to_do(items, kinds, options, result):
 
 
 def _is_whole(path):
-    """Whether a PNG is there up to its last chunk."""
+    """Whether a PNG is there up to its last chunk, or an archive of arrays with its directory."""
+    if path.suffix == ".npz":
+        return zipfile.is_zipfile(path)
     try:
         with open(path, "rb") as file:
             file.seek(-len(_PNG_END), os.SEEK_END)
@@ -291,10 +311,30 @@ def _pictures(prediction, rates, classes, example, label_ids):
     arrays = {"overlay": with_legend(colored, entries)}
     if prediction.affinity is not None:
         arrays["affinity"] = affinity_picture(prediction.affinity, rates)
+    if prediction.probabilities is not None:
+        arrays["confidence"] = confidence_picture(prediction.probabilities)
     if "label" in example:
         arrays["comparison"] = comparison(example, prediction, rates, classes)
         arrays["errors"] = error_picture(example["label"], prediction, classes.ignore_label)
     return {"labels": labels, **{kind: Image.fromarray(array) for kind, array in arrays.items()}}
+
+
+def confidence_picture(probabilities) -> np.ndarray:
+    """How sure a prediction is: 255 times the largest probability of each pixel, uint8 (H, W).
+
+    Args:
+        probabilities: float (H, W, C), adding up to 1.
+
+    Example:
+
+    >>> confidence_picture(np.array([[[1.0, 0.0], [0.4, 0.6]]])).tolist()
+    [[255, 153]]
+    """
+    return np.rint(255 * np.clip(probabilities.max(axis=-1), 0, 1)).astype(np.uint8)
+
+
+def _save_probabilities(probabilities, path):
+    np.savez_compressed(path, probabilities=probabilities.astype(np.float16))
 
 
 def palette_image(labels, classes: ClassTable) -> Image.Image:
@@ -322,7 +362,8 @@ def label_id_image(labels, label_ids: Sequence[int]) -> Image.Image:
 
 
 def _target(stem: Path, kind) -> Path:
-    return stem.with_name(f"{stem.name}_{kind}.png")
+    suffix = "npz" if kind == "probabilities" else "png"
+    return stem.with_name(f"{stem.name}_{kind}.{suffix}")
 
 
 def _images(source, output_dir, result) -> list[tuple[Path, Path]]:

@@ -55,19 +55,25 @@ def _claim(model_dir, config, stack):
         raise RunError(f"{model_dir}: another process is training in this folder.") from None
     except OSError as error:
         raise _cannot_write(model_dir, error) from None
-    path = model_dir / CONFIG_FILE
-    if path.is_file():
-        changes = Config.load(path).changes(config, "now")
-        if changes:
-            raise RunError(
-                f"{model_dir}: holds a run of another configuration: {changes}. "
-                "Choose another model_dir, the same settings to continue it, or remove the folder."
-            )
+    if (model_dir / CONFIG_FILE).is_file():
+        refuse_other_settings(model_dir, config)
     try:
         # Beside the checkpoints, others may be writing, such as an evaluation.
         remove_unfinished(model_dir / CHECKPOINTS)
     except OSError as error:
         raise _cannot_write(model_dir, error) from None
+
+
+def refuse_other_settings(model_dir: Path, config: Config):
+    """Raises `RunError` if the run in `model_dir` has settings that `config` changes."""
+    changes = Config.load(model_dir / CONFIG_FILE).changes(config, "now")
+    if changes:
+        raise RunError(
+            f"{model_dir}: holds a run of another configuration: {changes}. Give the same settings "
+            "to continue it (the learning rate of every step depends on iterations, so that more "
+            "of them make another run); or another model_dir, with "
+            f"--initial_model={model_dir} to start from this run's weights; or remove the folder."
+        )
 
 
 def save_settings(model_dir: Path, config: Config, classes: ClassTable):
@@ -205,13 +211,7 @@ def run_statistics(config: Config, source: Source, model_dir: Path) -> AffinityS
 def _statistics(config, source, model_dir):
     path = model_dir / STATISTICS_FILE
     if path.is_file() or config.statistics:
-        given = path if path.is_file() else config.statistics
-        statistics = AffinityStatistics.load(given)
-        if statistics.rates != config.affinity_rates:
-            raise RunError(
-                f"{given}: statistics of rates {format_rates(statistics.rates)}, "
-                f"but the run has rates {config.rates}."
-            )
+        statistics = given_statistics(config, path if path.is_file() else config.statistics)
     else:
         readers = progress(label_readers(source), "affinity statistics")
         statistics = AffinityStatistics.from_labels(readers, config.affinity_rates)
@@ -289,6 +289,22 @@ def selection_bias(model_dir: str | os.PathLike, which: str, config: Config, sou
 def _names(split):
     """The splits that one made of parts, such as `train+val[:10]`, takes them from."""
     return {part.partition("[")[0].strip() for part in split.split("+")}
+
+
+def given_statistics(config: Config, path: str | os.PathLike) -> AffinityStatistics:
+    """Statistics from a file.
+
+    Raises:
+        DataError: It cannot be read.
+        RunError: It is of other rates than the run.
+    """
+    statistics = AffinityStatistics.load(path)
+    if statistics.rates != config.affinity_rates:
+        raise RunError(
+            f"{path}: statistics of rates {format_rates(statistics.rates)}, "
+            f"but the run has rates {config.rates}."
+        )
+    return statistics
 
 
 def write_log(model_dir: str | os.PathLike, state: TrainingState):

@@ -13,6 +13,7 @@ from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.metrics import AffinityAccuracy, PixelAccuracy
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.models.resize import AlignedResize
+from dilated_affinity.models.training_model import at_decoder_stride
 from dilated_affinity.optimizers import MultiplierSGD, WarmupPolynomialDecay
 from dilated_affinity.refinement import Refinement, decoder_resize, divided_rates
 
@@ -55,6 +56,7 @@ def _deeplab(config, num_classes, statistics, weights):
         dropout=config.dropout,
         multi_grid=config.multi_grid_factors,
         atrous_rates=config.aspp_rates,
+        normalize_by_batch=config.images_at_once > 1,
     )
     if config.structure != "aaf":
         return model
@@ -64,13 +66,16 @@ def _deeplab(config, num_classes, statistics, weights):
     return keras.Model(model.input, outputs, name=model.name)
 
 
-def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.Model:
+def compile_model(
+    model: keras.Model, config: Config, statistics=None, class_weights=None
+) -> keras.Model:
     """Compiles a model with the recipe's optimizer, losses and progress metrics.
 
     Args:
         model: A model as `build_model` makes it.
         config: The run's settings.
         statistics: `AffinityStatistics` of the training labels; None without an affinity head.
+        class_weights: As for `SemanticLoss`.
 
     Returns:
         The model to train, a `FiniteStepModel`: one with the same layers, weights, optimizer and
@@ -111,20 +116,15 @@ def compile_model(model: keras.Model, config: Config, statistics=None) -> keras.
         multipliers=multipliers,
         gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
     )
-    _compile(model, config, optimizer, statistics)
+    _compile(model, config, optimizer, statistics, class_weights)
     model.optimizer.build(model.trainable_variables)
     outputs, grid = dict(model.output), {}
     if statistics is not None:
-        resize = model.get_layer("affinity")
-        # In the place of the resize, or Keras would order the variables otherwise than in the
-        # whole model; under JAX an optimizer knows them by their order alone.
-        logits = keras.layers.Identity(dtype="float32")
-        outputs["affinity"] = logits(model.get_layer("affinity_logits").output)
-        grid = {"logits_stride": resize.source_stride, "padding": resize.padding}
+        outputs, grid = at_decoder_stride(model)
     if config.train_propagation:
         outputs["refined"] = _refined(model, outputs["affinity"], config)
     trained = FiniteStepModel(model.input, outputs, name=model.name)
-    _compile(trained, config, model.optimizer, statistics, **grid)
+    _compile(trained, config, model.optimizer, statistics, class_weights, **grid)
     _make_trackers(trained)
     return trained
 
@@ -167,8 +167,9 @@ def _make_trackers(model):
     model.reset_metrics()
 
 
-def _compile(model, config, optimizer, statistics, **grid):
-    losses, loss_weights = {"semantic": SemanticLoss()}, {"semantic": 1.0}
+def _compile(model, config, optimizer, statistics, class_weights, **grid):
+    losses = {"semantic": SemanticLoss(class_weights=class_weights)}
+    loss_weights = {"semantic": 1.0}
     metrics = {"semantic": [PixelAccuracy()]}
     if statistics is not None:
         losses["affinity"] = AffinityLoss(
@@ -181,7 +182,7 @@ def _compile(model, config, optimizer, statistics, **grid):
         loss_weights["affinity"] = config.beta
         metrics["affinity"] = [AffinityAccuracy(statistics.rates, **grid)]
     if config.train_propagation and grid:
-        losses["refined"] = SemanticLoss()
+        losses["refined"] = SemanticLoss(class_weights=class_weights)
         loss_weights["refined"] = config.train_propagation_weight
         metrics["refined"] = [PixelAccuracy()]
     if config.structure == "aaf":

@@ -17,8 +17,9 @@ from dilated_affinity.checkpoints import (
     read_state,
     write_checkpoint,
 )
+from dilated_affinity.class_weights import run_class_weights
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import data_error_from, load_source
+from dilated_affinity.datasets.loading import data_error_from
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.distribution import (
     any_process,
@@ -34,12 +35,14 @@ from dilated_affinity.errors import DataError, RunError, first_line
 from dilated_affinity.evaluation import class_iou
 from dilated_affinity.finite_steps import heads_not_finite
 from dilated_affinity.inference import Predictor, network
+from dilated_affinity.initial_model import InitialModel, find_initial_model, load_initial_weights
 from dilated_affinity.metrics import mean_over_classes
 from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.progress import TrainingProgress
 from dilated_affinity.refinement import Refinement
 from dilated_affinity.run_calibration import calibrate_run, is_calibrated
+from dilated_affinity.run_checks import load_sources
 from dilated_affinity.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -69,10 +72,12 @@ class TrainingResult:
     Attributes:
         step: Steps done, over all runs in the folder.
         best_mean_iou: The best validation mIoU so far, without propagation; None before the first.
+        stopped_early: Whether it ended before all iterations, see `early_stop_patience`.
     """
 
     step: int
     best_mean_iou: float | None
+    stopped_early: bool = False
 
 
 def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> TrainingResult:
@@ -156,25 +161,19 @@ class _Run:
         self.model_dir = model_dir
         self.replicas = replicas
         self.request = request
-        self.source, self.validation = first_process_first(
-            lambda: [
-                load_source(config.dataset, split, config.data_dir)
-                for split in (config.train_split, config.val_split)
-            ]
-        )
-        if config.on_bad_example == "skip":
-            self.source = SkippingSource(self.source)
+        self.source, self.validation = first_process_first(lambda: load_sources(config))
         save_settings(model_dir, config, self.source.classes)
         statistics = run_statistics(config, self.source, model_dir)
+        class_weights = run_class_weights(config, self.source, model_dir)
+        self.checkpoints = Checkpoints(model_dir / CHECKPOINTS, config.keep_checkpoints)
         # Here, and not before: preparing a data set draws from Python's generator, as initial
         # weights do, and would change them.
         keras.utils.set_random_seed(config.seed)
         with replicas.building():
-            self.model = build_model(config, self.source.classes.num_classes, statistics)
-            self.trained = compile_model(self.model, config, statistics)
-        self.checkpoints = Checkpoints(model_dir / CHECKPOINTS, config.keep_checkpoints)
+            self.model = self._fresh_model(statistics)
+            self.trained = compile_model(self.model, config, statistics, class_weights)
         self.state = self._restored()
-        if self.state.step < config.iterations:
+        if self.state.step < config.iterations and not self._stopped_early():
             note_environment(model_dir)
         self._evaluated = self._predict = self._predictor = None
         self._bar = self._monitor = None
@@ -199,11 +198,23 @@ class _Run:
         while True:
             if self.state.rows and "val_mean_iou" not in self.state.rows[-1]:
                 self._validate()
-            if self.state.step >= last:
-                if self.state.step >= self.config.iterations:
+            stopped = self._stopped_early()
+            if stopped or self.state.step >= last:
+                if stopped:
+                    logging.info(
+                        "step %d of %d: no better validation mIoU in %d validations; stopped",
+                        self.state.step,
+                        self.config.iterations,
+                        self.state.validations_since_best,
+                    )
+                if stopped or self.state.step >= self.config.iterations:
                     self._calibrate()
-                return TrainingResult(self.state.step, self.state.best)
+                return TrainingResult(self.state.step, self.state.best, stopped)
             self._fit(last)
+
+    def _stopped_early(self):
+        patience = self.config.early_stop_patience
+        return 0 < patience <= self.state.validations_since_best
 
     def save(self):
         """Writes a checkpoint of where the run stands now; returns its path, as text."""
@@ -230,7 +241,27 @@ class _Run:
             return
         what = _wrong_losses(logs) if _wrong_heads(logs) else self._wrong_gradients(step - 1)
         raise RunError(
-            f"step {step}: {what}; training stopped. The checkpoint before it is kept. {images}"
+            f"step {step}: {what}; training stopped. {self._kept()} {self._remedies()} {images}"
+        )
+
+    def _kept(self):
+        """Which checkpoint there is, for a run that cannot go on."""
+        newest = from_process(lambda: [each.name for each in self.checkpoints.paths()[-1:]])
+        return f"{newest[0]} is kept." if newest else "There is no checkpoint yet."
+
+    def _remedies(self):
+        """What to change when numbers are not finite."""
+        config = self.config
+        changes = [f"a lower learning_rate than {config.learning_rate:g}"]
+        if config.head_multiplier > 1:
+            changes.append(f"a lower head_multiplier than {config.head_multiplier:g}")
+        if not config.warmup_steps:
+            changes.append("warmup_steps")
+        if config.mixed_precision == "float16":
+            changes.append("mixed_precision=bfloat16")
+        return (
+            f"Try {' or '.join(changes)} in another model_dir, or, if it is a single batch, "
+            "on_nan=skip here."
         )
 
     def _wrong_gradients(self, step):
@@ -275,7 +306,9 @@ class _Run:
             self.request.stop()
         if reached == step and steps >= _SCALING:
             # float16 leaves out steps whose gradients overflow.
-            raise RunError(f"{self.model_dir}: no gradient was finite in {steps} steps.")
+            raise RunError(
+                f"{self.model_dir}: no gradient was finite in {steps} steps. {self._remedies()}"
+            )
 
     def _add_row(self, epoch, step, logs):
         skipped = len(self.source.skipped) if isinstance(self.source, SkippingSource) else 0
@@ -343,6 +376,21 @@ class _Run:
             logging.warning("%s. It is replaced by the model of this validation.", error)
             return False
         return True
+
+    def _fresh_model(self, statistics):
+        config, classes = self.config, self.source.classes
+        begun = from_process(lambda: bool(self.checkpoints.paths()))
+        if begun or not config.initial_model:
+            return build_model(config, classes.num_classes, statistics)
+        initial = InitialModel.from_json(
+            from_process(lambda: find_initial_model(config.initial_model).to_json())
+        )
+        model = build_model(
+            config.replace(backbone_weights="none"), classes.num_classes, statistics
+        )
+        with file_of_first_process(initial.path) as file:
+            load_initial_weights(model, initial, classes, file)
+        return model
 
     def _restored(self):
         """Brings the model to where the newest checkpoint, if any, left it."""

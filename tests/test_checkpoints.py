@@ -162,3 +162,20 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     (tmp_path / ".writing-y").symlink_to(tmp_path / "kept")
     remove_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [
+        ((), 0),
+        ((0.1,), 0),
+        ((0.1, 0.2), 0),
+        ((0.2, 0.2), 1),
+        ((0.2, 0.1, float("nan"), 0.2), 3),
+        ((float("nan"), 0.1), 0),
+        ((0.3, 0.1, 0.4, 0.2), 1),
+    ],
+)
+def test_validations_since_the_best_one(values, since):
+    rows = [{"val_mean_iou": value} for value in values]
+    assert TrainingState(rows=[*rows, {"step": 9}]).validations_since_best == since

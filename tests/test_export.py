@@ -107,9 +107,12 @@ def test_a_signature_refuses_what_is_no_batch_of_rgb_images(loaded, wrong):
 
 
 def test_other_dtypes_are_refused(loaded):
+    """NumPy arrays too, which TensorFlow would cast: a picture in 0 to 1 would be black."""
     wrong = tf.fill((1, 40, 50, 3), np.nan)
-    with pytest.raises(TypeError, match="dtype=tf.uint8"):
-        loaded.serve(wrong)
+    floats = np.full((1, 40, 50, 3), 0.5)
+    for array in (wrong, floats, floats.astype("float32"), np.zeros((1, 40, 50, 3), int)):
+        with pytest.raises(ValueError, match="dtype=tf.uint8"):
+            loaded.serve(array)
     with pytest.raises(tf.errors.InvalidArgumentError, match="expected to be a uint8 tensor"):
         loaded.signatures["serving_default"](images=wrong)
 

@@ -5,13 +5,15 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import IMAGE, IMAGES, SETTINGS, assert_agrees, small_model
+from exports import IMAGE, IMAGES, RATES, SETTINGS, assert_agrees, decisive, small_model
 
+from dilated_affinity import export
 from dilated_affinity.affinity.early_stopping import EarlyStop
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.export import export_model
 from dilated_affinity.export_formats import FORMATS
 from dilated_affinity.inference import inference_model
+from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 
@@ -135,4 +137,79 @@ def test_what_the_converter_refuses(model, tmp_path, monkeypatch, raised, messag
     with pytest.raises(RunError, match=f"{message}$") as caught:
         export_model(model, tmp_path / "model.tflite", IMAGE, "litert", 1)
     assert not re.search("\n", str(caught.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("jit_compile", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_other_converters_know_all_of_a_saved_model(model, tmp_path, jit_compile):
+    export_model(model, tmp_path / "model", IMAGE, **SETTINGS, jit_compile=jit_compile)
+    converted = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "model")).convert()
+    predict = tf.lite.Interpreter(model_content=converted).get_signature_runner("serving_default")
+    expected = inference_model(model, **SETTINGS)(IMAGES)
+    received = predict(images=IMAGES)
+    assert_agrees(received, {name: expected[name] for name in ("labels", "probabilities")})
+
+
+CALIBRATION = [IMAGES[0], IMAGES[1, :50, :70], IMAGES[2, 30:, 20:]]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "iterations", "most"),
+    [
+        pytest.param("float16", 3, 1e-3, marks=pytest.mark.slow),
+        ("dynamic_int8", 3, 5e-3),
+        pytest.param("int8", 0, 0.1, marks=pytest.mark.slow),
+    ],
+)
+def test_quantized(tmp_path, quantization, iterations, most):
+    """Smaller, and near the model on images that it has not seen, in float32 outside."""
+    model = decisive(DeepLabV3Plus(5, RATES, "tiny", weights=None, filters=64, separable=False))
+    sizes = {}
+    for kind in ("none", quantization):
+        path = tmp_path / f"{kind}.tflite"
+        agreement = export_model(
+            model,
+            path,
+            IMAGE,
+            "litert",
+            iterations=iterations,
+            mu=20.0,
+            quantization=kind,
+            calibration_images=CALIBRATION if kind == "int8" else (),
+        )
+        sizes[kind] = path.stat().st_size
+    assert 1e-6 < agreement.mean < most
+    assert sizes[quantization] < sizes["none"] * (0.8 if quantization == "float16" else 0.7)
+    received = FORMATS["litert"].load(tmp_path / f"{quantization}.tflite")(IMAGES)
+    expected = inference_model(model, iterations, mu=20.0)(IMAGES)
+    difference = np.abs(received["probabilities"] - expected["probabilities"])
+    assert difference.mean() < most and received["probabilities"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "keras"}, "quantization of the format keras must be one of none"),
+        ({"quantization": "int4"}, "none, float16, dynamic_int8, int8. Received: .*'int4'"),
+        ({"calibration_images": ()}, "int8.* needs calibration_images"),
+        ({"iterations": 2}, "for the network alone, .* must be 0. Received: iterations=2"),
+        ({"calibration_images": [IMAGES[0] / 255]}, "must be uint8 RGB"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_quantization_that_makes_no_sense(model, tmp_path, arguments, message):
+    given = {"quantization": "int8", "iterations": 0, "calibration_images": CALIBRATION}
+    given = {"format": "litert", **given, **arguments}
+    suffix = FORMATS[given["format"]].suffix
+    with pytest.raises(ConfigError, match=message):
+        export_model(model, tmp_path / f"model{suffix}", IMAGE, **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantized_model_too_far_away_does_not_stay(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(export.QUANTIZED_TOLERANCES, "float16", 1e-9)
+    with pytest.raises(RunError, match="probabilities of the litert .* to within 1e-09"):
+        export_model(
+            model, tmp_path / "m.tflite", IMAGE, "litert", iterations=0, quantization="float16"
+        )
     assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,12 @@
 """Rates and the one channel order."""
 
+import keras
 import numpy as np
 import pytest
 import reference
+import tiny  # noqa: F401 - the backbone "tiny"
 
+import dilated_affinity as da
 from dilated_affinity.affinity.geometry import (
     check_rates,
     format_rates,
@@ -12,6 +15,9 @@ from dilated_affinity.affinity.geometry import (
     reach,
 )
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.models.deeplab import affinity_rates
+from dilated_affinity.refinement import divided_rates
+from dilated_affinity.visualization import affinity_accuracy_figure, affinity_picture
 
 RATES = ((8, 8), (12, 24), (24, 12), (16, 16))
 
@@ -88,6 +94,61 @@ def test_check_makes_tuples_of_ints():
 
 
 @pytest.mark.parametrize(
+    ("written", "rates"),
+    [
+        ((8, 16), ((8, 8), (16, 16))),
+        ([8], ((8, 8),)),
+        (np.array([8, 16]), ((8, 8), (16, 16))),
+        (((8, 8), (16, 16)), ((8, 8), (16, 16))),
+        ((8, (12, 24), 16), ((8, 8), (12, 24), (16, 16))),
+        (((8, 16),), ((8, 16),)),
+        ("8,(12,24),16", RATES),
+        ("8,16", ((8, 8), (16, 16))),
+    ],
+    ids=str,
+)
+def test_rates_are_text_numbers_or_pairs(written, rates):
+    assert check_rates(written) == rates
+    assert neighbor_offsets(written).tolist() == [list(each) for each in reference.offsets(rates)]
+
+
+@pytest.mark.parametrize("written", [(2, 4), ((2, 2), (4, 4)), "2,4"], ids=str)
+def test_rates_are_accepted_wherever_rates_are(written):
+    """In every public name that takes rates, which then does what it does for pairs."""
+    pairs = ((2, 2), (4, 4))
+    labels = np.random.default_rng(0).integers(0, 3, (1, 12, 15))
+    targets = np.asarray(da.affinity_targets(labels, written))
+    np.testing.assert_array_equal(targets, da.affinity_targets(labels, pairs))
+    statistics = da.AffinityStatistics.from_labels(labels, written)
+    assert statistics == da.AffinityStatistics.from_labels(labels, pairs)
+    again = da.AffinityStatistics(written, statistics.pixels, statistics.pairs)
+    assert again == statistics and again.rates == pairs
+    probabilities = keras.ops.softmax(np.eye(3, dtype="float32")[labels])
+    affinities = da.affinities_from_targets(targets)
+    refined = da.propagate(probabilities, affinities, pairs, 2)
+    np.testing.assert_array_equal(da.propagate(probabilities, affinities, written, 2), refined)
+    layer = da.AffinityPropagation(written, 2)
+    assert layer.rates == da.AffinityAccuracy(written).rates == pairs
+    model = da.DeepLabV3Plus(3, written, "tiny", weights=None, filters=4)
+    assert affinity_rates(model) == pairs
+    assert format_rates(written) == "2,4" and reach(written) == (4, 4)
+    assert divided_rates(written, 2) == ((1, 1), (2, 2))
+    assert da.Config(rates=written).affinity_rates == pairs
+    assert da.Config(rates=written) == da.Config(rates=" 2 , 4 ")
+    picture = affinity_picture(np.zeros((12, 15, 16), "float32"), written)
+    np.testing.assert_array_equal(
+        picture, affinity_picture(np.zeros((12, 15, 16), "float32"), pairs)
+    )
+    accuracy = np.zeros((2, 9))
+    (axes,) = affinity_accuracy_figure(accuracy, written).axes
+    assert len(axes.get_lines()) == 2
+
+
+def test_settings_without_rates():
+    assert da.Config(rates=None).rates == da.Config(rates="none").rates == "none"
+
+
+@pytest.mark.parametrize(
     "rates",
     [
         (),
@@ -99,7 +160,10 @@ def test_check_makes_tuples_of_ints():
         ((-1, 1),),
         ((1.5, 1),),
         ("ab",),
-        (1, 2),
+        ("8", "16"),
+        (8, 0),
+        (8, 8.5),
+        (8, (8, 8)),
         ((1, 1), (1, 1)),
     ],
 )

@@ -11,7 +11,7 @@ from tiny import ListSource
 
 from dilated_affinity.datasets.classes import VOC2012
 from dilated_affinity.errors import ConfigError, DataError
-from dilated_affinity.inference import Prediction, Predictor
+from dilated_affinity.inference import Prediction, Predictor, inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.prediction_files import palette_image, predict_examples, predict_files
 
@@ -280,3 +280,32 @@ def test_a_link_that_leads_outside_is_refused(images, tmp_path):
     (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="outside .*elsewhere"):
         predict_files(Unused(), VOC2012, tmp_path / "in", tmp_path / "out")
+
+
+def test_probabilities_and_confidence(model, images, tmp_path):
+    write(tmp_path / "in" / "a.png", images[0, :40, :50])
+    predictor = Predictor(model, iterations=2, mu=20.0)
+    folders = tmp_path / "in", tmp_path / "out"
+    predict_files(predictor, VOC2012, *folders, probabilities=True)
+    with np.load(tmp_path / "out" / "a_probabilities.npz") as arrays:
+        probabilities = arrays["probabilities"]
+    assert probabilities.dtype == np.float16 and probabilities.shape == (40, 50, 21)
+    whole = inference_model(model, iterations=2, mu=20.0)
+    expected = np.asarray(whole(images[:1, :40, :50])["probabilities"])[0]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-3)
+    with Image.open(tmp_path / "out" / "a_confidence.png") as picture:
+        assert picture.mode == "L"
+        np.testing.assert_allclose(np.asarray(picture) / 255, expected.max(axis=-1), atol=3e-3)
+    with Image.open(tmp_path / "out" / "a_labels.png") as labels:
+        chosen = np.take_along_axis(probabilities, np.asarray(labels)[..., None], axis=-1)
+        np.testing.assert_allclose(chosen[..., 0], probabilities.max(axis=-1), atol=1e-3)
+    # What is there is never replaced unasked, and what is cut off is written again.
+    path = tmp_path / "out" / "a_probabilities.npz"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="exists already"):
+        predict_files(predictor, VOC2012, *folders)
+    result = predict_files(predictor, VOC2012, *folders, probabilities=True, resume=True)
+    assert len(result.written) == 1 and path.stat().st_size == size
+    result = predict_files(predictor, VOC2012, *folders, probabilities=True, resume=True)
+    assert len(result.kept) == 1

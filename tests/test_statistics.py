@@ -342,3 +342,18 @@ def test_no_more_label_maps_are_held_than_are_being_counted():
 def test_counts_that_cannot_be_are_refused(pixels):
     with pytest.raises(ConfigError, match="pixels"):
         AffinityStatistics(((1, 1),), np.array(pixels), np.array([[1, 1]]))
+
+
+def test_the_same_counts_are_equal(statistics):
+    config = statistics.get_config()
+    same = AffinityStatistics.from_config(config)
+    assert same == statistics and len({same, statistics}) == 1
+    others = [
+        AffinityStatistics(statistics.rates[::-1], statistics.pixels, statistics.pairs),
+        AffinityStatistics(statistics.rates, statistics.pixels + 1, statistics.pairs),
+        AffinityStatistics(statistics.rates, statistics.pixels, statistics.pairs + 1),
+        config,
+    ]
+    assert all(other != statistics for other in others)
+    with pytest.raises(ValueError, match="read-only"):
+        statistics.pixels[0, 0] += 1

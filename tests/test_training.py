@@ -102,7 +102,7 @@ def test_what_reading_data_draws_does_not_change_initial_weights(camvid, monkeyp
 
     runs = [tmp_path / "plain", tmp_path / "drawing"]
     train(tiny_config(camvid), runs[0], stop_after=1)
-    monkeypatch.setattr("dilated_affinity.training.load_source", drawing)
+    monkeypatch.setattr("dilated_affinity.run_checks.load_source", drawing)
     train(tiny_config(camvid), runs[1], stop_after=1)
     assert_same(*runs)
 
@@ -147,8 +147,11 @@ def test_a_damaged_note_of_what_trained_a_run_is_named(tmp_path, content, messag
 
 
 def test_other_settings_are_refused_and_named(camvid, undisturbed):
-    with pytest.raises(RunError, match=r"another configuration: beta=6.0 \(now 2.0\)"):
+    message = r"another configuration: beta=6.0 \(now 2.0\).*--initial_model=.* to start from this"
+    with pytest.raises(RunError, match=message):
         train(tiny_config(camvid, beta=2.0), undisturbed[1])
+    with pytest.raises(RunError, match="depends on iterations, .*--initial_model="):
+        train(tiny_config(camvid, iterations=6), undisturbed[1])
     assert json.loads((undisturbed[1] / "config.json").read_text())["config"]["beta"] == 6.0
 
 
@@ -227,7 +230,11 @@ def test_numbers_gone_wrong_stop_the_run_or_are_counted(camvid, tmp_path):
     config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="2")
     source = load_source(config.dataset, config.train_split, config.data_dir)
     ids = ", ".join(batch_ids(config, source, 1))
-    wrong = rf"step 2: the loss of .*semantic.* not finite; .*Images of its batch: {ids}$"
+    wrong = (
+        r"step 2: the loss of .*semantic.* not finite; training stopped. step-00000001.keras is "
+        r"kept. Try a lower learning_rate than 1e\+30 or .*warmup_steps in another model_dir, .*"
+        rf"on_nan=skip here. Images of its batch: {ids}$"
+    )
     for _ in range(2):
         with pytest.raises(RunError, match=wrong):
             train(config, tmp_path)
@@ -240,8 +247,10 @@ def test_numbers_gone_wrong_stop_the_run_or_are_counted(camvid, tmp_path):
 @pytest.mark.slow
 def test_numbers_gone_wrong_are_named_with_boundary_weights_too(camvid, tmp_path):
     config = tiny_config(camvid, learning_rate=1e30, structure="boundary")
-    with pytest.raises(RunError, match="step 2: .*semantic.* not finite.*Images of its batch"):
+    message = "step 2: .*semantic.* not finite.* There is no checkpoint yet. .*Images of its batch"
+    with pytest.raises(RunError, match=message):
         train(config, tmp_path)
+    assert Checkpoints(tmp_path / CHECKPOINTS).paths() == []
 
 
 def test_a_bad_example_is_left_out_named_and_counted(tmp_path, caplog):
@@ -254,6 +263,67 @@ def test_a_bad_example_is_left_out_named_and_counted(tmp_path, caplog):
     assert caplog.text.count(f"{bad}.png: expected an image file") == 1
     with open(tmp_path / "run" / LOG_FILE) as file:
         assert [row["skipped_examples"] for row in csv.DictReader(file)] == ["1", "1"]
+
+
+class Ious:
+    """In the place of measuring: what validations are to bring, and a count of them."""
+
+    def __init__(self, monkeypatch, *values):
+        self.values, self.taken = values, 0
+        monkeypatch.setattr("dilated_affinity.training._Run._class_iou", self)
+
+    def __call__(self):
+        self.taken += 1
+        return np.array([self.values[self.taken - 1]])
+
+
+def test_early_stopping_ends_a_run_and_more_patience_continues_it(camvid, tmp_path, monkeypatch):
+    settings = {"rates": "none", "iterations": 3, "validate_every": 1}
+    config = tiny_config(camvid, **settings, early_stop_patience=1)
+    ious = Ious(monkeypatch, 0.4, 0.3, 0.5)
+    result = train(config, tmp_path)
+    assert (result.step, result.best_mean_iou, result.stopped_early) == (2, 0.4, True)
+    before = latest(tmp_path).read_bytes()
+    assert train(config, tmp_path) == result and latest(tmp_path).read_bytes() == before
+    result = train(config.replace(early_stop_patience=2), tmp_path)
+    assert (result.step, result.best_mean_iou, result.stopped_early) == (3, 0.5, False)
+    assert ious.taken == 3
+
+
+@pytest.mark.slow
+def test_early_stopping_comes_to_the_same_end_when_started_again(camvid, tmp_path, monkeypatch):
+    """Between any two validations."""
+    values = (0.2, 0.4, 0.3, 0.4, 0.5)
+    settings = {"rates": "none", "iterations": 5, "validate_every": 1}
+    config = tiny_config(camvid, **settings, early_stop_patience=2)
+    for folder, steps in (("whole", 0), ("parts", 1)):
+        ious, result = Ious(monkeypatch, *values), None
+        for _ in range(6 if steps else 1):
+            result = train(config, tmp_path / folder, stop_after=steps)
+        assert (result.step, result.best_mean_iou, result.stopped_early) == (4, 0.4, True)
+        assert ious.taken == 4
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_batches_of_one_image_train_what_is_evaluated(camvid, tmp_path):
+    """Batch norm over one image would cancel the image-level features, but only in training."""
+    settings = {"batch_norm": "frozen", "rates": "none", "iterations": 2, "dropout": 0.0}
+    config = tiny_config(camvid, batch_size=1, weight_decay=0.0, **settings)
+    with pytest.raises(ConfigError, match="at least 2, since .*batch_norm='frozen' takes one"):
+        config.replace(batch_norm="sync")
+    images, targets = next(iter(training_dataset(config)))
+    moved, gap = {}, {}
+    for size in (1, 2):
+        keras.utils.set_random_seed(0)
+        model = build_model(config.replace(batch_size=size), 11)
+        trained = compile_model(model, config)
+        logits = [model(images, training=training)["semantic"] for training in (True, False)]
+        gap[size] = np.abs(logits[0] - logits[1]).max()
+        before = np.asarray(model.get_layer("aspp_pool_conv").kernel)
+        trained.train_on_batch(images, targets)
+        moved[size] = np.abs(model.get_layer("aspp_pool_conv").kernel - before).max()
+    assert moved[2] < 1e-7 < moved[1] and gap[1] < 1e-6 < gap[2]
+    assert train(config, tmp_path).step == 2
 
 
 def test_statistics_of_other_rates_are_refused(camvid, tmp_path):

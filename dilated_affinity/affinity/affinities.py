@@ -44,7 +44,7 @@ def symmetric_logits(logits, rates, valid_mask=None):
 
     Args:
         logits: Floating point (B, H, W, 8|R|), in the order of `neighbor_offsets`.
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
         valid_mask: Optional boolean (B, H, W), see `propagate`.
 
     Returns:

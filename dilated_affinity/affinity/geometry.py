@@ -82,16 +82,35 @@ def format_rates(rates: Rates) -> str:
 
 
 def check_rates(rates) -> Rates:
-    """Returns `rates` as a tuple of pairs of positive ints, or raises `ConfigError`."""
+    """Returns rates, however they are written, as a tuple of pairs of positive ints.
+
+    Args:
+        rates: Text as `parse_rates` reads it, or a sequence of (vertical, horizontal) pairs and of
+            numbers, where `r` is the square rate (r, r). In a sequence a pair stands for itself
+            alone.
+
+    Raises:
+        ConfigError: If they are none of these, or a rate is zero or named twice.
+
+    Example:
+
+    >>> check_rates((8, (12, 24))) == check_rates([[8, 8], [12, 24]])
+    True
+    >>> check_rates("8,(12,24)")
+    ((8, 8), (12, 24), (24, 12))
+    """
+    if isinstance(rates, str):
+        return parse_rates(rates)
     try:
-        pairs = tuple((int(vertical), int(horizontal)) for vertical, horizontal in rates)
-        whole = all(tuple(rate) == pair for rate, pair in zip(rates, pairs, strict=True))
+        given = tuple((rate, rate) if np.ndim(rate) == 0 else tuple(rate) for rate in rates)
+        pairs = tuple((int(vertical), int(horizontal)) for vertical, horizontal in given)
+        whole = given == pairs
     except (TypeError, ValueError):
         pairs, whole = (), False
     if not pairs or not whole or any(min(pair) < 1 for pair in pairs):
         raise ConfigError(
-            "rates must be (vertical, horizontal) pairs of positive whole numbers. "
-            f"Received: rates={rates!r}"
+            "rates must be text such as '8,(12,24),16', or positive whole numbers and "
+            f"(vertical, horizontal) pairs of them. Received: rates={rates!r}"
         )
     if len(set(pairs)) != len(pairs):
         raise ConfigError(f"A rate is named more than once. Received: rates={pairs}")
@@ -102,7 +121,7 @@ def neighbor_offsets(rates) -> np.ndarray:
     """The neighbours S_r of a pixel for every rate (Eq. 2 and 3), in channel order.
 
     Args:
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Dilation rates, see `check_rates`.
 
     Returns:
         int array of shape (8|R|, 2): (dy, dx) in pixels. Row 8*i + c is neighbour c of rate i; the

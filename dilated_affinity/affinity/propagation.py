@@ -39,7 +39,7 @@ def propagate(
         probabilities: Floating point (B, H, W, C), non-negative, summing to 1 over the classes.
         affinities: Floating point (B, H, W, 8|R|) in [0, 1], in the order of `neighbor_offsets`;
             from `steep_sigmoid` or `affinities_from_targets`.
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
         iterations: How often to apply Eq. 6, at least 0. Defaults to 10.
         self_weight: lambda of Eq. 6, at least 0. Defaults to 6.
         valid_mask: Optional boolean (B, H, W). Pixels outside it lend nothing to their
@@ -81,7 +81,8 @@ def checked_arguments(probabilities, affinities, rates, iterations, self_weight,
     affinities = ops.convert_to_tensor(affinities, "float32")
     _check_shapes(probabilities, affinities, rates, valid_mask)
     if valid_mask is not None:
-        valid_mask = ops.cast(valid_mask, "float32")[..., None]
+        # Not [..., None], which LiteRT's converter does not know for four dimensions.
+        valid_mask = ops.expand_dims(ops.cast(valid_mask, "float32"), -1)
     _check_finite(probabilities, affinities, valid_mask)
     self_weight = ops.convert_to_tensor(self_weight, "float32")
     return probabilities, affinities, valid_mask, rates, self_weight
@@ -240,7 +241,7 @@ class AffinityPropagation(keras.layers.Layer):
     """`propagate` as a layer over probabilities and affinity logits, always in float32.
 
     Args:
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
         iterations: How often to apply Eq. 6. Defaults to 10.
         self_weight: lambda of Eq. 6. Defaults to 6.
         mu: Steepness of Eq. 7. Defaults to 7.

@@ -34,10 +34,12 @@ _WAITING = 4  # label maps in memory for each core
 class AffinityStatistics:
     """Frequencies of n0..n8 and of positive pairs over the labels of a training set.
 
-    Kept as whole numbers, so statistics of parts of a data set add up exactly.
+    Kept as whole numbers, so statistics of parts of a data set add up exactly. Statistics of the
+    same rates and counts are equal.
 
     Attributes:
-        rates: The (vertical, horizontal) pairs that the statistics belong to.
+        rates: The (vertical, horizontal) pairs that the statistics belong to; given as text such as
+            `"8,(12,24),16"`, or as numbers and pairs.
         pixels: int64 array (|R|, 9): non-void pixels with k positive neighbours.
         pairs: int64 array (|R|, 2): pairs of different and of the same class.
 
@@ -69,7 +71,9 @@ class AffinityStatistics:
                 raise ConfigError(
                     f"{name} of a rate must add up to less than 2**63. Received: {values.tolist()}"
                 )
-            object.__setattr__(self, name, values.astype(np.int64))
+            values = values.astype(np.int64)
+            values.flags.writeable = False  # or the hash would change
+            object.__setattr__(self, name, values)
         if not self.pixels.any(axis=1).all():
             raise ConfigError(
                 "pixels must hold at least one pixel for each rate. "
@@ -86,7 +90,7 @@ class AffinityStatistics:
         Args:
             labels: Iterable of integer arrays of shape (H, W), whose sizes may differ, or of
                 functions without arguments that read one; these are called in parallel.
-            rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+            rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
             ignore_label: The void label. Defaults to 255. One that the labels' type cannot hold
                 makes none of them void.
 
@@ -118,6 +122,17 @@ class AffinityStatistics:
         if not pixels.any():
             raise DataError("Affinity statistics need at least one pixel that is not void.")
         return cls(rates, pixels, pairs)
+
+    def __eq__(self, other):
+        if not isinstance(other, AffinityStatistics):
+            return NotImplemented
+        return self._counts() == other._counts()
+
+    def __hash__(self):
+        return hash(self._counts())
+
+    def _counts(self):
+        return self.rates, self.pixels.tobytes(), self.pairs.tobytes()
 
     def __add__(self, other):
         if not isinstance(other, AffinityStatistics):

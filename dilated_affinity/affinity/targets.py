@@ -20,7 +20,7 @@ def affinity_targets(labels, rates, ignore_label=255):
 
     Args:
         labels: Integer tensor or array of shape (..., H, W): class of each pixel.
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
         ignore_label: The void label. Defaults to 255. One that the labels' type cannot hold makes
             none of them void.
 

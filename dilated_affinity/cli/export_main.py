@@ -9,19 +9,30 @@ probabilities. A SavedModel needs TensorFlow alone:
     model = tf.saved_model.load("exports/camvid")
     labels = model.serve(images)["labels"]
 
-Every export is compared with the Keras model on an image of the validation split before it appears.
+Every export is compared with the Keras model before it appears: on an image of the validation
+split, on --image=FILE, or, where the data set is not on this machine, on a drawn one.
+
+    export_main --model_dir=runs/camvid --format=litert --output=camvid.tflite --iterations=0 \\
+        --quantization=int8
 """
+
+import os
+from pathlib import Path
 
 import tensorflow as tf
 from absl import flags, logging
 
 from dilated_affinity.announcement import announce, refinement_in_words
 from dilated_affinity.cli import app, config_flags
-from dilated_affinity.datasets.loading import load_source
-from dilated_affinity.errors import ConfigError
+from dilated_affinity.datasets.image_files import decode_image, read_bytes
+from dilated_affinity.datasets.loading import load_source, make_builder
+from dilated_affinity.datasets.pairs import images_by_id, raise_first
+from dilated_affinity.datasets.shapes.drawing import draw_example
+from dilated_affinity.errors import ConfigError, MissingDataError
 from dilated_affinity.export import check_output, export_model
-from dilated_affinity.export_formats import FORMATS
+from dilated_affinity.export_formats import FORMATS, QUANTIZATIONS
 from dilated_affinity.refinement import Refinement
+from dilated_affinity.run_folder import load_classes
 from dilated_affinity.training import load_run
 from dilated_affinity.version import __version__
 
@@ -61,6 +72,25 @@ _FOLD_BATCH_NORM = flags.DEFINE_bool(
     False,
     "Fold batch norm into the convolutions: up to rounding the same outputs, in less time.",
 )
+_QUANTIZATION = flags.DEFINE_enum(
+    "quantization",
+    "none",
+    QUANTIZATIONS,
+    "For litert. float16: weights in float16. dynamic_int8: weights in int8. int8: all in int8, "
+    "which needs calibration images and --iterations=0.",
+)
+_CALIBRATION_IMAGES = flags.DEFINE_integer(
+    "calibration_images",
+    32,
+    "For int8: how many images to calibrate with, evenly spread over the training split.",
+    lower_bound=1,
+)
+_CALIBRATION_DIR = flags.DEFINE_string(
+    "calibration_dir", None, "For int8: calibrate with the images of this folder instead."
+)
+_IMAGE = flags.DEFINE_string(
+    "image", None, "Image file to check the export on. Default: the first of the validation split."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export that exists.")
 
 
@@ -68,7 +98,8 @@ def _export():
     model_dir = app.required(_MODEL_DIR.value, "model_dir")
     output = app.required(_OUTPUT.value, "output")
     given = _given()
-    check_output(output, _FORMAT.value, _OVERWRITE.value, given.get("mixed_precision"))
+    precision, quantization = given.get("mixed_precision"), _QUANTIZATION.value
+    check_output(output, _FORMAT.value, _OVERWRITE.value, precision, quantization)
     config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **given)
     if config.scales != (1.0,) or config.eval_flip or config.eval_window:
         logging.warning(
@@ -80,12 +111,12 @@ def _export():
             "A CRF cannot be exported; give --postprocess=propagate or none. "
             "Received: postprocess='crf'"
         )
-    source = load_source(config.dataset, config.val_split, config.data_dir)
+    image, name, classes = _image_to_check_with(config, Path(model_dir))
     announce(
         config,
         model,
-        source.classes.num_classes,
-        f"an image of {config.val_split} to check with",
+        classes.num_classes,
+        f"{name} to check with",
         f"{_CHECKPOINT.value} checkpoint; {_FORMAT.value} at output stride "
         f"{config.eval_output_stride}, {refinement_in_words(config)}",
         output,
@@ -94,17 +125,59 @@ def _export():
     agreement = export_model(
         model,
         output,
-        source[0]["image"],
+        image,
         _FORMAT.value,
         affinity=_AFFINITY.value,
         jit_compile=_JIT_COMPILE.value,
         overwrite=_OVERWRITE.value,
-        metadata=_metadata(config, source.classes),
+        metadata=_metadata(config, classes),
         refinement=Refinement.from_config(config),
         mixed_precision=config.mixed_precision,
         fold_batch_norm=_FOLD_BATCH_NORM.value,
+        quantization=quantization,
+        calibration_images=_calibration_images(config) if quantization == "int8" else (),
     )
-    print(f"{output}: {_FORMAT.value} written; on {source.ids[0]} in several sizes {agreement}")
+    size = f"{_bytes_of(Path(output)) / 1e6:.1f} MB"
+    print(f"{output}: {_FORMAT.value} written, {size}; on {name} in several sizes {agreement}")
+
+
+def _image_to_check_with(config, model_dir):
+    """An image, what to call it, and the classes of the run."""
+    classes = load_classes(model_dir)
+    if _IMAGE.value:
+        # A run without its table of classes is from before there was any.
+        classes = classes or make_builder(config.dataset, config.data_dir).classes
+        return _read_image(_IMAGE.value), _IMAGE.value, classes
+    try:
+        source = load_source(config.dataset, config.val_split, config.data_dir)
+    except MissingDataError as error:
+        if classes is None:
+            raise
+        logging.warning("%s The export is checked on a drawn image; see --image.", error)
+        return draw_example("val", 0)[0], "a drawn image", classes
+    return source[0]["image"], source.ids[0], source.classes
+
+
+def _calibration_images(config):
+    if _CALIBRATION_DIR.value:
+        found = images_by_id(_CALIBRATION_DIR.value)
+        raise_first(found.problems)
+        return [_read_image(path) for path in found.files.values()]
+    try:
+        source = load_source(config.dataset, config.train_split, config.data_dir)
+    except MissingDataError as error:
+        raise MissingDataError(f"{error} --calibration_dir names a folder of images.") from None
+    count = min(_CALIBRATION_IMAGES.value, len(source))
+    return [source[index * len(source) // count]["image"] for index in range(count)]
+
+
+def _read_image(path):
+    return decode_image(read_bytes(path), str(path))
+
+
+def _bytes_of(path):
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(os.path.getsize(each) for each in files if each.is_file())
 
 
 def _quiet():

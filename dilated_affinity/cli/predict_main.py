@@ -66,6 +66,12 @@ _RESUME = flags.DEFINE_bool(
     False,
     "Leave out images whose predictions are all there, whatever model they are of; write the rest.",
 )
+_PROBABILITIES = flags.DEFINE_bool(
+    "probabilities",
+    False,
+    "Write the refined probabilities of all classes, too (*_probabilities.npz, float16, H x W x "
+    "C), and a grey picture of the largest at each pixel (*_confidence.png).",
+)
 _WRITE_LABEL_IDS = flags.DEFINE_bool(
     "write_label_ids",
     False,
@@ -94,6 +100,7 @@ def _predict():
         "overwrite": _OVERWRITE.value,
         "resume": _RESUME.value,
         "label_ids": label_ids,
+        "probabilities": _PROBABILITIES.value,
     }
     if _INPUT.value:
         # A run without its table of classes is from before there was any.

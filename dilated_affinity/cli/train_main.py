@@ -17,7 +17,9 @@ from absl import flags
 
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.checking import check_dataset
+from dilated_affinity.errors import ConfigError, DilatedAffinityError
 from dilated_affinity.memory import keep_freed_memory
+from dilated_affinity.run_checks import check_run, load_sources, read_all
 from dilated_affinity.training import train
 
 _given = config_flags.define()
@@ -25,8 +27,9 @@ _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run; made if 
 _CHECK_ONLY = flags.DEFINE_bool(
     "check_only",
     False,
-    "Do not train: read every image and label once, and report counts, sizes, class shares and "
-    "all problems. Exit status 1 if there are any.",
+    "Do not train: read every image and label once, report counts, sizes, class shares and all "
+    "problems, and whether training would accept the other settings (all but downloads). Exit "
+    "status 1 if there is a problem.",
 )
 _STOP_AFTER = flags.DEFINE_integer(
     "stop_after",
@@ -38,20 +41,35 @@ _STOP_AFTER = flags.DEFINE_integer(
 
 def _train():
     if _CHECK_ONLY.value:
-        _check(config_flags.recipe_with(_given()))
+        _check(config_flags.recipe_with(_given()), _MODEL_DIR.value)
         return
     model_dir = app.required(_MODEL_DIR.value, "model_dir")
     keep_freed_memory()
     result = train(config_flags.recipe_with(_given()), model_dir, _STOP_AFTER.value)
     best = "none yet" if result.best_mean_iou is None else f"{100 * result.best_mean_iou:.2f} %"
-    print(f"{model_dir}: {result.step} steps done; best validation mIoU {best}")
+    early = ", stopped early" if result.stopped_early else ""
+    print(f"{model_dir}: {result.step} steps done{early}; best validation mIoU {best}")
 
 
-def _check(config):
+def _check(config, model_dir):
+    """Reads all the data, and says what training would refuse, and nothing else."""
     report = check_dataset(config.dataset, config.data_dir, (config.train_split, config.val_split))
+    status = app.RUN_ERROR
+    try:
+        if report.problems:
+            read_all(config)
+            # Training leaves these out, or does not come to them.
+            report.notes += report.problems
+            report.problems = []
+        classes = load_sources(config)[0].classes
+        check_run(config, classes, model_dir)
+    except DilatedAffinityError as error:
+        status = app.USAGE_ERROR if isinstance(error, ConfigError) else app.RUN_ERROR
+        if not report.problems:
+            report.problems.append(str(error))
     print(report.text())
     if report.problems:
-        sys.exit(app.RUN_ERROR)
+        sys.exit(status)
 
 
 def main():

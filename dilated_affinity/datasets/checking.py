@@ -11,7 +11,8 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.inspection import Survey
 from dilated_affinity.datasets.loading import make_builder
 from dilated_affinity.datasets.pairs import classes_of_values
-from dilated_affinity.errors import DataError
+from dilated_affinity.datasets.places import open_in_place
+from dilated_affinity.errors import DataError, MissingDataError
 from dilated_affinity.progress import progress
 
 
@@ -34,10 +35,10 @@ def check_dataset(name: str, data_dir: str | os.PathLike, splits: Sequence[str])
     # TensorFlow Datasets takes seconds to import.
     from dilated_affinity.datasets.folder import FolderReport, check_folder
 
-    if name == "folder":
-        return check_folder(data_dir)
     report = FolderReport(os.fspath(data_dir))
     try:
+        if name == "folder":
+            return check_folder(_find_folder(data_dir))
         builder = make_builder(name, data_dir)
         report.classes = builder.classes
         report.notes += getattr(builder, "notes", ())
@@ -50,6 +51,22 @@ def check_dataset(name: str, data_dir: str | os.PathLike, splits: Sequence[str])
     except DataError as error:
         report.problems.append(str(error))
     return report
+
+
+def _find_folder(data_dir):
+    """Where the data set `folder` lies, whole or not."""
+    from dilated_affinity.datasets.folder.layout import find_splits
+
+    def find(root):
+        try:
+            find_splits(root)
+        except MissingDataError:
+            raise
+        except DataError:
+            pass  # It is here, and `check_folder` says what is wrong with it.
+        return root
+
+    return open_in_place("folder", data_dir, find)
 
 
 def _read_split(report, split, source, survey):

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.places import open_in_place
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.suggestion import did_you_mean
@@ -60,7 +61,8 @@ def make_builder(name: str, data_dir: str | os.PathLike):
     Args:
         name: One of `dataset_names()`.
         data_dir: Where the data set lies. For `shapes`, which is made on the spot, the folder
-            under which it is kept; for the others, the folder that their README shows.
+            under which it is kept; for the others, the folder that their README shows, or the one
+            that holds it under the data set's name.
 
     Returns:
         A `tfds.core.DatasetBuilder`, or for Cityscapes' zip files a wrapper of TFDS' own, that
@@ -76,7 +78,8 @@ def make_builder(name: str, data_dir: str | os.PathLike):
             f"{did_you_mean(name, _BUILDERS)} Received: {name!r}"
         )
     module, builder = _BUILDERS[name]
-    return getattr(importlib.import_module(module), builder)(data_dir=data_dir)
+    make = getattr(importlib.import_module(module), builder)
+    return open_in_place(name, data_dir, lambda root: make(data_dir=root))
 
 
 def load_source(name: str, split: str, data_dir: str | os.PathLike) -> Source:

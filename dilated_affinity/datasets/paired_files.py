@@ -20,7 +20,7 @@ from dilated_affinity.datasets.inspection import Inspection, inspect_pair
 from dilated_affinity.datasets.notes import Notes, log_once
 from dilated_affinity.datasets.pairs import Decoder, Pair, label_table, read_pair
 from dilated_affinity.datasets.splits import split_parts
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import MissingDataError
 
 
 class PairedFilesSource(Sequence):
@@ -102,7 +102,7 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
     def __init__(self, *, data_dir: str | os.PathLike, **kwargs):
         root = Path(data_dir).expanduser()
         if not root.is_dir():
-            raise DataError(
+            raise MissingDataError(
                 f"{self.name}: data_dir must be the folder of the data set. "
                 f"Received: {str(root)!r}, which is not a folder"
             )

@@ -33,8 +33,8 @@ class AffinityHead(layers.Conv2D):
     Channel 8*i + c belongs to neighbour c of rate i, in the order of `neighbor_offsets`.
 
     Args:
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them; kept in the layer's
-            config, so that a saved model knows what its channels mean.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs; kept
+            in the layer's config, so that a saved model knows what its channels mean.
     """
 
     def __init__(self, rates, **kwargs):
@@ -62,6 +62,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     dropout=0.1,
     multi_grid=None,
     atrous_rates=ATROUS_RATES,
+    normalize_by_batch=True,
     propagation_iterations=0,
     head_batch_norm_momentum=None,
     name="deeplab_v3_plus",
@@ -73,8 +74,8 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
 
     Args:
         num_classes: Number of classes, void not counted; at least 2.
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them; None for plain
-            DeepLabv3+ without an affinity head.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs; None
+            for plain DeepLabv3+ without an affinity head.
         backbone: A name in `BACKBONES`. Defaults to `"resnet101"`.
         output_stride: 8, 16 or 32. Weights fit every output stride.
         weights: Of the backbone: `"imagenet"` (downloaded by Keras), the path of a `.weights.h5`
@@ -99,6 +100,10 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
             keep the distance in the image. Training has to use them: what lies further apart than
             a training crop is wide meets random weights in larger images. Defaults to DeepLab's
             (6, 12, 18), 288 pixels.
+        normalize_by_batch: False keeps batch norm of the new layers at its stored statistics and
+            parameters, too, at first the identity. For batches of one image: over a single image
+            batch norm cancels whatever is the same everywhere, such as the image-level features,
+            in training, but not afterwards. Defaults to True.
         propagation_iterations: Iterations of affinity propagation inside the model, through which
             it is trained: the semantic logits are those of the refined probabilities. Defaults to
             0, the paper's way: propagation is applied to the trained model.
@@ -145,7 +150,9 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
 
     if head_batch_norm_momentum is None:
         head_batch_norm_momentum = batch_norm_momentum
-    block = _Blocks(filters, separable, batch_norm, head_batch_norm_momentum, weight_decay)
+    block = _Blocks(
+        filters, separable, batch_norm, head_batch_norm_momentum, weight_decay, normalize_by_batch
+    )
     images = keras.Input((None, None, 3), name="images")
     low_level, features = extractor(entry.preprocess()(images))
 
@@ -265,8 +272,9 @@ class BroadcastLike(layers.Layer):
 class _Blocks:
     """Convolution, batch norm and ReLU as ASPP and decoder use them."""
 
-    def __init__(self, filters, separable, batch_norm, momentum, weight_decay):
+    def __init__(self, filters, separable, batch_norm, momentum, weight_decay, normalize_by_batch):
         self.filters = filters
+        self.normalize_by_batch = normalize_by_batch
         self.separable = separable
         self.synchronized = synchronized(batch_norm != "local")
         self.momentum = momentum
@@ -306,6 +314,7 @@ class _Blocks:
             momentum=self.momentum,
             epsilon=1e-5,
             synchronized=self.synchronized,
+            trainable=self.normalize_by_batch,
             name=f"{name}_bn",
         )(features)
         return layers.ReLU(name=f"{name}_relu")(features)

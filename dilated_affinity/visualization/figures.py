@@ -164,15 +164,16 @@ def affinity_accuracy_figure(accuracy, rates):
     Args:
         accuracy: (|R|, 9), 0 to 1, NaN where no pair was seen, as
             `AffinityAccuracy.by_rate_and_count` returns it.
-        rates: (vertical, horizontal) pairs.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
 
     Returns:
         `matplotlib.figure.Figure` with a line for each rate.
     """
+    rates = check_rates(rates)
     figure = new_figure(6.4, 3.4)
     axes = figure.subplots()
     colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, len(rates)))
-    for index, (values, rate) in enumerate(zip(accuracy, check_rates(rates), strict=True)):
+    for index, (values, rate) in enumerate(zip(accuracy, rates, strict=True)):
         axes.plot(
             range(NEIGHBORS + 1),
             100 * np.asarray(values, float),
@@ -195,7 +196,7 @@ def pixel_affinity_figure(image, affinity, rates, pixel):
         image: uint8 (H, W, 3).
         affinity: (H, W, 8|R|) probabilities that a neighbour shares the class; or targets, whose
             value 255 is not drawn.
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
         pixel: (row, column).
 
     Returns:
@@ -225,7 +226,7 @@ def explore_affinity(figure, image, affinity, rates):
             program that ends in `plt.show()`, or in a notebook under `%matplotlib widget`.
         image: uint8 (H, W, 3).
         affinity: As for `pixel_affinity_figure`.
-        rates: (vertical, horizontal) pairs.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
 
     Example:
 
@@ -272,7 +273,7 @@ def _draw_pixel_affinity(figure, axes, image, affinity, rates, pixel):
         raise ConfigError(
             f"pixel must be (row, column) inside the image of {height}x{width}. Received: {pixel}"
         )
-    places = neighbor_offsets(check_rates(rates)) + [row, column]
+    places = neighbor_offsets(rates) + [row, column]
     values = np.asarray(affinity[row, column], float)
     exists = ((places >= 0) & (places < [height, width])).all(axis=1) & (values <= 1)
     # Paler than it is, so that the points stand out from every image.

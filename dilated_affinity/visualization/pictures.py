@@ -211,7 +211,7 @@ def affinity_picture(affinity, rates) -> np.ndarray:
 
     Args:
         affinity: (H, W, 8|R|), as for `agreeing_neighbors`.
-        rates: (vertical, horizontal) pairs, as `parse_rates` returns them.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
 
     Returns:
         uint8 (H', W', 3): a captioned panel for each rate, side by side, and the colours of 0 to 8

@@ -10,9 +10,11 @@ from tiny import NUM_CLASSES
 from tiny_run import command, write_run
 
 from dilated_affinity import training
+from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.datasets.loading import load_source
 from dilated_affinity.export_formats import METADATA
 from dilated_affinity.inference import inference_model
+from dilated_affinity.run_folder import save_settings
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +76,36 @@ def test_a_bad_command_line_is_one_line_before_anything_is_loaded(tmp_path):
     assert "Traceback" not in result.stderr and result.stdout == ""
     assert "must end in .keras" in result.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_of_ones_own_without_the_data_set(run, tmp_path):
+    config, model_dir = run
+    photograph = tmp_path / "photograph.png"
+    keras.utils.save_img(photograph, np.random.default_rng(0).integers(0, 256, (50, 70, 3)))
+    save_settings(model_dir, config, CAMVID)
+    arguments = (f"--model_dir={model_dir}", "--data_dir=nowhere", "--format=keras")
+    output = tmp_path / "own.keras"
+    result = command("export_main", *arguments, f"--output={output}", f"--image={photograph}")
+    assert result.returncode == 0, result.stderr
+    assert f"MB; on {photograph} in several sizes 0 of" in result.stdout
+    # 50 x 70, and two of 37 x 52.
+    assert "of 7348 labels" in result.stdout
+    output = tmp_path / "drawn.keras"
+    result = command("export_main", *arguments, f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    assert "nowhere" in result.stderr and "checked on a drawn image" in result.stderr
+    assert "on a drawn image in several sizes 0 of" in result.stdout
+
+
+@pytest.mark.slow
+def test_calibrated_with_the_training_split_or_a_folder(run, tmp_path):
+    config, model_dir = run
+    arguments = (f"--model_dir={model_dir}", "--format=litert", "--quantization=int8")
+    output = tmp_path / "model.tflite"
+    result = command("export_main", *arguments, f"--output={output}")
+    assert result.returncode == 2 and "for the network alone" in result.stderr
+    arguments = (*arguments, "--iterations=0", "--overwrite", f"--output={output}")
+    for calibration in ("--calibration_images=3", f"--calibration_dir={config.data_dir}/train"):
+        result = command("export_main", *arguments, calibration)
+        assert result.returncode == 0, result.stderr
+        assert "litert written, 0.1 MB; on val_0" in result.stdout

@@ -7,7 +7,7 @@ import numpy as np
 from dilated_affinity.datasets.classes import CAMVID, IGNORE_LABEL
 from dilated_affinity.datasets.paired_files import PairedFilesBuilder
 from dilated_affinity.datasets.pairs import Pair, label_table, match_pairs
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import MissingDataError
 
 _SPLITS = ("train", "val", "test")
 _VOID = 11
@@ -30,7 +30,7 @@ class Camvid(PairedFilesBuilder):
             if (root / split).is_dir() or (root / f"{split}annot").is_dir()
         ]
         if not present:
-            raise DataError(
+            raise MissingDataError(
                 f"{root}: expected CamVid's folders train/ and trainannot/, val/ and valannot/, "
                 "test/ and testannot/, or some of these pairs. Received: none of them"
             )

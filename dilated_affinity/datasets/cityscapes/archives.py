@@ -17,7 +17,7 @@ from dilated_affinity.datasets.cityscapes.cityscapes_dataset_builder import (
 from dilated_affinity.datasets.classes import CITYSCAPES, ClassTable
 from dilated_affinity.datasets.records import Keys, RecordsSource, prepare
 from dilated_affinity.datasets.splits import split_parts
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import DataError, MissingDataError
 
 IMAGE_ARCHIVE = "leftImg8bit_trainvaltest.zip"
 LABEL_ARCHIVE = "gtFine_trainvaltest.zip"
@@ -53,7 +53,7 @@ class TfdsCityscapes:
         self._archives = root / IMAGE_ARCHIVE, root / LABEL_ARCHIVE
         missing = [path.name for path in self._archives if not path.is_file()]
         if missing and not self.builder.data_path.exists():
-            raise DataError(
+            raise MissingDataError(
                 f"{root}: expected Cityscapes' folders {IMAGES} and {LABELS}, or {IMAGE_ARCHIVE} "
                 f"and {LABEL_ARCHIVE}. Received: no such folders, and no {' and no '.join(missing)}"
             )

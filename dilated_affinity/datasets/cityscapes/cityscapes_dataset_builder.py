@@ -9,7 +9,7 @@ from dilated_affinity.datasets.listing import HIDDEN_FILES, MACOS_FILES
 from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.paired_files import PairedFilesBuilder
 from dilated_affinity.datasets.pairs import INVALID, Pair, raise_first
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import DataError, MissingDataError
 
 SPLITS = ("train", "val", "test")
 IMAGES, LABELS = "leftImg8bit", "gtFine"
@@ -52,7 +52,7 @@ class Cityscapes(PairedFilesBuilder, skip_registration=True):
                 missing = label_dir if image_dir.is_dir() else image_dir
                 self._notes.add("splits left out, as one of their folders is missing", missing)
         if not splits:
-            raise DataError(
+            raise MissingDataError(
                 f"{root}: expected Cityscapes' folders {IMAGES}/train and {LABELS}/train, or those "
                 "of val or test. Received: none of these pairs"
             )

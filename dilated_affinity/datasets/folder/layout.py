@@ -10,7 +10,7 @@ from dilated_affinity.datasets.image_files import IMAGE_SUFFIXES, read_bytes
 from dilated_affinity.datasets.listing import HIDDEN_FILES, HIDDEN_FOLDERS, MACOS_FILES
 from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.pairs import Pair, find_pairs, images_by_id, same_names
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import DataError, MissingDataError
 
 CLASS_FILE = "classes.csv"
 LABEL_MAP = "labelmap.txt"
@@ -51,12 +51,12 @@ def find_splits(data_dir: str | os.PathLike) -> Layout:
     """
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder.")
-    for name in ("images", "masks"):
-        if not (root / name).is_dir():
-            raise DataError(
-                f"{root}: expected the folders images/ and masks/. Received: no folder {name}"
-            )
+        raise MissingDataError(f"{root}: no such folder.")
+    missing = [name for name in ("images", "masks") if not (root / name).is_dir()]
+    if missing:
+        raise (DataError if len(missing) == 1 else MissingDataError)(
+            f"{root}: expected the folders images/ and masks/. Received: no folder {missing[0]}"
+        )
     lists = [root / name for name in LISTS if (root / name).is_file()]
     found = Layout({}, [], Notes())
     _note_others(root, lists, found.notes)

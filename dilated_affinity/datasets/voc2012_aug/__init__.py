@@ -6,7 +6,7 @@ from pathlib import Path
 from dilated_affinity.datasets.voc2012_aug.archives import SBD_ARCHIVE, VOC_ARCHIVE
 from dilated_affinity.datasets.voc2012_aug.devkit import Voc2012Aug, find_devkit
 from dilated_affinity.datasets.voc2012_aug.voc2012_aug_dataset_builder import Builder
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import DataError, MissingDataError
 
 __all__ = ["Builder", "Voc2012Aug", "make_builder"]
 
@@ -28,7 +28,7 @@ def make_builder(*, data_dir: str | os.PathLike) -> Voc2012Aug | Builder:
     builder = Builder(data_dir=root, archive_dir=root)
     archives = [name for name in (VOC_ARCHIVE, SBD_ARCHIVE) if (root / name).is_file()]
     if len(archives) < 2 and not builder.data_path.exists():
-        raise DataError(
+        raise (DataError if archives else MissingDataError)(
             f"{root}: expected an extracted VOCdevkit/VOC2012, or {VOC_ARCHIVE} and {SBD_ARCHIVE}, "
             "or what `tfds build` has made of them. "
             f"Received: {archives[0] + ' alone' if archives else 'none of them'}"

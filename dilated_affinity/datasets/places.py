@@ -1,0 +1,40 @@
+"""Where a data set lies: in `data_dir` itself, or in the folder of its name there."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from dilated_affinity.errors import MissingDataError
+
+Opened = TypeVar("Opened")
+
+
+def open_in_place(name: str, data_dir: str | os.PathLike, open: Callable[[Path], Opened]) -> Opened:
+    """Opens a data set in `data_dir`, or, where nothing of it lies there, in `data_dir/name`.
+
+    So `data` finds what `data/README.md` has put into `data/camvid`, as `data/camvid` does.
+
+    Args:
+        name: Name of the data set.
+        data_dir: The folder given.
+        open: Opens the data set in a folder; raises `MissingDataError` if it is not there.
+
+    Raises:
+        MissingDataError: It is in neither place. The message names both.
+    """
+    root = Path(data_dir).expanduser()
+    try:
+        return open(root)
+    except MissingDataError as error:
+        below = root / name
+        if not below.is_dir():
+            raise MissingDataError(
+                f"{error} (Looked in {root} and {below}; --data_dir names another folder.)"
+            ) from None
+    try:
+        return open(below)
+    except MissingDataError as error:
+        raise MissingDataError(
+            f"{error} (Looked in {below} and {root}; --data_dir names another folder.)"
+        ) from None
