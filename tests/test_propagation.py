@@ -6,7 +6,7 @@ import pytest
 import reference
 import tensorflow as tf
 
-from dilated_affinity.affinity import propagation, targets
+from dilated_affinity.affinity import grid, targets
 from dilated_affinity.affinity.affinities import affinities_from_targets, steep_sigmoid
 from dilated_affinity.affinity.geometry import neighbor_offsets
 from dilated_affinity.affinity.loss import AffinityLoss
@@ -435,7 +435,7 @@ def test_the_order_holds_uncompiled(uncompiled):
 
 
 @permutations
-@pytest.mark.parametrize("user", [targets, propagation], ids=["targets", "propagation"])
+@pytest.mark.parametrize("user", [targets, grid], ids=["targets", "propagation"])
 def test_one_user_of_the_offsets_with_another_order_breaks_it(user, order, uncompiled, monkeypatch):
     monkeypatch.setattr(user, "neighbor_offsets", lambda rates: neighbor_offsets(rates)[order])
     assert refine_end_to_end() > 1e-2
@@ -447,7 +447,7 @@ def test_a_head_with_another_order_breaks_it(order):
 
 
 @permutations
-@pytest.mark.parametrize("user", [targets, propagation], ids=["targets", "propagation"])
+@pytest.mark.parametrize("user", [targets, grid], ids=["targets", "propagation"])
 def test_ground_truth_refinement_needs_the_order(user, order, uncompiled, monkeypatch):
     labels = reference.random_labels(12, (1, 9, 11), CLASSES, void_share=0)
     truth = reference.affinity_targets(labels[0], ORDER_RATES) == 1

@@ -156,7 +156,10 @@ def under_jax():
         grid = KernelGrid(probabilities, affinities, None, ops.convert_to_tensor(6.0), RATES)
         return grid.step(grid.start(probabilities))
 
-    lowered = kernel_step.trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+    device = jax.sharding.AbstractDevice("NVIDIA H100", num_cores=None, platform="cuda")
+    mesh = jax.sharding.AbstractMesh((1,), ("batch",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        lowered = kernel_step.trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
     found["for CUDA"] = "triton" in lowered
     found["for CPU"] = "triton" in kernel_step.trace(*shapes).lower().as_text()
     return found
