@@ -248,7 +248,8 @@ def measure() -> dict:
             for name, value in each["seconds"].items():
                 over = each["over_floor"][name], each["over_plain"][name]
                 print(
-                    f"  {name:<18}{1e3 * value:9.3f} ms, {over[0]:.2f} x floor, {over[1]:.2f} x plain"
+                    f"  {name:<18}{1e3 * value:9.3f} ms, {over[0]:.2f} x floor, "
+                    f"{over[1]:.2f} x plain"
                 )
     if "network" in parts:
         result["network"] = [_network(each) for each in result["propagation"]]
