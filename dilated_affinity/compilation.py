@@ -69,6 +69,19 @@ def _jax_on_gpu():
     return getattr(device, "platform", device) in ("gpu", "cuda", "rocm")
 
 
+def has_values(tensor):
+    """False for a tensor that stands for values while a graph is traced."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.is_symbolic_tensor(tensor)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer)
+    return True
+
+
 def any_image_size(function):
     """Makes a graph of a function of uint8 images (B, H, W, 3), traced once for all sizes.
 

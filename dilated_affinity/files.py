@@ -2,12 +2,19 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+_FOLDERS_OPEN = os.name != "nt"
+"""Whether a folder can be opened, to be flushed; Windows keeps names safe by itself."""
 
 _ASIDE = ".writing-"
 
@@ -46,7 +53,8 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
         aside.chmod(0o666 & ~umask)
         os.replace(aside, path)
         # The new name is on disk only when its folder is.
-        _flush(path.parent)
+        if _FOLDERS_OPEN:
+            _flush(path.parent, os.O_RDONLY)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -72,14 +80,19 @@ def exclusive_lock(path: str | os.PathLike):
 
     Raises:
         BlockingIOError: Another process holds it.
+        OSError: The system has no such locks.
     """
+    if fcntl is None:
+        raise OSError(
+            errno.ENOTSUP, "this system has no locks that end with their process (fcntl)", str(path)
+        )
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
-def _flush(path):
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush(path, flags=os.O_RDWR):
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

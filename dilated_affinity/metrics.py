@@ -4,8 +4,6 @@ Every metric counts in 64 bits: a float32 count stops growing at 2^24, about 64 
 and an int32 one turns negative at 2^31, after some 500 steps of 16 such crops.
 """
 
-import contextlib
-
 import keras
 import numpy as np
 from keras import ops
@@ -15,6 +13,12 @@ from dilated_affinity.affinity.statistics import COUNTS
 from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.interpolation import check_grid, grid_offset
+from dilated_affinity.pixel_counts import (
+    bincount,
+    boundary_distance,
+    confusion_matrix,
+    near_boundary,
+)
 
 _WORD = 2**30
 """What the upper of two words counts."""
@@ -91,14 +95,8 @@ class MeanIoU(_Counts):
     def update_state(self, y_true, y_pred, sample_weight=None):
         _refuse_sample_weight(self, sample_weight)
         labels, predictions = _label_maps(y_true, y_pred, self.num_classes)
-        # What is left out falls into a bin of its own behind the matrix.
-        bins = self.num_classes**2
-        counted = labels != self.ignore_label
-        for classes in (labels, predictions):
-            counted = counted & (classes >= 0) & (classes < self.num_classes)
-        cells = ops.where(counted, labels * self.num_classes + predictions, bins)
-        counts = _bincount(cells, bins)
-        self.add_to(self.confusion, ops.reshape(counts, (self.num_classes, self.num_classes)))
+        counts = confusion_matrix(labels, predictions, self.num_classes, self.ignore_label)
+        self.add_to(self.confusion, counts)
 
     def result(self):
         matrix = self.approximate(self.confusion)
@@ -206,18 +204,16 @@ class BoundaryIoU(_Counts):
     def update_state(self, y_true, y_pred, sample_weight=None):
         _refuse_sample_weight(self, sample_weight)
         labels, predictions = _label_maps(y_true, y_pred, self.num_classes)
-        height, width = (ops.cast(size, "float32") for size in ops.shape(labels)[1:3])
-        diagonal = ops.sqrt(height**2 + width**2)
-        distance = ops.maximum(ops.cast(ops.round(self.dilation_ratio * diagonal), "int32"), 1)
+        distance = boundary_distance(ops.shape(labels)[1:3], self.dilation_ratio)
         void = labels == self.ignore_label
         # Class C of C + 1: the pixels that belong to no boundary region.
         regions = [
-            ops.where(_near_boundary(classes, void, distance), classes, self.num_classes)
+            ops.where(near_boundary(classes, void, distance), classes, self.num_classes)
             for classes in (labels, predictions)
         ]
 
         agreed = ops.where(regions[0] == regions[1], regions[0], self.num_classes)
-        counts = [_bincount(each, self.num_classes) for each in (agreed, *regions)]
+        counts = [bincount(each, self.num_classes) for each in (agreed, *regions)]
         self.add_to(self.regions, ops.stack(counts))
 
     def result(self):
@@ -356,14 +352,6 @@ def _ratio(part, whole):
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def _bincount(values, bins):
-    """How often each of 0 to `bins` - 1 occurs, int32; other values are all `bins`."""
-    # On the processor: TensorFlow's GPUs refuse to count where operations must be deterministic.
-    tensorflow = keras.backend.backend() == "tensorflow"
-    with keras.device("cpu") if tensorflow else contextlib.nullcontext():
-        return ops.bincount(ops.reshape(values, (-1,)), minlength=bins + 1)[:bins]
-
-
 @compiled
 def _count_pairs(targets, logits):
     """Right and existing pairs by rate and category, int32 (2, |R|, 9)."""
@@ -405,34 +393,6 @@ def _label_maps(y_true, y_pred, num_classes=None):
             )
         predictions = ops.argmax(predictions, axis=-1)
     return ops.cast(labels, "int32"), ops.cast(predictions, "int32")
-
-
-def _near_boundary(classes, void, distance):
-    """Whether another class lies within `distance` steps of a pixel; False for void pixels."""
-    lowest = -(10**6)
-    margin = [[0, 0], [distance, distance], [distance, distance]]
-
-    def largest_nearby(values):
-        """Maximum over the square window of radius `distance`."""
-
-        def widen(values, radius):
-            # The maximum of three windows that touch or overlap is that of one window three
-            # times as wide: the number of steps grows with the logarithm of the distance.
-            step = ops.minimum(2 * radius + 1, distance - radius)
-            for axis in (1, 2):
-                forward, backward = ops.roll(values, step, axis), ops.roll(values, -step, axis)
-                values = ops.maximum(values, ops.maximum(forward, backward))
-            return values, radius + step
-
-        # What rolls around the edge never gets across the margin: the steps add up to its width.
-        padded = ops.pad(ops.where(void, lowest, values), margin, constant_values=lowest)
-        start = (padded, ops.zeros_like(distance))
-        wide, _ = ops.while_loop(lambda _, radius: radius < distance, widen, start)
-        height, width = ops.shape(values)[1:3]
-        return wide[:, distance : distance + height, distance : distance + width]
-
-    highest, smallest = largest_nearby(classes), -largest_nearby(-classes)
-    return ~void & ((highest != classes) | (smallest != classes))
 
 
 def _refuse_sample_weight(metric, sample_weight):

@@ -51,6 +51,8 @@ def run(replicas):
             if variable.path.endswith("beta"):  # 0 at first: its change alone has fewer digits
                 variable.assign(np.random.default_rng(2).normal(size=variable.shape))
         trained = compile_model(model, config, statistics)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    synchronized.append([norm.synchronized for norm in norms])
     batches = tf.data.Dataset.from_tensors((images, targets)).unbatch().batch(4)
     history = trained.fit(batches, verbose=0).history
     after = {v.path: np.asarray(v) for v in model.variables}
@@ -65,7 +67,7 @@ def run(replicas):
     steps.append([int(np.asarray(model.optimizer.iterations)), np.isnan(loss).tolist(), same])
     return history, after
 
-steps = []
+steps, synchronized = [], []
 one, two = run(1), run(2)
 print(json.dumps({
     "loss": [one[0], two[0]],
@@ -74,6 +76,7 @@ print(json.dumps({
         for k in one[1]),
     "variables": len(one[1]),
     "steps": steps,
+    "synchronized": synchronized,
     "moved": sum(int(np.any(v)) for v in one[1].values()),
 }))
 """
@@ -103,7 +106,13 @@ def test_losses_and_metrics_are_those_of_the_global_batch(steps):
 def test_weights_and_moving_statistics_are_those_of_one_device(steps):
     assert steps["variables"] > 50
     assert steps["moved"] > 50
-    assert steps["worst"] < 1e-5
+    # Variances over several replicas, as Keras computes them, lose a digit.
+    assert steps["worst"] < 5e-5
+
+
+def test_only_several_replicas_share_the_statistics_of_batch_norm(steps):
+    one, two = steps["synchronized"]
+    assert len(one) > 5 and not any(one) and all(two)
 
 
 def test_a_step_that_is_not_finite_on_one_replica_is_taken_back_on_all(steps):

@@ -57,6 +57,15 @@ def test_stops_where_the_loop_stops(inputs, iterations, patience, tolerance):
         assert len(set(done)) > 1, "images that all stop at once test little"
 
 
+def test_there_is_no_gradient(inputs):
+    """None, rather than an error, where a model with such an output is trained."""
+    probabilities, affinities = map(tf.constant, inputs)
+    with tf.GradientTape() as tape:
+        tape.watch([probabilities, affinities])
+        refined = propagate_until_stable(probabilities, affinities, RATES, 2)
+    assert tape.gradient(refined, [probabilities, affinities]) == [None, None]
+
+
 def test_no_more_iterations_than_needed(inputs, monkeypatch):
     taken = []
     compute = early_stopping._propagate_until_stable

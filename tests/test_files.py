@@ -1,9 +1,15 @@
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from dilated_affinity import files
 from dilated_affinity.files import write_atomically
+
+TESTS = Path(__file__).parent
 
 
 def test_writes_bytes_and_makes_folders(tmp_path):
@@ -53,3 +59,54 @@ def test_follows_the_umask(tmp_path):
     finally:
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+def test_where_folders_cannot_be_opened_files_are_written_all_the_same(tmp_path, monkeypatch):
+    real = os.open
+
+    def as_on_windows(path, flags, *more, **options):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", as_on_windows)
+    monkeypatch.setattr(files, "_FOLDERS_OPEN", False)
+    write_atomically(tmp_path / "a.txt", b"content")
+    assert (tmp_path / "a.txt").read_bytes() == b"content"
+
+
+WITHOUT_FCNTL = """
+import sys
+sys.modules["fcntl"] = None  # importing it raises ImportError, as on Windows
+import numpy as np
+from PIL import Image
+import dilated_affinity as da
+from dilated_affinity.datasets.classes import CAMVID
+from dilated_affinity.inference import predict_files
+from tiny import tiny_config
+
+folder = sys.argv[1]
+model = da.DeepLabV3Plus(11, None, "tiny", weights=None, separable=False, filters=8)
+image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+Image.fromarray(image).save(f"{folder}/a.png")
+written = predict_files(da.Predictor(model, 0), CAMVID, f"{folder}/a.png", f"{folder}/predictions")
+labels = da.inference_model(model, 0)(image[np.newaxis])["labels"]
+assert np.array_equal(np.asarray(Image.open(written[0])), labels[0])
+try:
+    da.train(tiny_config(folder), f"{folder}/run")
+except da.RunError as error:
+    print(error)
+"""
+
+
+def test_without_fcntl_all_but_training_works(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = f"{tmp_path / 'run'}: cannot write here: this system has no locks that end with "
+    assert done.stdout.startswith(expected)

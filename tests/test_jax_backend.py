@@ -3,9 +3,11 @@
 What is to be computed under both is a function of this file, see `jax_processes`.
 """
 
+import os
 import sys
 from pathlib import Path
 
+import compiled_fit
 import jax_processes
 import keras
 import networks
@@ -184,6 +186,12 @@ def step():
     return {**first, **states, "fitted": fitted["loss"], "taken_back": taken_back}
 
 
+def fit_of_all():
+    """All losses, metrics and layers in a compiled `fit`."""
+    logs, weights = compiled_fit.fit()
+    return {**logs, **{f"weight {index}": each for index, each in enumerate(weights)}}
+
+
 def backbone(name):
     images = networks.images(65, 81)
     model = networks.dilated(16, name)
@@ -199,6 +207,7 @@ def core():
         "metrics": metrics(),
         "inference": inference(),
         "step": step(),
+        "fit of all": fit_of_all(),
     }
     return {f"{part}/{name}": v for part, values in parts.items() for name, v in values.items()}
 
@@ -238,6 +247,15 @@ def failures(data_dir, model_dir):
         except (ConfigError, RunError) as error:
             messages.append(str(error))
     return {"messages": messages}
+
+
+def readme_lines(data_dir):
+    """The lines of README's notebook, compiled, for two steps."""
+    import test_readme
+
+    os.chdir(data_dir)
+    names = test_readme.run_notebook_lines(iterations=2, jit_compile=True)
+    return {"refined": names["refined"], "steps": names["model"].optimizer.iterations}
 
 
 def run_under_jax(function, folder, *arguments, processes=1):
@@ -286,6 +304,14 @@ def test_a_short_fit_lowers_the_loss(under_jax):
 @pytest.mark.parametrize("name", [networks.SMALL, "resnet50"])
 def test_features_of_the_backbones_are_those_of_tensorflow(tmp_path, name):
     assert_close(run_under_jax("backbone", tmp_path, name)[0], backbone(name), 1e-4)
+
+
+@needs_jax
+@pytest.mark.slow
+def test_the_lines_of_readme_train_and_predict(tmp_path):
+    (results,) = run_under_jax("readme_lines", tmp_path, tmp_path)
+    assert results["steps"] == 2
+    assert results["refined"].dtype == np.uint8 and results["refined"].max() < 7
 
 
 @pytest.fixture(scope="module")

@@ -122,15 +122,26 @@ def test_every_command_runs_in_its_order(tmp_path):
         assert (tmp_path / made).exists()
 
 
+def run_notebook_lines(iterations, jit_compile):
+    """Runs README's lines for a notebook, and returns their names; `jit_compile` as on a GPU."""
+    code = re.search(r"```python\n(import keras.*?)```", README.read_text(), re.S).group(1)
+    for old, new in (
+        ('for_dataset("shapes")', f'for_dataset("shapes", iterations={iterations})'),
+        ("model.compile(", f"model.compile(jit_compile={jit_compile}, optimizer="),
+    ):
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    names = {}
+    exec(code, names)
+    return names
+
+
 @pytest.mark.slow
-def test_the_notebook_lines_train_and_predict(tmp_path, monkeypatch):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_notebook_lines_train_and_predict(tmp_path, monkeypatch, jit_compile):
     """As printed, but for the number of steps."""
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(import keras.*?)```", README.read_text(), re.S).group(1)
-    shortened = code.replace('for_dataset("shapes")', 'for_dataset("shapes", iterations=3)')
-    assert shortened != code
-    names = {}
-    exec(shortened, names)
+    names = run_notebook_lines(iterations=3, jit_compile=jit_compile)
     refined = np.asarray(names["refined"])
     assert refined.shape == (1, *names["example"]["label"].shape)
     assert refined.dtype == np.uint8

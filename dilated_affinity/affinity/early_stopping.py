@@ -93,8 +93,9 @@ def propagate_until_stable(
         probabilities, affinities, rates, iterations, self_weight, valid_mask
     )
     refined, _ = _propagate_until_stable(
-        probabilities,
-        affinities,
+        # XLA cannot derive a loop that may end at any iteration; a tape is not to ask it to.
+        ops.stop_gradient(probabilities),
+        ops.stop_gradient(affinities),
         valid,
         ops.convert_to_tensor(int(iterations), "int32"),
         self_weight,

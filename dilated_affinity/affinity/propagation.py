@@ -12,7 +12,7 @@ from dilated_affinity.affinity.affinities import (
     symmetric_logits,
 )
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
-from dilated_affinity.compilation import compiled
+from dilated_affinity.compilation import compiled, has_values
 from dilated_affinity.errors import ConfigError
 
 ITERATIONS = 10
@@ -120,7 +120,7 @@ def _check_finite(probabilities, affinities, valid):
 
     XLA leaves assertions out of what it compiles, so that there is none in a graph.
     """
-    if not all(map(_has_values, (probabilities, affinities, valid))):
+    if not all(map(has_values, (probabilities, affinities, valid))):
         return
     wrong = int(_count_not_finite(probabilities, affinities, valid))
     if wrong:
@@ -128,19 +128,6 @@ def _check_finite(probabilities, affinities, valid):
             "probabilities and affinities must be finite. "
             f"Received: NaN or infinity at {wrong} pixels"
         )
-
-
-def _has_values(tensor):
-    """False for a tensor that stands for values while a graph is traced."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.is_symbolic_tensor(tensor)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return not isinstance(tensor, jax.core.Tracer)
-    return True
 
 
 @compiled

@@ -76,7 +76,8 @@ def atrous(
         padding: Padding of its strided layers. For `"same"` explicit padding gives way to
             TensorFlow's, which is right for every size; for `"symmetric"` it is kept as it is.
         output_stride: 8, 16 or 32.
-        batch_norm: `"sync"` (statistics over all replicas), `"local"` or `"frozen"` (stored
+        batch_norm: `"sync"` (statistics over all replicas of the `tf.distribute` strategy in whose
+            scope the model is built), `"local"` or `"frozen"` (stored
             statistics, parameters fixed).
         batch_norm_momentum: Momentum of the moving statistics.
         weight_decay: L2 on the kernels of ordinary convolutions as half the sum of squares.
@@ -125,11 +126,17 @@ def atrous(
 
 
 def synchronized(over_replicas: bool) -> bool:
-    """Keras' `synchronized` of a batch norm whose statistics are to be over all replicas.
+    """Keras' `synchronized` of a batch norm, built here, whose statistics are over all replicas.
 
-    Other backends than TensorFlow refuse it: there a program sees the batch of all replicas.
+    Not on a single replica, which has nothing to share: Keras computes shared variances as
+    E[x^2] - E[x]^2, whose digits cancel where the mean is large. Other backends than TensorFlow
+    refuse it: there a program sees the batch of all replicas.
     """
-    return over_replicas and keras.backend.backend() == "tensorflow"
+    if not over_replicas or keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
 def _strides_before(application):

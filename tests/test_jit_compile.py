@@ -1,0 +1,54 @@
+"""Losses, metrics and layers in a `fit` that XLA compiles, as Keras has it on a GPU.
+
+`tests/test_jax_backend.py` compares JAX with what is computed here.
+"""
+
+import compiled_fit
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from dilated_affinity import BoundaryIoU, MeanIoU
+
+CLASSES = 4
+
+
+def test_a_compiled_fit_computes_what_loops_do():
+    logs, weights = compiled_fit.fit()
+    for name, value in compiled_fit.expected_logs().items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-4, err_msg=name)
+    assert np.abs(weights[0] - 1).max() > 1e-3, "no gradient came to the weights"
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_metrics_count_images_whose_size_a_graph_does_not_know(jit_compile):
+    metrics = MeanIoU(CLASSES), BoundaryIoU(CLASSES, dilation_ratio=0.1)
+
+    @tf.function(jit_compile=jit_compile, reduce_retracing=True)
+    def update(labels, predictions):
+        for metric in metrics:
+            metric.update_state(labels, predictions)
+
+    # Without a graph, whose sizes are all known; tests/test_metrics.py has that against loops.
+    expected = MeanIoU(CLASSES), BoundaryIoU(CLASSES, dilation_ratio=0.1)
+    for seed, size in enumerate(((18, 25), (25, 18), (31, 17))):
+        labels = reference.random_labels(seed, (1, *size), CLASSES)
+        predictions = reference.random_labels(seed + 9, (1, *size), CLASSES, void_share=0)
+        update(tf.constant(labels), tf.constant(predictions))
+        for metric in expected:
+            metric.update_state(labels, predictions)
+    assert update.experimental_get_tracing_count() == 2, "no size was unknown"
+    np.testing.assert_array_equal(metrics[0].confusion, expected[0].confusion)
+    np.testing.assert_array_equal(metrics[1].sets, expected[1].sets)
+
+
+@pytest.mark.parametrize("metric", [MeanIoU(CLASSES), BoundaryIoU(CLASSES)])
+def test_pixels_are_counted_by_xla_alone(metric):
+    # Outside it TensorFlow's GPUs refuse to where operations must be deterministic.
+    update = tf.function(lambda labels: metric.update_state(labels, labels))
+    graph = update.get_concrete_function(tf.TensorSpec((1, 4, 4), tf.int32)).graph
+    kinds = {each.type for each in graph.get_operations()}
+    assert not [kind for kind in kinds if "Bincount" in kind or "Segment" in kind]
+    calls = [each for each in graph.get_operations() if each.type.endswith("PartitionedCall")]
+    assert calls and all(each.get_attr("_XlaMustCompile") for each in calls)
