@@ -17,7 +17,11 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "experiments" / "results"
 
 _TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.S)
-_ROWS = (("predicted", "prediction"), ("ground truth", "ground_truth"))
+_ROWS = (
+    ("predicted, the paper's settings", "given"),
+    ("predicted, calibrated", "prediction"),
+    ("ground truth", "ground_truth"),
+)
 
 
 def records(name: str) -> list[dict]:
@@ -35,6 +39,10 @@ def table(runs: list[dict]) -> str:
     lines = ["| affinity | " + " | ".join(map(str, iterations)) + " |"]
     lines.append("|---" * (1 + len(iterations)) + "|")
     for name, kind in _ROWS:
+        if kind not in runs[0]["evaluation"]:
+            continue
+        if kind == "prediction" and not runs[0].get("calibration"):
+            name = "predicted"
         values = zip(*(run["evaluation"][kind]["mean_iou"] for run in runs), strict=True)
         cells = [_cell([100 * value for value in at_once]) for at_once in values]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -2,10 +2,12 @@
 
     eval_main --model_dir=runs/camvid --checkpoint=last
     eval_main --model_dir=runs/camvid --checkpoint=last --refine_with=ground_truth
+    eval_main --model_dir=runs/camvid --checkpoint=last --nocalibrated
     python -m experiments.record_run --model_dir=runs/camvid --name=camvid_mobilenet_v2
 
-It holds the settings, the seed, the log, both evaluations, package versions and the hardware. It is
-of the last checkpoint, so that the reported split chooses nothing.
+It holds the settings, the seed, the log, what calibration found, the evaluations (the last of them
+where it was done), package versions and the hardware. It is of the last checkpoint, so that the
+reported split chooses nothing.
 Folders of this machine are left out.
 """
 
@@ -26,7 +28,10 @@ _NAME = flags.DEFINE_string("name", None, "Name of the JSON file, without .json.
 def _record():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = RESULTS / f"{app.required(_NAME.value, 'name')}.json"
-    evaluation = {name: read_json(model_dir / f"evaluation_{name}.json") for name in REFINE_WITH}
+    given = ("given",) if (model_dir / "evaluation_given.json").is_file() else ()
+    evaluation = {
+        name: read_json(model_dir / f"evaluation_{name}.json") for name in (*REFINE_WITH, *given)
+    }
     step = chosen_checkpoint(model_dir, "last")[1].step
     for name, content in evaluation.items():
         if content.get("step") != step:

@@ -7,7 +7,7 @@ from pathlib import Path
 from dilated_affinity.environment import environment
 from dilated_affinity.errors import DataError
 from dilated_affinity.files import write_atomically
-from dilated_affinity.run_folder import CONFIG_FILE, LOG_FILE, trained_on
+from dilated_affinity.run_folder import CONFIG_FILE, LOG_FILE, load_calibration, trained_on
 
 RESULTS = Path(__file__).parent / "results"
 PLACES = ("data_dir", "statistics")
@@ -23,6 +23,7 @@ def run_record(model_dir: Path) -> dict:
         "package_version": content["package_version"],
         "config": recorded_settings(content["config"]),
         "trained_on": trained_on(model_dir),
+        "calibration": load_calibration(model_dir),
         **environment(),
         "log": log,
     }

@@ -23,6 +23,7 @@ from dilated_affinity import evaluation
 from dilated_affinity.affinity.geometry import format_rates, parse_rates
 from dilated_affinity.baselines.boundary import SIGMA
 from dilated_affinity.baselines.crf import DenseCRF
+from dilated_affinity.calibration import calibrate
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.config import Config
 from dilated_affinity.crf_refinement import evaluate_crf
@@ -159,7 +160,9 @@ class Queue:
     def config(self, variant, seed, **overrides) -> Config:
         """Settings of a run."""
         chosen = VARIANTS[variant]
-        settings = {**self.size.settings, **self.given, "seed": seed, "structure": chosen.structure}
+        # Calibrated is the last checkpoint, when it is measured.
+        settings = {"calibrate": "none", **self.size.settings, **self.given}
+        settings |= {"seed": seed, "structure": chosen.structure}
         if chosen.has_affinity:
             settings["rates"] = format_rates(self.rates(chosen.rates))
             settings["weighting"] = chosen.weighting
@@ -245,7 +248,8 @@ class Queue:
         model = last_model(config, model_dir)
         source = load_source(config.dataset, config.val_split, config.data_dir)
         if VARIANTS[variant].has_affinity:
-            return self._refinements(model, source, self.choices().get(variant))
+            train_source = load_source(config.dataset, config.train_split, config.data_dir)
+            return self._refinements(model, train_source, source, self.choices().get(variant))
         found = {"prediction": evaluation.evaluate(model, source, (0,)).to_json()}
         if variant == "deeplab":
             crf = self._dense_crf()
@@ -254,12 +258,15 @@ class Queue:
                 found["crf"] = {"settings": dataclasses.asdict(crf), **measured.to_json()}
         return found
 
-    def _refinements(self, model, source, choice):
-        """Tables 3 and 4 with the paper's lambda and mu, and with those of `beta_search`."""
+    def _refinements(self, model, train_source, source, choice):
+        """Tables 3 and 4: the paper's lambda and mu, calibrated, and those of `beta_search`."""
         found = {
             kind: evaluation.evaluate(model, source, refine_with=kind).to_json()
             for kind in evaluation.REFINE_WITH
         }
+        calibration = calibrate(model, train_source)
+        measured = evaluation.evaluate(model, source, refinement=calibration.refinement)
+        found["calibrated"] = {"calibration": calibration.to_json(), **measured.to_json()}
         if choice is not None:
             settings = choice["refinement"]
             iterations = settings["propagation_iterations"]

@@ -189,5 +189,13 @@ def propagation_table(name, title, variant, predicted, ground_truth) -> Table:
         )
         for iterations, paper in zip(ITERATIONS, numbers, strict=True)
     ]
+    rows += [
+        Row(
+            f"predicted, calibrated, {_count_text(count, 'iteration')}",
+            variant,
+            ("calibrated", count),
+        )
+        for count in ITERATIONS[1:]
+    ]
     rows.append(Row("predicted, settings searched", variant, ("chosen", None)))
     return Table(name, title, "voc2012_aug", tuple(rows))

@@ -82,7 +82,8 @@ _SAVE = flags.DEFINE_bool(
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "JSON file to write. Default: evaluation_<refine_with>.json in model_dir, or search.json. "
+    "JSON file to write. Default: in model_dir evaluation_<refine_with>.json, with --nocalibrated "
+    "evaluation_given.json, or search.json. "
     "A search also writes a plot with the ending .png.",
 )
 
@@ -111,7 +112,10 @@ def _evaluate():
     if config.postprocess == "crf":
         _evaluate_crf(config, model, step, source, views)
         return
-    output = Path(_OUTPUT.value or model_dir / f"evaluation_{_REFINE_WITH.value}.json")
+    # Beside the evaluation of the calibrated settings, which it is to be compared with.
+    given = not _CALIBRATED.value and _REFINE_WITH.value == "prediction"
+    name = "given" if given else _REFINE_WITH.value
+    output = Path(_OUTPUT.value or model_dir / f"evaluation_{name}.json")
     iterations = _iterations(config)
     _announce(config, model, source, refinement_in_words(config, iterations), output)
     result = evaluation.evaluate(
