@@ -601,6 +601,14 @@ class Config:
         return self.propagation_iterations if self.postprocess == "propagate" else 0
 
     @property
+    def calibration_split(self) -> str | None:
+        """The split on which training ends by calibrating; None if it does not."""
+        refined = self.affinity_rates is not None and self.iterations_of_refinement > 0
+        if self.calibrate == "none" or not refined:
+            return None
+        return self.train_split if self.calibrate == "training" else self.calibrate
+
+    @property
     def scales(self) -> tuple[float, ...]:
         """`eval_scales` as numbers."""
         return parse_scales(self.eval_scales)

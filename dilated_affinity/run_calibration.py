@@ -29,7 +29,7 @@ def calibrate_run(
 
     Args:
         model_dir: The run's folder.
-        config: The run's settings; `calibrate` names the images.
+        config: The run's settings, whose `calibration_split` is not None.
         model: The model, at its evaluation output stride.
         step: Step of the model.
         source: The training examples, loaded when None.
@@ -43,8 +43,8 @@ def calibrate_run(
         DataError: If the images cannot be read.
         RunError: If the folder cannot be written.
     """
-    split = config.train_split if config.calibrate == "training" else config.calibrate
-    if source is None or config.calibrate != "training":
+    split = config.calibration_split
+    if source is None or split != config.train_split:
         source = load_source(config.dataset, split, config.data_dir)
     found = calibrate(model, source, Refinement.from_config(config), images)
     fitted = {"by": "calibration", "split": split, "step": step}

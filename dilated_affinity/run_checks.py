@@ -14,6 +14,7 @@ from dilated_affinity.errors import DataError
 from dilated_affinity.initial_model import find_initial_model, load_initial_weights
 from dilated_affinity.monitoring import check_tensorboard
 from dilated_affinity.progress import progress
+from dilated_affinity.refinement import decoder_resize, divided_rates
 from dilated_affinity.run_folder import CONFIG_FILE, given_statistics, refuse_other_settings
 from dilated_affinity.run_model import build_model
 
@@ -22,7 +23,7 @@ def load_sources(config: Config) -> tuple[Source, Source]:
     """The training and the validation split of a run.
 
     Raises:
-        ConfigError: There is no such data set or split.
+        ConfigError: There is no such data set or split, or none to calibrate on.
         DataError: It is not there or incomplete, or nobody could train on it: it has one class, or
             a split has no example, or no pixel that is not void.
     """
@@ -44,6 +45,8 @@ def load_sources(config: Config) -> tuple[Source, Source]:
                 f"{config.dataset}: in the labels of the split {split} every pixel is void."
             )
         sources.append(source)
+    if config.calibration_split not in (None, config.train_split):
+        load_source(config.dataset, config.calibration_split, config.data_dir)
     return tuple(sources)
 
 
@@ -89,4 +92,6 @@ def check_run(config: Config, classes: ClassTable, model_dir=None):
     model = build_model(config.replace(backbone_weights=keep), classes.num_classes)
     if initial is not None:
         load_initial_weights(model, initial, classes)
+    if config.train_propagation:
+        divided_rates(config.affinity_rates, decoder_resize(model).source_stride)
     keras.backend.clear_session()

@@ -342,12 +342,7 @@ class _Run:
 
     def _calibrate(self):
         """Fits the refinement of the best model, unless that was done before."""
-        config = self.config
-        if (
-            config.calibrate == "none"
-            or config.affinity_rates is None
-            or not config.iterations_of_refinement
-        ):
+        if self.config.calibration_split is None:
             return
         with on_own_devices():
             from_process(self._calibrate_best)

@@ -227,6 +227,20 @@ def test_training_does_not_calibrate_what_is_not_refined(tmp_path, settings):
     assert load_calibration(tmp_path / "run") is None
 
 
+def test_a_split_that_does_not_exist_is_refused_before_training(tmp_path):
+    config = tiny_config(write_camvid(tmp_path / "camvid"), calibrate="tain[:2]")
+    with pytest.raises(ConfigError, match="tain"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_without_affinity_is_not_calibrated(tmp_path):
+    _, model_dir = write_run(tmp_path)
+    result = command("calibrate_main", f"--model_dir={model_dir}", "--propagation_iterations=0")
+    assert result.returncode == 2
+    assert "propagation_iterations=0, calibrate='none'" in result.stderr
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"settings": {"mu": "steep"}}', "[1]"])
 def test_a_damaged_calibration_is_named(tmp_path, content):
     _, model_dir = write_run(tmp_path)

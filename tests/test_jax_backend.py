@@ -21,6 +21,7 @@ from tiny import tiny_config, write_camvid
 from dilated_affinity import (
     AffinityAccuracy,
     AffinityLoss,
+    AffinityPropagation,
     AffinityStatistics,
     BoundaryIoU,
     MeanIoU,
@@ -29,6 +30,7 @@ from dilated_affinity import (
     affinity_targets,
     inference_model,
     propagate,
+    symmetric_logits,
     training_dataset,
 )
 from dilated_affinity.checkpoints import Checkpoints
@@ -104,7 +106,16 @@ def propagation():
     weights = ops.convert_to_tensor(rng.normal(size=(*shape, CLASSES)), "float32")
     valid = np.ones(shape, bool)
     valid[0, 5:] = False
+    logits = rng.normal(0, 2, (*shape, 16)).astype(np.float32)
+    both = values_and_gradients(
+        lambda logits: ops.sum(weights[..., :1] * symmetric_logits(logits, RATES, valid)),
+        logits=logits,
+    )
     return {
+        **{f"symmetric {name}": value for name, value in both.items()},
+        "calibrated": AffinityPropagation(RATES, 3, 2.0, 20.0, threshold=0.7, symmetric=True)(
+            [probabilities, logits], valid
+        ),
         "refined": propagate(probabilities, affinities, RATES, 10, valid_mask=valid),
         **values_and_gradients(
             lambda *given: ops.sum(weights * propagate(*given, RATES, 3, valid_mask=valid)),

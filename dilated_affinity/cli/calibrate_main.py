@@ -33,8 +33,14 @@ _IMAGES = flags.DEFINE_integer(
 def _calibrate():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     config, model = load_run(model_dir, False, _CHECKPOINT.value, **_given())
-    if config.calibrate == "none":
-        raise ConfigError("--calibrate=none leaves nothing to do: give training, or a split.")
+    if config.calibration_split is None:
+        raise ConfigError(
+            "calibration needs a run with affinity, iterations of propagation, and images: "
+            "--calibrate=training, or a split. "
+            f"Received: rates={config.rates!r}, postprocess={config.postprocess!r}, "
+            f"propagation_iterations={config.propagation_iterations}, "
+            f"calibrate={config.calibrate!r}"
+        )
     step = chosen_checkpoint(model_dir, _CHECKPOINT.value)[1].step
     found = calibrate_run(model_dir, config, model, step, images=_IMAGES.value)
     print(f"{model_dir}: {found}")
