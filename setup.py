@@ -36,6 +36,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.21,<3"],
         "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"],
         "jax": ["jax>=0.10,<1"],
         "crf": ["pydensecrf2>=1.1,<2"],

@@ -1,11 +1,20 @@
 """The first line that a command writes: what its settings have come to."""
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
 import keras
 from absl import logging
 
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.config import Config
 from dilated_affinity.distribution import gpu_names
+
+_NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
+"""Where Linux shows NVIDIA's devices, whatever is installed to compute on them."""
+
+_FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
 
 
 def announce(
@@ -114,6 +123,31 @@ def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
     return ", ".join(words)
 
 
+def unused_gpu(nvidia_files, environment: Mapping[str, str]) -> str | None:
+    """Says that there is an NVIDIA GPU that the backend does not see, and what to install.
+
+    Args:
+        nvidia_files: Paths of which one exists where there is such a GPU.
+        environment: Variables that may keep GPUs from the backend on purpose.
+
+    Returns:
+        A few words; None where GPUs are seen, not wanted, or not there.
+    """
+    backend = keras.backend.backend()
+    hidden = environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if backend == "jax" and platforms and "cuda" not in platforms and "gpu" not in platforms:
+        hidden = True
+    if backend not in _FOR_GPUS or hidden or gpu_names():
+        return None
+    if not any(path.exists() for path in nvidia_files):
+        return None
+    name = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend]
+    return f"WARNING: {name} does not see the NVIDIA GPU of this machine; {_FOR_GPUS[backend]}"
+
+
 def _devices_in_words(count):
     kind = next(iter(gpu_names()), "CPU")
+    if warning := unused_gpu(_NVIDIA_FILES, os.environ):
+        kind = f"{kind} ({warning})"
     return kind if count == 1 else f"{count} devices ({kind})"

@@ -331,6 +331,14 @@ class Config:
         low=0,
         high=2**32 - 1,
     )
+    deterministic: bool = _setting(
+        True,
+        "Compute the same bits every time, as the promise of an exact resume needs on GPUs, where "
+        "that may take longer; on CPUs it costs nothing that could be measured.",
+        "ours",
+        group="run",
+        moves=True,
+    )
     mixed_precision: str = _setting(
         "none",
         "Compute type of everything but heads, losses and propagation, which stay in float32.",

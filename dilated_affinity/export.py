@@ -1,5 +1,6 @@
 """A trained model with its refinement as an artifact to serve: SavedModel, Keras, ONNX, LiteRT."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -76,11 +77,11 @@ def export_model(
     resizing and refinement are inside.
 
     It is written aside, loaded, and compared with the Keras model on `image` and on a batch of two
-    of another size; only then does it appear at `output`. In float32 no probability may differ by
-    more than 1e-4. In mixed precision they differ by how much is lost in rounding; there the mean
-    difference from the Keras model of the same precision must be no larger than this one's from
-    the Keras model in float32, give or take 1e-4. Of a quantized model the mean difference may be
-    up to that in `QUANTIZED_TOLERANCES`.
+    of another size, both on the processor; only then does it appear at `output`. In float32 no
+    probability may differ by more than 1e-4. In mixed precision they differ by how much is lost in
+    rounding; there the mean difference from the Keras model of the same precision must be no larger
+    than this one's from the Keras model in float32, give or take 1e-4. Of a quantized model the
+    mean difference may be up to that in `QUANTIZED_TOLERANCES`.
 
     Args:
         model: As `DeepLabV3Plus` builds it; one without affinity head is not refined.
@@ -161,9 +162,10 @@ def export_model(
         with stages("export", 3) as stage_done:
             _write(whole, aside, format, options)
             stage_done()
-            predict = _load(aside, format)
-            stage_done()
-            measured.append(_compare(reference, whole, predict, image, format, rounded, most))
+            with _full_precision_on_the_processor():
+                predict = _load(aside, format)
+                stage_done()
+                measured.append(_compare(reference, whole, predict, image, format, rounded, most))
             stage_done()
 
     if FORMATS[format].suffix:
@@ -241,6 +243,30 @@ def _serving_model(model, refinement, affinity):
     if not affinity:
         outputs.pop("affinity", None)
     return InferenceModel(whole.input, outputs, name=whole.name)
+
+
+@contextlib.contextmanager
+def _full_precision_on_the_processor():
+    """Context in which all that is compared is computed alike: on the processor, and in float32.
+
+    NVIDIA's GPUs since Ampere round what they multiply to TF32, ten bits of fraction, by which
+    probabilities differ more than an export may.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.default_matmul_precision("highest"), keras.device("cpu:0"):
+            yield
+        return
+    import tensorflow as tf
+
+    rounds = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        with keras.device("cpu:0"):
+            yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(rounds)
 
 
 def _write(whole, path, format, options):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import random
 from pathlib import Path
 
 import keras
@@ -41,6 +42,7 @@ from dilated_affinity.monitoring import TensorBoardMonitor
 from dilated_affinity.pipeline import batch_ids, training_dataset
 from dilated_affinity.progress import TrainingProgress
 from dilated_affinity.refinement import Refinement
+from dilated_affinity.reproducibility import deterministic_operations, global_generators_kept
 from dilated_affinity.run_calibration import calibrate_run, is_calibrated
 from dilated_affinity.run_checks import load_sources
 from dilated_affinity.run_folder import (
@@ -87,9 +89,14 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     newest as `step-*.keras`, and `best.keras` with the best validation mIoU; and at the end
     `calibration.json`, see `calibrate`, which `load_run` reads. Started again with the
     same settings it continues from the newest checkpoint that is not damaged, and ends with the
-    weights and the log of an undisturbed run, bit for bit, whenever and however it was ended; on
-    another number of devices sums are rounded otherwise. On Ctrl-C and SIGTERM it ends the step,
-    saves, and then ends with `KeyboardInterrupt` or exit status 143.
+    weights and the log of an undisturbed run, bit for bit (on GPUs with `config.deterministic`, the
+    default), whenever and however it was ended; on another number of devices sums are rounded
+    otherwise. On Ctrl-C and SIGTERM it ends the step, saves, and then ends with `KeyboardInterrupt`
+    or exit status 143.
+
+    Python's and NumPy's generators, signal handlers and whether TensorFlow's operations are
+    deterministic are afterwards as they were before; TensorFlow's global seed is not touched. Under
+    JAX TensorFlow, which feeds the data, is kept from the GPUs from then on.
 
     In several processes (see `distribution.join_processes`) each calls this with the same settings.
     They compute every batch together; the first one alone reads and writes `model_dir`.
@@ -111,10 +118,14 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     """
     model_dir = Path(model_dir)
     join_processes()
-    tf.config.experimental.enable_op_determinism()
     replicas = find_replicas(config.num_replicas)
     check_shares(config, replicas)
-    with StopRequest() as request, claimed(model_dir, config):
+    with (
+        global_generators_kept(),
+        deterministic_operations(config.deterministic),
+        StopRequest() as request,
+        claimed(model_dir, config),
+    ):
         run = _Run(config, model_dir, replicas, request)
         return run.train(stop_after)
 
@@ -166,9 +177,9 @@ class _Run:
         statistics = run_statistics(config, self.source, model_dir)
         class_weights = run_class_weights(config, self.source, model_dir)
         self.checkpoints = Checkpoints(model_dir / CHECKPOINTS, config.keep_checkpoints)
-        # Here, and not before: preparing a data set draws from Python's generator, as initial
-        # weights do, and would change them.
-        keras.utils.set_random_seed(config.seed)
+        # Here, and not before: preparing a data set draws from Python's generator. So does Keras
+        # for initial weights, and from no other.
+        random.seed(config.seed)
         with replicas.building():
             self.model = self._fresh_model(statistics)
             self.trained = compile_model(self.model, config, statistics, class_weights)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -346,3 +347,55 @@ def test_ten_photographs_in_a_bare_process(shared_file, tmp_path):
         expected = whole(batch)
         assert_agrees(received[name], {key: expected[key] for key in received[name]})
         assert set(received[name]) == {"labels", "probabilities"}
+
+
+ON_ANOTHER_DEVICE = """
+import sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from exports import IMAGE, SETTINGS, small_model
+from dilated_affinity import export, export_formats
+
+def state():
+    return tf.config.experimental.tensor_float_32_execution_enabled()
+
+seen = set()
+arrays = export_formats.arrays
+
+def noted(outputs):
+    for each in outputs.values():
+        seen.add((each.device.rpartition(":")[2], state()))
+    return arrays(outputs)
+
+export.arrays = export_formats.arrays = noted
+with tf.device("CPU:1"):  # in the place of a GPU
+    model = small_model(separable=False)
+    kernel = model.get_layer("semantic_logits").kernel.value
+    assert kernel.device.endswith("CPU:1"), kernel.device
+    for format in ("saved_model", "keras"):
+        output = f"{sys.argv[1]}/model" + (".keras" if format == "keras" else "")
+        print(export.export_model(model, output, IMAGE, format, **SETTINGS).labels)
+        assert state()
+        assert seen == {("0", False)}, seen
+        seen.clear()
+    try:
+        export.TOLERANCE = -1.0
+        export.export_model(model, output, IMAGE, "keras", **SETTINGS, overwrite=True)
+    except export.RunError:
+        assert state()
+        print("restored")
+"""
+
+
+def test_what_is_compared_is_computed_on_the_processor_in_full_precision(tmp_path):
+    """On a GPU the model would round to TF32, and LiteRT and ONNX on the processor not."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ANOTHER_DEVICE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == ["0", "0", "restored"]
