@@ -121,7 +121,7 @@ def test_other_dtypes_are_refused(loaded):
 def test_propagation_is_compiled_for_few_sizes(monkeypatch):
     seen = []
 
-    def record(probabilities, affinities, rates, iterations, self_weight, valid_mask):
+    def record(probabilities, affinities, rates, iterations, self_weight, valid_mask, storage):
         seen.append((*valid_mask.shape, int(np.sum(valid_mask))))
         return probabilities
 
