@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.slow  # half a minute
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
