@@ -142,8 +142,9 @@ def calibrate(
     """Fits tau, mu, lambda and symmetry for the mIoU after the last iteration of propagation.
 
     Use images on which you do not report; those trained on serve well. The network sees each image
-    once. All else happens at the pixels on which the decoder's features stand, where propagation is exact if the rates are
-    multiples of the decoder's stride; otherwise at full resolution, on fewer images.
+    once. All else happens at the pixels on which the decoder's features stand, where propagation is
+    exact if the rates are multiples of the decoder's stride; otherwise at full resolution, on fewer
+    images.
 
     Args:
         model: As `DeepLabV3Plus` builds it, with affinity.

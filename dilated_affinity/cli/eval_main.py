@@ -209,7 +209,9 @@ def _warn_of_other_settings(output, content):
     try:
         # Once there was no choice.
         earlier = {"checkpoint": "best", **json.loads(output.read_text(encoding="utf-8"))}
-        others = {name: earlier[name] for name in _COMPARED if name in content}
+        # One of an earlier version lacks what is newer than it.
+        known = [name for name in _COMPARED if name in earlier or name == "split"]
+        others = {name: earlier[name] for name in known if name in content}
     except (OSError, ValueError, KeyError, TypeError):
         return  # none, or none of ours
     changed = [f"{name}={value}" for name, value in others.items() if value != content[name]]

@@ -154,7 +154,8 @@ def test_the_paper_scale_is_the_papers_recipe(tmp_path):
     for dataset in SCALES["paper"]:
         queue = Queue(dataset, "paper", (0,), tmp_path, tmp_path, {})
         config = queue.config("rates_8_12x24_16", 0)
-        assert config == Config.for_dataset(dataset)
+        # The last checkpoint is calibrated when it is measured.
+        assert config == Config.for_dataset(dataset, calibrate="none")
         assert queue.config("deeplab", 0).affinity_rates is None
 
 
