@@ -82,16 +82,16 @@ import numpy as np
 from PIL import Image
 import dilated_affinity as da
 from dilated_affinity.datasets.classes import CAMVID
-from dilated_affinity.inference import predict_files
+from dilated_affinity.prediction_files import predict_files
 from tiny import tiny_config
 
 folder = sys.argv[1]
 model = da.DeepLabV3Plus(11, None, "tiny", weights=None, separable=False, filters=8)
 image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
 Image.fromarray(image).save(f"{folder}/a.png")
-written = predict_files(da.Predictor(model, 0), CAMVID, f"{folder}/a.png", f"{folder}/predictions")
+done = predict_files(da.Predictor(model, 0), CAMVID, f"{folder}/a.png", f"{folder}/predictions")
 labels = da.inference_model(model, 0)(image[np.newaxis])["labels"]
-assert np.array_equal(np.asarray(Image.open(written[0])), labels[0])
+assert np.array_equal(np.asarray(Image.open(done.written[0])), labels[0])
 try:
     da.train(tiny_config(folder), f"{folder}/run")
 except da.RunError as error:
