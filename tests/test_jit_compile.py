@@ -40,7 +40,7 @@ def test_metrics_count_images_whose_size_a_graph_does_not_know(jit_compile):
             metric.update_state(labels, predictions)
     assert update.experimental_get_tracing_count() == 2, "no size was unknown"
     np.testing.assert_array_equal(metrics[0].confusion, expected[0].confusion)
-    np.testing.assert_array_equal(metrics[1].sets, expected[1].sets)
+    np.testing.assert_array_equal(metrics[1].regions, expected[1].regions)
 
 
 @pytest.mark.parametrize("metric", [MeanIoU(CLASSES), BoundaryIoU(CLASSES)])
