@@ -1,6 +1,7 @@
 """Padding images of many sizes to few, for code that is compiled for each shape."""
 
 import numpy as np
+from keras import ops
 
 
 class Canvases:
@@ -60,3 +61,14 @@ def pad_to(array, canvas, value=0) -> np.ndarray:
     rows, columns = (whole - side for whole, side in zip(canvas, array.shape[:2], strict=True))
     widths = [(0, rows), (0, columns)] + [(0, 0)] * (array.ndim - 2)
     return np.pad(array, widths, constant_values=value)[np.newaxis]
+
+
+def on_canvas(values, canvas):
+    """Pads a tensor (B, H, W, C) at the bottom and right to the canvas with 0, where it lies.
+
+    That is, without a copy in the processor's memory; and without any where it has that size.
+    """
+    rows, columns = (whole - side for whole, side in zip(canvas, values.shape[1:3], strict=True))
+    if not rows and not columns:
+        return values
+    return ops.pad(values, [[0, 0], [0, rows], [0, columns], [0, 0]])

@@ -8,7 +8,7 @@ from keras import ops
 
 from dilated_affinity.affinity.affinities import affinities_from_targets
 from dilated_affinity.affinity.targets import affinity_targets
-from dilated_affinity.canvases import Canvases, pad_to
+from dilated_affinity.canvases import Canvases, on_canvas, pad_to
 from dilated_affinity.datasets.loading import Source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference import network
@@ -255,10 +255,8 @@ def padded_logits(predict, image, canvases: Canvases):
         A dict of float32 (1, h, w, C) by head.
     """
     canvas = canvases.fit(image.shape[:2])
-    return {
-        head: pad_to(ops.convert_to_numpy(values)[0], canvas)
-        for head, values in predict(image[np.newaxis]).items()
-    }
+    logits = predict(image[np.newaxis])
+    return {head: on_canvas(values, canvas) for head, values in logits.items()}
 
 
 def _examples(source, description):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from dilated_affinity.canvases import Canvases, pad_to
+from dilated_affinity.canvases import Canvases, on_canvas
 from dilated_affinity.compilation import any_image_size
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.models.deeplab import affinity_rates
@@ -197,18 +197,17 @@ class Predictor:
         """Predicts one image, uint8 (H, W, 3) RGB."""
         check_images(image, rank=3)
         logits = self._network(image[np.newaxis])
-        probabilities = ops.convert_to_numpy(ops.softmax(logits["semantic"]))[0]
-        unrefined = probabilities.argmax(axis=-1).astype(np.uint8)
+        probabilities = ops.softmax(logits["semantic"])
+        unrefined = ops.convert_to_numpy(ops.argmax(probabilities, axis=-1))[0].astype(np.uint8)
         if self.rates is None:
-            return Prediction(unrefined, unrefined, None, probabilities)
-        affinity = ops.convert_to_numpy(logits["affinity"])[0]
-        canvas = self._canvases.fit(unrefined.shape)
+            return Prediction(unrefined, unrefined, None, ops.convert_to_numpy(probabilities)[0])
+        affinity, canvas = logits["affinity"], self._canvases.fit(unrefined.shape)
         refined = self._refine(
-            pad_to(probabilities, canvas), pad_to(affinity, canvas), unrefined.shape
+            on_canvas(probabilities, canvas), on_canvas(affinity, canvas), unrefined.shape
         )
         probabilities = ops.convert_to_numpy(next(refined))[0]
         labels = probabilities.argmax(axis=-1).astype(np.uint8)
-        same = ops.convert_to_numpy(ops.sigmoid(affinity - self._threshold))
+        same = ops.convert_to_numpy(ops.sigmoid(affinity - self._threshold))[0]
         return Prediction(labels, unrefined, same, probabilities)
 
     def map(self, images):

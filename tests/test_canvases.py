@@ -5,14 +5,16 @@ import tarfile
 
 import numpy as np
 import pytest
+from keras import ops
 from tiny import ListSource
 
 from dilated_affinity.affinity import early_stopping, propagation
-from dilated_affinity.canvases import Canvases, pad_to
+from dilated_affinity.canvases import Canvases, on_canvas, pad_to
 from dilated_affinity.datasets.classes import ClassTable
-from dilated_affinity.evaluation import evaluate
+from dilated_affinity.evaluation import evaluate, padded_logits
 from dilated_affinity.inference import Predictor
 from dilated_affinity.models.deeplab import DeepLabV3Plus
+from dilated_affinity.refinement import Refiner
 
 VOC_MASKS = "data/voc2012_masks/SegmentationClassAug_trainaug.tar"
 
@@ -29,6 +31,33 @@ def fitted(sizes):
 
 def random_sizes(rng, count=40, low=200, high=500):
     return [tuple(map(int, rng.integers(low, high + 1, 2))) for _ in range(count)]
+
+
+def test_a_tensor_is_padded_where_it_lies():
+    values = np.random.default_rng(0).normal(size=(1, 5, 7, 3)).astype(np.float32)
+    padded = on_canvas(ops.convert_to_tensor(values), (6, 9))
+    assert ops.is_tensor(padded)
+    np.testing.assert_array_equal(padded, pad_to(values[0], (6, 9)))
+
+
+def test_logits_that_fill_their_canvas_are_not_copied():
+    given = {"semantic": ops.ones((1, 5, 7, 3)), "affinity": ops.ones((1, 5, 7, 8))}
+    logits = padded_logits(lambda _: given, np.zeros((5, 7, 3), np.uint8), Canvases())
+    assert logits["semantic"] is given["semantic"] and logits["affinity"] is given["affinity"]
+
+
+def test_what_a_predictor_refines_does_not_leave_the_device(monkeypatch):
+    model = DeepLabV3Plus(3, ((1, 1),), "mobilenet_v2_0.35", weights=None, filters=8)
+    predictor, refine, seen = Predictor(model, 2), Refiner.__call__, []
+
+    def noted(self, probabilities, logits, *more):
+        seen.extend([probabilities, logits])
+        return refine(self, probabilities, logits, *more)
+
+    monkeypatch.setattr(Refiner, "__call__", noted)
+    for size in ((33, 41), (30, 40)):
+        predictor(np.zeros((*size, 3), np.uint8))
+    assert len(seen) == 4 and all(map(ops.is_tensor, seen))
 
 
 @pytest.mark.parametrize("seed", range(20))

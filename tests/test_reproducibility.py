@@ -79,7 +79,7 @@ def test_the_setting_turns_it_off(camvid, tmp_path, monkeypatch):
     during = []
     monkeypatch.setattr(
         training,
-        "load_source",
+        "load_sources",
         lambda *_: during.append(is_op_determinism_enabled()) or 1 / 0,
     )
     for deterministic in (True, False):

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.places import open_in_place
-from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.suggestion import did_you_mean
 
@@ -47,7 +46,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict:
-        """Returns `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`."""
+        """Returns `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`.
+
+        A source may have a method `label(index)`, too, that returns the label alone and is faster.
+        """
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -158,9 +160,10 @@ def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
 def label_readers(source: Source) -> list[Callable[[], np.ndarray]]:
     """Returns a function for each example that reads its label, for `AffinityStatistics`.
 
-    Of a `SkippingSource`, examples that cannot be used count nothing.
+    Images are not decoded where the source has a method `label`. Of a `SkippingSource`, which
+    decodes them, examples that cannot be used count nothing.
     """
-    read = source.label if isinstance(source, SkippingSource) else _label_of(source)
+    read = getattr(source, "label", None) or _label_of(source)
     return [functools.partial(read, index) for index in range(len(source))]
 
 

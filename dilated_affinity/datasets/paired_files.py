@@ -18,7 +18,7 @@ from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.image_files import decode_label
 from dilated_affinity.datasets.inspection import Inspection, inspect_pair
 from dilated_affinity.datasets.notes import Notes, log_once
-from dilated_affinity.datasets.pairs import Decoder, Pair, label_table, read_pair
+from dilated_affinity.datasets.pairs import Decoder, Pair, label_table, read_label, read_pair
 from dilated_affinity.datasets.splits import split_parts
 from dilated_affinity.errors import MissingDataError
 
@@ -52,6 +52,10 @@ class PairedFilesSource(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         return read_pair(self._pairs[index], self.classes, self._table, self._decode, self._notice)
+
+    def label(self, index: int) -> np.ndarray:
+        """Reads the label of an example without its image."""
+        return read_label(self._pairs[index], self.classes, self._table, self._decode)
 
     def inspect(self, index: int) -> tuple[Pair, Inspection]:
         """Reads an example for what its arrays do not show; its values need not be classes.

@@ -93,6 +93,20 @@ def read_pair(
     }
 
 
+def read_label(
+    pair: Pair, classes: ClassTable, table: np.ndarray, decode: Decoder = decode_label
+) -> np.ndarray:
+    """Reads the label of an example alone: what `read_pair` gives as such, uint8 (H, W).
+
+    The image is not looked at, nor whether it has the same size.
+
+    Raises:
+        DataError: As `read_pair`, for the label.
+    """
+    values = decode(read_bytes(pair.label_path), pair.label_path)
+    return classes_of_values(values, pair.label_path, classes, table)
+
+
 def read_values(
     pair: Pair, decode: Decoder = decode_label, notice: Notice | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

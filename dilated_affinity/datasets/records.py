@@ -134,17 +134,26 @@ class RecordsSource(Sequence):
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict:
+        record, name = self._named_record(index)
+        return {
+            "image": decode_image(record[self._keys.image], name),
+            "label": self._label(record, name),
+            "id": self._id(record),
+        }
+
+    def label(self, index: int) -> np.ndarray:
+        """The label of an example; its image is not decoded."""
+        return self._label(*self._named_record(index))
+
+    def _label(self, record: dict, name: str) -> np.ndarray:
+        values = decode_label(record[self._keys.label], name)
+        return classes_of_values(values, name, self.classes, self._table)
+
+    def _named_record(self, index: int) -> tuple[dict, str]:
         # Negative indices and the end of iteration as for any sequence; TFDS has neither.
         index = range(len(self))[index]
         record = self._record(index)
-        example_id = self._id(record)
-        name = f"{self._folder}, example {index} ({example_id})"
-        values = decode_label(record[self._keys.label], name)
-        return {
-            "image": decode_image(record[self._keys.image], name),
-            "label": classes_of_values(values, name, self.classes, self._table),
-            "id": example_id,
-        }
+        return record, f"{self._folder}, example {index} ({self._id(record)})"
 
     def _id(self, record: dict) -> str:
         return record[self._keys.id].decode("utf-8", "replace")

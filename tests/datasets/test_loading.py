@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dilated_affinity.datasets import pairs, records
 from dilated_affinity.datasets.loading import (
     data_error_from,
     dataset_names,
+    label_readers,
     load_dataset,
     load_source,
     make_builder,
@@ -44,6 +46,33 @@ def test_dataset_equals_source(camvid_dir):
             np.testing.assert_array_equal(example["image"], expected["image"])
             np.testing.assert_array_equal(example["label"], expected["label"])
             assert example["id"].numpy().decode() == expected["id"]
+
+
+def test_labels_are_read_without_decoding_images(camvid_dir, tmp_path, monkeypatch):
+    sources = [load_source("camvid", "train", camvid_dir), load_source("shapes", "val", tmp_path)]
+    expected = [[source[index]["label"] for index in range(3)] for source in sources]
+
+    def refuse(*_):
+        raise AssertionError("an image was decoded")
+
+    for module in (pairs, records):
+        monkeypatch.setattr(module, "read_image", refuse, raising=False)
+        monkeypatch.setattr(module, "decode_image", refuse, raising=False)
+    for source, labels in zip(sources, expected, strict=True):
+        with pytest.raises(AssertionError, match="decoded"):
+            source[0]
+        for read, label in zip(label_readers(source), labels, strict=False):
+            received = read()
+            assert received.dtype == np.uint8
+            np.testing.assert_array_equal(received, label)
+
+
+def test_a_damaged_label_is_named_when_it_is_read_alone(camvid_dir):
+    path = camvid_dir / "trainannot" / "train_1.png"
+    path.write_bytes(path.read_bytes()[:50])
+    readers = label_readers(load_source("camvid", "train", camvid_dir))
+    with pytest.raises(DataError, match="train_1.png"):
+        readers[1]()
 
 
 def test_a_damaged_file_keeps_its_message_through_tensorflow(camvid_dir):
