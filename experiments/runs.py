@@ -264,7 +264,7 @@ class Queue:
             kind: evaluation.evaluate(model, source, refine_with=kind).to_json()
             for kind in evaluation.REFINE_WITH
         }
-        calibration = calibrate(model, train_source)
+        calibration = calibrate(model, train_source, images=self.size.calibration_images)
         measured = evaluation.evaluate(model, source, refinement=calibration.refinement)
         found["calibrated"] = {"calibration": calibration.to_json(), **measured.to_json()}
         if choice is not None:

@@ -54,12 +54,14 @@ class Scale:
             for smaller images.
         beta_factor: Factor on the paper's betas, where none was searched.
         halved: Whether images are halved before all else.
+        calibration_images: How many training images calibration takes.
     """
 
     settings: dict = dataclasses.field(default_factory=dict)
     divisor: int = 1
     beta_factor: float = 1.0
     halved: bool = False
+    calibration_images: int = 100
 
 
 _SMOKE = Scale(
@@ -77,6 +79,7 @@ _SMOKE = Scale(
         "validate_every": 2,
     },
     divisor=4,
+    calibration_images=1,
 )
 
 SCALES = {
