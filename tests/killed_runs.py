@@ -25,9 +25,6 @@ from dilated_affinity.run_folder import CHECKPOINTS, LOG_FILE
 from dilated_affinity.training import train
 
 PATIENCE = 300
-
-# Drawing all of it takes longer than a run.
-Shapes.SPLIT_SIZES = {"train": 20, "val": 2}
 KINDS = ("while starting", "between saves", "inside a save")
 
 
@@ -159,6 +156,8 @@ def main():
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--rates", default="none")
     given = parser.parse_args()
+    # Drawing all of it takes longer than a run. Not at import: pytest imports this file, too.
+    Shapes.SPLIT_SIZES = {"train": 20, "val": 2}
     killer = Killer(given.folder, given.seed, rates=given.rates)
     print(json.dumps(killer.measure(given.kills)))
 
