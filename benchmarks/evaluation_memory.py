@@ -29,7 +29,7 @@ from absl import app, flags
 
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.datasets.classes import CITYSCAPES
-from dilated_affinity.evaluation import evaluate
+from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.version import __version__
 

@@ -39,10 +39,10 @@ from benchmarks.steps import (
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import load_source
-from dilated_affinity.distribution import gpu_names
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.models.deeplab import DeepLabV3Plus
-from dilated_affinity.pipeline import training_dataset
+from dilated_affinity.runtime.distribution import gpu_names
+from dilated_affinity.training.input_pipeline import training_dataset
 from dilated_affinity.version import __version__
 
 PARTS = ("propagation", "network", "training", "pipeline")

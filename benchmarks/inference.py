@@ -34,7 +34,7 @@ from absl import app, flags
 
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.affinity.propagation import AffinityPropagation
-from dilated_affinity.inference import inference_model
+from dilated_affinity.inference.predictor import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.version import __version__
 

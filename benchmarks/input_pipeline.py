@@ -31,9 +31,9 @@ from dilated_affinity.affinity.geometry import neighbor_offsets, parse_rates, re
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
-from dilated_affinity.datasets.loading import load_source
-from dilated_affinity.memory import keep_freed_memory
-from dilated_affinity.pipeline import training_dataset
+from dilated_affinity.datasets.registry import load_source
+from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.training.input_pipeline import training_dataset
 from dilated_affinity.version import __version__
 
 _DATASET = flags.DEFINE_string("dataset", "shapes", "Name of the data set.")

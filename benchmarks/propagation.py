@@ -37,9 +37,9 @@ from benchmarks.steps import plain_propagation, propagation_inputs
 from dilated_affinity.affinity.geometry import format_rates, parse_rates
 from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.baselines.crf import DenseCRF
-from dilated_affinity.compilation import compiled
-from dilated_affinity.distribution import gpu_names
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.runtime.distribution import gpu_names
+from dilated_affinity.runtime.xla import compiled
 from dilated_affinity.version import __version__
 
 _RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates.")

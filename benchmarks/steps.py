@@ -7,7 +7,7 @@ from keras import ops
 from dilated_affinity.affinity.geometry import neighbor_offsets, reach
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets
-from dilated_affinity.run_model import build_model, compile_model
+from dilated_affinity.training.run_model import build_model, compile_model
 
 CLASSES = 21
 

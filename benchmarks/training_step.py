@@ -22,7 +22,7 @@ from absl import app, flags
 
 from benchmarks.steps import training_step
 from dilated_affinity.config import Config
-from dilated_affinity.memory import keep_freed_memory
+from dilated_affinity.runtime.system import keep_freed_memory
 from dilated_affinity.version import __version__
 
 _BACKBONE = flags.DEFINE_string("backbone", "mobilenet_v2", "Name of the backbone.")

@@ -14,22 +14,27 @@ from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets, neighbor_counts
-from dilated_affinity.calibration import Calibration, calibrate
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import load_dataset, load_source
+from dilated_affinity.datasets.registry import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
-from dilated_affinity.evaluation import Evaluation, evaluate
-from dilated_affinity.export import export_model
-from dilated_affinity.inference import Prediction, Predictor, inference_model
-from dilated_affinity.losses import SemanticLoss
-from dilated_affinity.metrics import AffinityAccuracy, BoundaryIoU, MeanIoU, PixelAccuracy
+from dilated_affinity.evaluation.calibration import Calibration, calibrate
+from dilated_affinity.evaluation.evaluate import Evaluation, evaluate
+from dilated_affinity.evaluation.metrics import (
+    AffinityAccuracy,
+    BoundaryIoU,
+    MeanIoU,
+    PixelAccuracy,
+)
+from dilated_affinity.evaluation.search import search_refinement
+from dilated_affinity.export.export import export_model
+from dilated_affinity.inference.predictor import Prediction, Predictor, inference_model
+from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.models.training_model import training_model
-from dilated_affinity.monitoring import TensorBoardMonitor
-from dilated_affinity.pipeline import evaluation_dataset, training_dataset
-from dilated_affinity.refinement import Refinement
-from dilated_affinity.search import search_refinement
-from dilated_affinity.training import TrainingResult, load_run, train
+from dilated_affinity.training.input_pipeline import evaluation_dataset, training_dataset
+from dilated_affinity.training.losses import SemanticLoss
+from dilated_affinity.training.tensorboard import TensorBoardMonitor
+from dilated_affinity.training.trainer import TrainingResult, load_run, train
 from dilated_affinity.version import __version__
 
 __all__ = [

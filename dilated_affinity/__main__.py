@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dilated_affinity import cli
 from dilated_affinity.cli import app
-from dilated_affinity.suggestion import did_you_mean
+from dilated_affinity.errors import did_you_mean
 
 
 def commands() -> dict[str, str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from dilated_affinity.affinity.geometry import check_rates, format_rates, parse_rates
 from dilated_affinity.errors import ConfigError, DataError
-from dilated_affinity.files import write_atomically
+from dilated_affinity.inference.views import parse_scales
 from dilated_affinity.recipes import RECIPES
-from dilated_affinity.scales import parse_scales
+from dilated_affinity.runtime.files import write_atomically
 
 
 def _setting(default, text, source, *, group, choices=None, low=None, high=None, moves=False):
@@ -41,7 +41,7 @@ def _crf(default, text, low):
 _DEEPLAB = "tensorflow/models research/deeplab"
 
 REFINEMENTS = ("exact", "decoder_stride", "early_stop")
-"""Variants of the refinement; `dilated_affinity.refinement` says what they are."""
+"""Variants of the refinement; `dilated_affinity.inference.refinement` says what they are."""
 
 STRUCTURES = ("none", "affinity", "aaf", "boundary")
 """What training may learn of structure: nothing, the paper's way, or that of a baseline."""

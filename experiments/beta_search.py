@@ -27,11 +27,12 @@ import statistics
 
 from absl import flags, logging
 
-from dilated_affinity import evaluation, search
 from dilated_affinity.affinity.loss import AFFINITY_REDUCTIONS
 from dilated_affinity.cli import app
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.evaluation import evaluate as evaluation
+from dilated_affinity.evaluation import search
 from experiments.records import write_json
 from experiments.runs import define_flags, last_model
 from experiments.variants import VARIANTS

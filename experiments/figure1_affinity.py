@@ -19,9 +19,9 @@ import numpy as np
 from absl import flags
 
 from dilated_affinity.cli import app
-from dilated_affinity.datasets.loading import load_source
-from dilated_affinity.inference import Predictor
-from dilated_affinity.refinement import Refinement
+from dilated_affinity.datasets.registry import load_source
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.refinement import Refinement
 from experiments.plots import affinity_example, save
 from experiments.runs import define_flags, last_model
 

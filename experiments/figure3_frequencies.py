@@ -16,7 +16,7 @@ CamVid.
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.cli import app
-from dilated_affinity.datasets.loading import label_readers, load_source
+from dilated_affinity.datasets.registry import label_readers, load_source
 from dilated_affinity.visualization import count_frequency_figure
 from experiments.plots import save
 from experiments.runs import define_flags

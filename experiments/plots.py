@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dilated_affinity.affinity.geometry import NEIGHBORS
-from dilated_affinity.files import write_atomically
+from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.visualization import colorize, figure_array, pixel_affinity_figure
 from experiments.tables import Records
 

@@ -17,8 +17,8 @@ from absl import flags
 
 from dilated_affinity.cli import app
 from dilated_affinity.errors import DataError
-from dilated_affinity.evaluation import REFINE_WITH
-from dilated_affinity.run_folder import chosen_checkpoint
+from dilated_affinity.evaluation.evaluate import REFINE_WITH
+from dilated_affinity.run_dir.layout import chosen_checkpoint
 from experiments.records import RESULTS, read_json, run_record, write_json
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")

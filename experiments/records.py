@@ -4,10 +4,10 @@ import csv
 import json
 from pathlib import Path
 
-from dilated_affinity.environment import environment
 from dilated_affinity.errors import DataError
-from dilated_affinity.files import write_atomically
-from dilated_affinity.run_folder import CONFIG_FILE, LOG_FILE, load_calibration, trained_on
+from dilated_affinity.run_dir.layout import CONFIG_FILE, LOG_FILE, load_calibration, trained_on
+from dilated_affinity.runtime.files import write_atomically
+from dilated_affinity.runtime.system import environment
 
 RESULTS = Path(__file__).parent / "results"
 PLACES = ("data_dir", "statistics")

@@ -22,17 +22,17 @@ from keras import ops
 from dilated_affinity.affinity.affinities import affinities_from_targets
 from dilated_affinity.affinity.early_stopping import EarlyStop
 from dilated_affinity.affinity.targets import affinity_targets
-from dilated_affinity.canvases import Canvases, pad_to
 from dilated_affinity.cli import app, config_flags
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation import REFINE_WITH, padded_logits
-from dilated_affinity.files import write_atomically
-from dilated_affinity.inference import network
-from dilated_affinity.metrics import BoundaryIoU, MeanIoU, mean_over_classes
-from dilated_affinity.progress import progress
-from dilated_affinity.refinement import Refinement, Refiner
-from dilated_affinity.training import load_run
+from dilated_affinity.evaluation.evaluate import REFINE_WITH, padded_logits
+from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU, mean_over_classes
+from dilated_affinity.inference.padding import Canvases, pad_to
+from dilated_affinity.inference.predictor import network
+from dilated_affinity.inference.refinement import Refinement, Refiner
+from dilated_affinity.runtime.files import write_atomically
+from dilated_affinity.runtime.progress import progress
+from dilated_affinity.training.trainer import load_run
 from dilated_affinity.version import __version__
 
 VARIANTS = {

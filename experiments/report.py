@@ -12,7 +12,7 @@ from absl import flags
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.cli import app
 from dilated_affinity.errors import DataError
-from dilated_affinity.files import write_atomically
+from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.visualization import count_frequency_figure
 from experiments import (
     table1_weighting,

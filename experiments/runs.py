@@ -19,18 +19,18 @@ import numpy as np
 from absl import flags, logging
 from PIL import Image
 
-from dilated_affinity import evaluation
 from dilated_affinity.affinity.geometry import format_rates, parse_rates
 from dilated_affinity.baselines.boundary import SIGMA
 from dilated_affinity.baselines.crf import DenseCRF
-from dilated_affinity.calibration import calibrate
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.config import Config
-from dilated_affinity.crf_refinement import evaluate_crf
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, RunError
-from dilated_affinity.memory import keep_freed_memory
-from dilated_affinity.training import load_run, train
+from dilated_affinity.evaluation import evaluate as evaluation
+from dilated_affinity.evaluation.calibration import calibrate
+from dilated_affinity.evaluation.crf import evaluate_crf
+from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.training.trainer import load_run, train
 from experiments.records import (
     RESULTS,
     read_json,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from dilated_affinity.evaluation import ITERATIONS
+from dilated_affinity.evaluation.evaluate import ITERATIONS
 from experiments.records import read_json
 
 CONFIDENCE = 0.95

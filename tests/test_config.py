@@ -4,7 +4,7 @@ import json
 import pytest
 
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import dataset_names
+from dilated_affinity.datasets.registry import dataset_names
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.recipes import RECIPES
 

@@ -10,9 +10,9 @@ from urllib.parse import unquote, urldefrag
 import keras
 import numpy as np
 import pytest
+from helpers.tiny_run import write_run
 from matplotlib import pyplot as plt
 from PIL import Image
-from tiny_run import write_run
 
 import dilated_affinity
 from dilated_affinity import visualization

@@ -11,16 +11,12 @@ import keras
 import numpy as np
 import pytest
 import scipy.io
-from mutation import damaged, damaged_json
+from helpers.mutation import damaged, damaged_json
 from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
-from dilated_affinity.checkpoints import TrainingState, read_state, write_checkpoint
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.folder.class_file import read_class_file
-from dilated_affinity.datasets.folder.label_map import read_label_map
-from dilated_affinity.datasets.folder.layout import find_splits
-from dilated_affinity.datasets.image_files import (
+from dilated_affinity.datasets.files.images import (
     decode_image,
     decode_label,
     decode_label_colors,
@@ -29,11 +25,15 @@ from dilated_affinity.datasets.image_files import (
     palette_colors,
     read_image,
 )
-from dilated_affinity.datasets.mask_files import MaskFiles
-from dilated_affinity.datasets.pairs import raise_first
+from dilated_affinity.datasets.files.masks import MaskFiles
+from dilated_affinity.datasets.files.pairs import raise_first
+from dilated_affinity.datasets.folder.class_file import read_class_file
+from dilated_affinity.datasets.folder.label_map import read_label_map
+from dilated_affinity.datasets.folder.layout import find_splits
 from dilated_affinity.datasets.voc2012_aug.id_lists import parse_ids
 from dilated_affinity.datasets.voc2012_aug.sbd import decode_sbd
 from dilated_affinity.errors import DilatedAffinityError
+from dilated_affinity.run_dir.checkpoints import TrainingState, read_state, write_checkpoint
 
 SECONDS = 10
 KILOBYTES = 2 * 2**20

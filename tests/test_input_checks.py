@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny  # noqa: F401 - the backbone "tiny"
+from helpers import tiny  # noqa: F401 - the backbone "tiny"
 
 from dilated_affinity.affinity.early_stopping import (
     EarlyStoppingPropagation,
@@ -12,7 +12,7 @@ from dilated_affinity.affinity.early_stopping import (
 )
 from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference import Predictor, inference_model
+from dilated_affinity.inference.predictor import Predictor, inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((1, 1),)

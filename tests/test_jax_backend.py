@@ -7,16 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-import compiled_fit
-import jax_processes
 import keras
-import networks
 import numpy as np
 import pytest
 import tensorflow as tf
-from jax_processes import needs_jax
+from helpers import compiled_fit, jax_processes, networks
+from helpers.jax_processes import needs_jax
+from helpers.tiny import tiny_config, write_camvid
 from keras import ops
-from tiny import tiny_config, write_camvid
 
 from dilated_affinity import (
     AffinityAccuracy,
@@ -33,17 +31,17 @@ from dilated_affinity import (
     symmetric_logits,
     training_dataset,
 )
-from dilated_affinity.checkpoints import Checkpoints
-from dilated_affinity.distribution import (
+from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.run_dir.checkpoints import Checkpoints
+from dilated_affinity.run_dir.layout import CHECKPOINTS
+from dilated_affinity.runtime.distribution import (
     PROCESS_VARIABLES,
     find_replicas,
     from_process,
     join_processes,
 )
-from dilated_affinity.errors import ConfigError, RunError
-from dilated_affinity.run_folder import CHECKPOINTS
-from dilated_affinity.run_model import build_model, compile_model
-from dilated_affinity.training import train
+from dilated_affinity.training.run_model import build_model, compile_model
+from dilated_affinity.training.trainer import train
 
 RATES = ((1, 1), (2, 3))
 CLASSES = 4

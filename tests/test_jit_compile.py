@@ -3,11 +3,10 @@
 `tests/test_jax_backend.py` compares JAX with what is computed here.
 """
 
-import compiled_fit
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
+from helpers import compiled_fit, reference
 
 from dilated_affinity import BoundaryIoU, MeanIoU
 

@@ -9,8 +9,8 @@ from dilated_affinity.datasets.classes import (
     CITYSCAPES_LABEL_IDS,
     cityscapes_train_ids,
 )
-from dilated_affinity.inference import Prediction
-from dilated_affinity.prediction_files import label_id_image, predict_files
+from dilated_affinity.inference.files import label_id_image, predict_files
+from dilated_affinity.inference.predictor import Prediction
 
 
 def test_label_ids_are_those_that_become_the_classes():

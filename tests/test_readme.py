@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny import write_camvid
 from PIL import Image
-from tiny import write_camvid
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

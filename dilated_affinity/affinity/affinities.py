@@ -6,8 +6,8 @@ import numpy as np
 from keras import ops
 
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates, neighbor_offsets
-from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.runtime.xla import compiled
 
 STEEPNESS = 7.0
 THRESHOLD = 0.0

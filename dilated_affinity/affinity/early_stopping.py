@@ -5,16 +5,16 @@ import dataclasses
 import keras
 from keras import ops
 
-from dilated_affinity.affinity import forms
 from dilated_affinity.affinity.affinities import STEEPNESS, THRESHOLD
+from dilated_affinity.affinity.forms import select
 from dilated_affinity.affinity.propagation import (
     ITERATIONS,
     SELF_WEIGHT,
     AffinityPropagation,
     checked_arguments,
 )
-from dilated_affinity.compilation import compiled
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.runtime.xla import compiled
 
 PATIENCE = 1
 TOLERANCE = 1e-3
@@ -88,7 +88,7 @@ def propagate_until_stable(
     TensorShape([1, 5, 7, 2])
     """
     stop = stop or EarlyStop()
-    forms.check_storage_dtype(storage_dtype)
+    select.check_storage_dtype(storage_dtype)
     probabilities, affinities, valid, rates, self_weight = checked_arguments(
         probabilities, affinities, rates, iterations, self_weight, valid_mask
     )
@@ -102,7 +102,7 @@ def propagate_until_stable(
         ops.convert_to_tensor(stop.patience, "int32"),
         ops.convert_to_tensor(stop.tolerance, "float32"),
         rates,
-        forms.suitable_form(storage_dtype),
+        select.suitable_form(storage_dtype),
         storage_dtype,
     )
     return refined[..., : probabilities.shape[-1]]
@@ -113,7 +113,7 @@ def _propagate_until_stable(
     probabilities, affinities, valid, iterations, self_weight, patience, tolerance, rates, *form
 ):
     """Refined probabilities, the class axis perhaps padded, and how many iterations they took."""
-    grid = forms.grid(*form, probabilities, affinities, valid, self_weight, rates)
+    grid = select.grid(*form, probabilities, affinities, valid, self_weight, rates)
     counted = ops.ones_like(probabilities[..., :1]) if valid is None else valid
     allowed = tolerance * ops.sum(counted, axis=(1, 2, 3))
 

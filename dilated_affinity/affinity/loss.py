@@ -5,11 +5,11 @@ import numpy as np
 from keras import ops
 
 from dilated_affinity.affinity.geometry import NEIGHBORS
+from dilated_affinity.affinity.interpolation import check_grid, interpolation_matrix
 from dilated_affinity.affinity.statistics import COUNTS
-from dilated_affinity.compilation import compiled
-from dilated_affinity.distribution import mean_over_counted
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.interpolation import check_grid, interpolation_matrix
+from dilated_affinity.runtime.distribution import mean_over_counted
+from dilated_affinity.runtime.xla import compiled
 
 AFFINITY_REDUCTIONS = ("mean", "sum")
 """Over the 8|R| channels of a pixel."""

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from dilated_affinity.affinity import forms
 from dilated_affinity.affinity.affinities import (
     STEEPNESS,
     THRESHOLD,
@@ -11,9 +10,10 @@ from dilated_affinity.affinity.affinities import (
     steep_sigmoid,
     symmetric_logits,
 )
+from dilated_affinity.affinity.forms import select
 from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
-from dilated_affinity.compilation import compiled, has_values
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.runtime.xla import compiled, has_values
 
 ITERATIONS = 10
 SELF_WEIGHT = 6.0
@@ -59,7 +59,7 @@ def propagate(
     probabilities, affinities, valid, rates, self_weight = checked_arguments(
         probabilities, affinities, rates, iterations, self_weight, valid_mask
     )
-    forms.check_storage_dtype(storage_dtype)
+    select.check_storage_dtype(storage_dtype)
     return _refine(
         probabilities, affinities, valid, int(iterations), self_weight, rates, storage_dtype
     )
@@ -171,7 +171,7 @@ def _refine(
     probabilities, affinities, valid, iterations, self_weight, rates, storage_dtype="float32"
 ):
     """`_propagate` with the gradient of `_propagate_gradient`: a while loop has none under XLA."""
-    form = forms.suitable_form(storage_dtype), storage_dtype
+    form = select.suitable_form(storage_dtype), storage_dtype
     classes = probabilities.shape[-1]
     # On a CPU all numbers of iterations share a compilation. A GPU would be asked after each
     # iteration whether it was the last.
@@ -209,7 +209,7 @@ def _refine(
 
 @compiled
 def _propagate(probabilities, affinities, valid, iterations, self_weight, rates, *form):
-    grid = forms.grid(*form, probabilities, affinities, valid, self_weight, rates)
+    grid = select.grid(*form, probabilities, affinities, valid, self_weight, rates)
     refined = grid.iterate(grid.start(probabilities), iterations)
     return grid.end(refined, probabilities)
 
@@ -219,7 +219,7 @@ def _propagate_gradient(
     upstream, probabilities, affinities, valid, self_weight, rates, iterations, *form
 ):
     """Gradients by probabilities and affinities; keeps the probabilities of every iteration."""
-    grid = forms.grid(*form, probabilities, affinities, valid, self_weight, rates)
+    grid = select.grid(*form, probabilities, affinities, valid, self_weight, rates)
     return grid.gradient(upstream, probabilities, iterations)
 
 
@@ -267,7 +267,7 @@ class AffinityPropagation(keras.layers.Layer):
         super().__init__(dtype=dtype, **kwargs)
         check_settings(iterations, self_weight)
         check_steepness(mu, threshold)
-        forms.check_storage_dtype(storage_dtype)
+        select.check_storage_dtype(storage_dtype)
         self.rates = check_rates(rates)
         self.iterations = iterations
         self.self_weight = self_weight

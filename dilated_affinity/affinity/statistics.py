@@ -12,7 +12,7 @@ import numpy as np
 
 from dilated_affinity.affinity.geometry import NEIGHBORS, Rates, check_rates, neighbor_offsets
 from dilated_affinity.errors import ConfigError, DataError
-from dilated_affinity.files import write_atomically
+from dilated_affinity.runtime.files import write_atomically
 
 WEIGHTINGS = ("none", "signal", "neighbor", "sqrt_neighbor")
 """The rows of Table 1: baseline, signal-reweight, neighbor-reweight, sqrt-reweight."""

@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from dilated_affinity.affinity.geometry import NEIGHBORS, neighbor_offsets
-from dilated_affinity.distribution import mean_over_counted
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.runtime.distribution import mean_over_counted
 
 SIZES = (1, 2, 3)
 """Distances of the paired pixels, windows of 3, 5 and 7."""

@@ -5,12 +5,11 @@ import dataclasses
 from absl import flags
 
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import dataset_names
-from dilated_affinity.errors import ConfigError
+from dilated_affinity.datasets.registry import dataset_names
+from dilated_affinity.errors import ConfigError, did_you_mean
 from dilated_affinity.models.deeplab import BACKBONES
 from dilated_affinity.recipes import RECIPES
-from dilated_affinity.run_folder import WHICH
-from dilated_affinity.suggestion import did_you_mean
+from dilated_affinity.run_dir.layout import WHICH
 
 _NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES)}
 """Settings whose values are names that grow with the package."""

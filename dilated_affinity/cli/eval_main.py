@@ -19,17 +19,18 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from dilated_affinity import evaluation, search
-from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
-from dilated_affinity.crf_refinement import dense_crf_of, evaluate_crf
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.files import write_atomically
-from dilated_affinity.refinement import Refinement
-from dilated_affinity.run_calibration import save_searched
-from dilated_affinity.run_folder import chosen_checkpoint, selection_bias
-from dilated_affinity.training import load_run
+from dilated_affinity.evaluation import evaluate as evaluation
+from dilated_affinity.evaluation import search
+from dilated_affinity.evaluation.crf import dense_crf_of, evaluate_crf
+from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.run_dir.describe import announce, refinement_in_words, views_in_words
+from dilated_affinity.run_dir.layout import chosen_checkpoint, selection_bias
+from dilated_affinity.runtime.files import write_atomically
+from dilated_affinity.training.run_calibration import save_searched
+from dilated_affinity.training.trainer import load_run
 from dilated_affinity.visualization import refinement_search_figure
 
 _SYMMETRIC = {"yes": (True,), "no": (False,), "both": (False, True)}

@@ -22,18 +22,18 @@ from pathlib import Path
 import tensorflow as tf
 from absl import flags, logging
 
-from dilated_affinity.announcement import announce, refinement_in_words
 from dilated_affinity.cli import app, config_flags
-from dilated_affinity.datasets.image_files import decode_image, read_bytes
-from dilated_affinity.datasets.loading import load_source, make_builder
-from dilated_affinity.datasets.pairs import images_by_id, raise_first
+from dilated_affinity.datasets.files.images import decode_image, read_bytes
+from dilated_affinity.datasets.files.pairs import images_by_id, raise_first
+from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.datasets.shapes.drawing import draw_example
 from dilated_affinity.errors import ConfigError, MissingDataError
-from dilated_affinity.export import check_output, export_model
-from dilated_affinity.export_formats import FORMATS, QUANTIZATIONS
-from dilated_affinity.refinement import Refinement
-from dilated_affinity.run_folder import load_classes
-from dilated_affinity.training import load_run
+from dilated_affinity.export.export import check_output, export_model
+from dilated_affinity.export.formats import FORMATS, QUANTIZATIONS
+from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.run_dir.describe import announce, refinement_in_words
+from dilated_affinity.run_dir.layout import load_classes
+from dilated_affinity.training.trainer import load_run
 from dilated_affinity.version import __version__
 
 _given = config_flags.define(

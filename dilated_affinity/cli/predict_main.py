@@ -21,17 +21,17 @@ from pathlib import Path
 
 from absl import flags
 
-from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
-from dilated_affinity.crf_refinement import CRFPredictor, dense_crf_of
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
-from dilated_affinity.datasets.loading import load_source, make_builder
+from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference import Predictor
-from dilated_affinity.prediction_files import predict_examples, predict_files
-from dilated_affinity.refinement import Refinement
-from dilated_affinity.run_folder import load_classes
-from dilated_affinity.training import load_run
+from dilated_affinity.evaluation.crf import CRFPredictor, dense_crf_of
+from dilated_affinity.inference.files import predict_examples, predict_files
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.run_dir.describe import announce, refinement_in_words, views_in_words
+from dilated_affinity.run_dir.layout import load_classes
+from dilated_affinity.training.trainer import load_run
 
 _given = config_flags.define(
     (

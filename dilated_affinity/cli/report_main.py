@@ -10,16 +10,16 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from dilated_affinity.announcement import announce, refinement_in_words, views_in_words
 from dilated_affinity.cli import app, config_flags
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.files import write_atomically
-from dilated_affinity.inference import Predictor
-from dilated_affinity.refinement import Refinement
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.report import RunFiles, measure, report_page
-from dilated_affinity.run_folder import selection_bias
-from dilated_affinity.training import load_run
+from dilated_affinity.run_dir.describe import announce, refinement_in_words, views_in_words
+from dilated_affinity.run_dir.layout import selection_bias
+from dilated_affinity.runtime.files import write_atomically
+from dilated_affinity.training.trainer import load_run
 
 _given = config_flags.define(
     (

@@ -15,11 +15,11 @@ from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
-from dilated_affinity.datasets.loading import label_readers, load_source
-from dilated_affinity.datasets.mask_files import MaskFiles
+from dilated_affinity.datasets.files.masks import MaskFiles
+from dilated_affinity.datasets.registry import label_readers, load_source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.files import write_atomically
-from dilated_affinity.progress import progress
+from dilated_affinity.runtime.files import write_atomically
+from dilated_affinity.runtime.progress import progress
 from dilated_affinity.visualization import count_frequency_figure
 
 _PLOT_SUFFIXES = (".png", ".pdf", ".svg")

@@ -18,9 +18,9 @@ from absl import flags
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.checking import check_dataset
 from dilated_affinity.errors import ConfigError, DilatedAffinityError
-from dilated_affinity.memory import keep_freed_memory
-from dilated_affinity.run_checks import check_run, load_sources, read_all
-from dilated_affinity.training import train
+from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.training.run_checks import check_run, load_sources, read_all
+from dilated_affinity.training.trainer import train
 
 _given = config_flags.define()
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run; made if missing.")

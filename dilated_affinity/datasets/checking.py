@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL
+from dilated_affinity.datasets.files.pairs import classes_of_values
 from dilated_affinity.datasets.inspection import Survey
-from dilated_affinity.datasets.loading import make_builder
-from dilated_affinity.datasets.pairs import classes_of_values
 from dilated_affinity.datasets.places import open_in_place
+from dilated_affinity.datasets.registry import make_builder
 from dilated_affinity.errors import DataError, MissingDataError
-from dilated_affinity.progress import progress
+from dilated_affinity.runtime.progress import progress
 
 
 def check_dataset(name: str, data_dir: str | os.PathLike, splits: Sequence[str]):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL
-from dilated_affinity.datasets.image_files import (
+from dilated_affinity.datasets.files.images import (
     decode_label,
     label_remarks,
     palette_colors,
@@ -18,8 +18,8 @@ from dilated_affinity.datasets.image_files import (
     read_image,
     stored_orientation,
 )
+from dilated_affinity.datasets.files.pairs import REMEDY, Decoder, Pair, check_sizes
 from dilated_affinity.datasets.notes import Notes, shown
-from dilated_affinity.datasets.pairs import REMEDY, Decoder, Pair, check_sizes
 
 # The share of a value's pixels from which on it seems to be nothing but a mixture of others.
 _MIXED = 0.5

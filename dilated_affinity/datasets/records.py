@@ -10,10 +10,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dilated_affinity.datasets.classes import ClassTable
-from dilated_affinity.datasets.image_files import decode_image, decode_label
-from dilated_affinity.datasets.pairs import classes_of_values, label_table
+from dilated_affinity.datasets.files.images import decode_image, decode_label
+from dilated_affinity.datasets.files.pairs import classes_of_values, label_table
 from dilated_affinity.errors import DataError
-from dilated_affinity.progress import watched
+from dilated_affinity.runtime.progress import watched
 
 
 class Keys(NamedTuple):
@@ -89,7 +89,7 @@ def _check_files(builder: tfds.core.DatasetBuilder, sizes: Mapping[str, int]) ->
 
 
 class RecordsSource(Sequence):
-    """Random access to prepared examples; see `dilated_affinity.datasets.loading.Source`.
+    """Random access to prepared examples; see `dilated_affinity.datasets.registry.Source`.
 
     Images and labels are decoded by `image_files`, not by TFDS, so that they equal those that are
     read from files.

@@ -19,7 +19,7 @@ class SkippingSource(Sequence):
     bad example is named in a warning once.
 
     Args:
-        source: See `dilated_affinity.datasets.loading.Source`.
+        source: See `dilated_affinity.datasets.registry.Source`.
 
     Attributes:
         skipped: Why, for each bad example met so far, by its index as text.

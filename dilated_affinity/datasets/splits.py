@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
-from dilated_affinity.errors import ConfigError
-from dilated_affinity.suggestion import did_you_mean
+from dilated_affinity.errors import ConfigError, did_you_mean
 
 
 def split_parts(

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from dilated_affinity.affinity.interpolation import PADDINGS
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.interpolation import PADDINGS
 
 OUTPUT_STRIDES = (8, 16, 32)
 BATCH_NORMS = ("sync", "local", "frozen")

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from dilated_affinity.interpolation import check_grid, interpolation_matrix
+from dilated_affinity.affinity.interpolation import check_grid, interpolation_matrix
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from dilated_affinity.datasets.loading import Source
-from dilated_affinity.inference import Predictor
-from dilated_affinity.metrics import MeanIoU, iou_of_confusion, mean_over_classes
-from dilated_affinity.progress import progress
+from dilated_affinity.datasets.registry import Source
+from dilated_affinity.evaluation.metrics import MeanIoU, iou_of_confusion, mean_over_classes
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.runtime.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,13 @@ from string import Template
 import numpy as np
 
 from dilated_affinity.affinity.geometry import format_rates
-from dilated_affinity.announcement import describe_affinity
 from dilated_affinity.config import Config
-from dilated_affinity.datasets.loading import Source
-from dilated_affinity.inference import Predictor
+from dilated_affinity.datasets.registry import Source
+from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.report import pictures, tables
 from dilated_affinity.report.measurement import Measurement
 from dilated_affinity.report.run_files import RunFiles
+from dilated_affinity.run_dir.describe import describe_affinity
 from dilated_affinity.version import __version__
 from dilated_affinity.visualization import (
     affinity_accuracy_figure,

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from dilated_affinity.errors import DataError
-from dilated_affinity.evaluation import REFINE_WITH
-from dilated_affinity.run_folder import (
+from dilated_affinity.evaluation.evaluate import REFINE_WITH
+from dilated_affinity.run_dir.layout import (
     CHECKPOINTS,
     chosen_checkpoint,
     load_calibration,

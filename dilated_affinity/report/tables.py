@@ -4,8 +4,8 @@ import dataclasses
 import math
 from html import escape
 
-from dilated_affinity.announcement import describe_affinity, describe_views
 from dilated_affinity.config import Config
+from dilated_affinity.run_dir.describe import describe_affinity, describe_views
 
 _AFFINITY = {"prediction": "predicted", "ground_truth": "ground-truth"}
 

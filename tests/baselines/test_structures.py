@@ -3,15 +3,15 @@
 import keras
 import numpy as np
 import pytest
-from tiny import NUM_CLASSES, tiny_config, write_camvid
+from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 from dilated_affinity.baselines.boundary import boundary_weights
-from dilated_affinity.checkpoints import Checkpoints
-from dilated_affinity.losses import SemanticLoss
-from dilated_affinity.pipeline import training_dataset
-from dilated_affinity.run_folder import CHECKPOINTS
-from dilated_affinity.run_model import build_model, compile_model
-from dilated_affinity.training import load_run, train
+from dilated_affinity.run_dir.checkpoints import Checkpoints
+from dilated_affinity.run_dir.layout import CHECKPOINTS
+from dilated_affinity.training.input_pipeline import training_dataset
+from dilated_affinity.training.losses import SemanticLoss
+from dilated_affinity.training.run_model import build_model, compile_model
+from dilated_affinity.training.trainer import load_run, train
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.tiny import tiny_config, write_camvid
 from PIL import Image
-from tiny import tiny_config, write_camvid
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.cli import train_main
 from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
-from dilated_affinity.training import train
+from dilated_affinity.training.trainer import train
 
 
 class FirstStepReachedError(Exception):
@@ -30,7 +30,7 @@ def camvid(tmp_path):
 def verdicts(monkeypatch, tmp_path, capsys):
     """What the check and training say to settings: the status and the error, None for neither."""
     monkeypatch.setattr(
-        "dilated_affinity.training._Run.train",
+        "dilated_affinity.training.trainer._Run.train",
         lambda *_: (_ for _ in ()).throw(FirstStepReachedError),
     )
 

@@ -7,12 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.tiny import write_camvid
 from PIL import Image
-from tiny import write_camvid
 
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.errors import DataError
-from dilated_affinity.run_folder import load_classes
+from dilated_affinity.run_dir.layout import load_classes
 
 SETTINGS = (
     "--dataset=camvid",

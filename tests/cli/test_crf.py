@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
+from helpers.tiny_run import command, write_run
 from PIL import Image
-from tiny_run import command, write_run
 
 pytest.importorskip("pydensecrf", reason="needs the extra crf")
 

@@ -3,8 +3,8 @@
 import re
 
 import numpy as np
+from helpers.tiny_run import command, write_run
 from PIL import Image
-from tiny_run import command, write_run
 
 
 def test_good_images_are_predicted_and_bad_ones_named(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import tarfile
 
 import numpy as np
-import reference
+from helpers import reference
 from PIL import Image
 
 

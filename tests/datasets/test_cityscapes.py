@@ -9,7 +9,7 @@ from PIL import Image
 
 from dilated_affinity.datasets.cityscapes import Cityscapes, TfdsCityscapes, make_builder
 from dilated_affinity.datasets.classes import CITYSCAPES
-from dilated_affinity.datasets.loading import load_dataset, load_source
+from dilated_affinity.datasets.registry import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "cityscapes_mini"

@@ -8,7 +8,7 @@ from dilated_affinity.datasets.classes import spread_bits_color
 from dilated_affinity.datasets.folder import Folder, check_folder
 from dilated_affinity.datasets.folder import folder_dataset_builder as builder_module
 from dilated_affinity.datasets.folder.class_file import classes_of_occurring, read_class_file
-from dilated_affinity.datasets.loading import load_dataset, load_source
+from dilated_affinity.datasets.registry import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

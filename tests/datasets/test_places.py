@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dilated_affinity.datasets.checking import check_dataset
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import DataError, MissingDataError
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from dilated_affinity.datasets import loading, records
+from dilated_affinity.datasets import records, registry
 from dilated_affinity.datasets.classes import SHAPES
 from dilated_affinity.datasets.shapes import Shapes
 from dilated_affinity.datasets.shapes.drawing import draw_example
@@ -165,9 +165,9 @@ def test_a_file_in_the_way(tmp_path):
 
 def test_load_dataset(prepared_dir, monkeypatch):
     module = "test_shapes"
-    monkeypatch.setitem(loading._BUILDERS, "few_shapes", (module, "FewShapes"))
-    monkeypatch.setattr(loading.importlib, "import_module", lambda name: _Module)
-    dataset = loading.load_dataset("few_shapes", "train", prepared_dir)
+    monkeypatch.setitem(registry._BUILDERS, "few_shapes", (module, "FewShapes"))
+    monkeypatch.setattr(registry.importlib, "import_module", lambda name: _Module)
+    dataset = registry.load_dataset("few_shapes", "train", prepared_dir)
     assert dataset.element_spec["label"] == tf.TensorSpec((None, None), tf.uint8)
     assert [example["id"].numpy() for example in dataset] == [
         f"train_{index:05d}".encode() for index in range(6)

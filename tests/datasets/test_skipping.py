@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from tiny import ListSource
+from helpers.tiny import ListSource
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.datasets.classes import CAMVID
-from dilated_affinity.datasets.loading import label_readers
+from dilated_affinity.datasets.registry import label_readers
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dilated_affinity.datasets.checking import check_dataset
 from dilated_affinity.datasets.folder import Folder, check_folder
-from dilated_affinity.datasets.loading import load_source
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import DataError
 
 SIZE = (40, 56)

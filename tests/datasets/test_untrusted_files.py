@@ -12,10 +12,10 @@ import scipy.io
 from PIL import Image
 
 from dilated_affinity.config import Config
-from dilated_affinity.datasets import image_files
+from dilated_affinity.datasets.files import images
+from dilated_affinity.datasets.files.images import MAX_FILE_BYTES, decode_image, read_bytes
+from dilated_affinity.datasets.files.masks import MaskFiles
 from dilated_affinity.datasets.folder.class_file import read_class_file
-from dilated_affinity.datasets.image_files import MAX_FILE_BYTES, decode_image, read_bytes
-from dilated_affinity.datasets.mask_files import MaskFiles
 from dilated_affinity.datasets.voc2012_aug.sbd import decode_sbd
 from dilated_affinity.errors import DataError
 
@@ -102,4 +102,4 @@ def test_a_number_beyond_floats_is_no_setting(tmp_path):
 
 def test_decoding_the_largest_image_takes_less_than_two_gigabytes():
     """RGBA, turned upright, RGB in Pillow's four bytes, and an array of three."""
-    assert image_files.MAX_PIXELS * (4 + 4 + 4 + 3) < 2e9
+    assert images.MAX_PIXELS * (4 + 4 + 4 + 3) < 2e9

@@ -12,9 +12,9 @@ import scipy.sparse
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from dilated_affinity.datasets import loading
+from dilated_affinity.datasets import registry
 from dilated_affinity.datasets.classes import VOC2012
-from dilated_affinity.datasets.loading import load_dataset, load_source
+from dilated_affinity.datasets.registry import load_dataset, load_source
 from dilated_affinity.datasets.voc2012_aug import Builder, Voc2012Aug, make_builder
 from dilated_affinity.datasets.voc2012_aug.id_lists import derive_splits, parse_ids
 from dilated_affinity.datasets.voc2012_aug.sbd import decode_sbd
@@ -223,7 +223,7 @@ def test_a_devkit_beside_what_tfds_prepared_is_read_in_place(tmp_path, official_
     "arguments",
     [
         ["voc2012_aug", "--imports=dilated_affinity.datasets.voc2012_aug"],
-        [str(Path(loading.__file__).parent / "voc2012_aug")],
+        [str(Path(registry.__file__).parent / "voc2012_aug")],
     ],
 )
 def test_tfds_build(archives_dir, tmp_path, arguments):

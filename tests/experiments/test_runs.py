@@ -3,13 +3,13 @@ import json
 
 import numpy as np
 import pytest
-from tiny import tiny_config, write_camvid
+from helpers.tiny import tiny_config, write_camvid
 
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, RunError
-from dilated_affinity.refinement import Refinement
-from dilated_affinity.training import train
+from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.training.trainer import train
 from experiments import beta_search, figure1_affinity, runs
 from experiments.runs import Queue
 from experiments.tables import Records, Row

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from networks import SMALL, application, dilated, features_of, images, weights_of
+from helpers.networks import SMALL, application, dilated, features_of, images, weights_of
 
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.models.backbone import atrous

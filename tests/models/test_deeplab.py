@@ -9,16 +9,16 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
+from helpers import reference
 
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.losses import SemanticLoss
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus, affinity_rates
+from dilated_affinity.training.losses import SemanticLoss
 
 SMALL = "mobilenet_v2_0.35"
 RATES = ((2, 3), (3, 2), (8, 8))

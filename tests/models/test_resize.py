@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-import reference
 import tensorflow as tf
+from helpers import reference
 
 from dilated_affinity.models.resize import AlignedResize
 

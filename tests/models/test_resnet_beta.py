@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import dilated
+from helpers.networks import dilated
 
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.models.deeplab import BACKBONES, DeepLabV3Plus

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import tiny  # noqa: F401 - the backbone "tiny"
+from helpers import tiny  # noqa: F401 - the backbone "tiny"
 
 import dilated_affinity as da
 from dilated_affinity.errors import ConfigError

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from networks import SMALL, application, weights_of
+from helpers.networks import SMALL, application, weights_of
 
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.models import deeplab

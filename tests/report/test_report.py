@@ -6,18 +6,18 @@ import re
 import keras
 import numpy as np
 import pytest
-from browser import chromium
-from tiny import ListSource
-from tiny_run import command, write_run
+from helpers.browser import chromium
+from helpers.tiny import ListSource
+from helpers.tiny_run import command, write_run
 
-from dilated_affinity.checkpoints import TrainingState, write_checkpoint
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.errors import DataError
-from dilated_affinity.inference import Prediction
+from dilated_affinity.inference.predictor import Prediction
 from dilated_affinity.report import RunFiles, measure, report_page
 from dilated_affinity.report.pictures import telling_pixel
-from dilated_affinity.run_folder import BEST
+from dilated_affinity.run_dir.checkpoints import TrainingState, write_checkpoint
+from dilated_affinity.run_dir.layout import BEST
 
 LOG = "epoch,affinity_loss,semantic_loss,step,val_mean_iou\n0,0.4,2.0,2,0.1\n1,0.3,1.5,4,0.125\n"
 EVALUATION = {

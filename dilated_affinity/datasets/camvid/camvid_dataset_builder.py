@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from dilated_affinity.datasets.classes import CAMVID, IGNORE_LABEL
-from dilated_affinity.datasets.paired_files import PairedFilesBuilder
-from dilated_affinity.datasets.pairs import Pair, label_table, match_pairs
+from dilated_affinity.datasets.files.pair_builder import PairedFilesBuilder
+from dilated_affinity.datasets.files.pairs import Pair, label_table, match_pairs
 from dilated_affinity.errors import MissingDataError
 
 _SPLITS = ("train", "val", "test")

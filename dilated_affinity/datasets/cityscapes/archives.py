@@ -75,7 +75,7 @@ class TfdsCityscapes:
             split: `"train"`, `"val"`, `"test"`, or a part in TFDS' notation (`"train[:10]"`).
 
         Returns:
-            See `dilated_affinity.datasets.loading.Source`. Its `ids` are read from the records.
+            See `dilated_affinity.datasets.registry.Source`. Its `ids` are read from the records.
 
         Raises:
             ConfigError: There is no such split.

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from dilated_affinity.datasets.classes import CITYSCAPES, cityscapes_train_ids
-from dilated_affinity.datasets.listing import HIDDEN_FILES, MACOS_FILES
+from dilated_affinity.datasets.files.listing import HIDDEN_FILES, MACOS_FILES
+from dilated_affinity.datasets.files.pair_builder import PairedFilesBuilder
+from dilated_affinity.datasets.files.pairs import INVALID, Pair, raise_first
 from dilated_affinity.datasets.notes import Notes
-from dilated_affinity.datasets.paired_files import PairedFilesBuilder
-from dilated_affinity.datasets.pairs import INVALID, Pair, raise_first
 from dilated_affinity.errors import DataError, MissingDataError
 
 SPLITS = ("train", "val", "test")
@@ -20,7 +20,7 @@ _NUM_LABEL_IDS = 34
 
 
 def label_id_table() -> np.ndarray:
-    """Returns what the values in labelIds files mean; see `dilated_affinity.datasets.pairs`.
+    """Returns what the values in labelIds files mean; see `dilated_affinity.datasets.files.pairs`.
 
     Ids that no file holds are invalid rather than void: 255 in particular is a sign of trainIds
     under the name of labelIds.

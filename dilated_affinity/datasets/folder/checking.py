@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
+from dilated_affinity.datasets.files.pairs import INVALID, Pair, invalid_values_error
 from dilated_affinity.datasets.folder.class_file import (
     ColoredMaskError,
     MaskClasses,
@@ -22,9 +23,8 @@ from dilated_affinity.datasets.folder.folder_dataset_builder import read_classes
 from dilated_affinity.datasets.folder.layout import find_splits
 from dilated_affinity.datasets.inspection import Survey, inspect_pair
 from dilated_affinity.datasets.notes import Notes, shown
-from dilated_affinity.datasets.pairs import INVALID, Pair, invalid_values_error
 from dilated_affinity.errors import DataError
-from dilated_affinity.progress import progress
+from dilated_affinity.runtime.progress import progress
 
 
 @dataclass

@@ -14,13 +14,13 @@ from dilated_affinity.datasets.classes import (
     Color,
     spread_bits_color,
 )
-from dilated_affinity.datasets.image_files import (
+from dilated_affinity.datasets.files.images import (
     decode_label,
     decode_label_colors,
     has_colors,
 )
+from dilated_affinity.datasets.files.pairs import label_table
 from dilated_affinity.datasets.notes import shown
-from dilated_affinity.datasets.pairs import label_table
 from dilated_affinity.errors import DataError
 
 VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")

@@ -10,6 +10,9 @@ import numpy as np
 from absl import logging
 
 from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.files.images import read_bytes
+from dilated_affinity.datasets.files.pair_builder import PairedFilesBuilder
+from dilated_affinity.datasets.files.pairs import Decoder, Pair, raise_first
 from dilated_affinity.datasets.folder.class_file import (
     MaskClasses,
     classes_of_occurring,
@@ -23,13 +26,10 @@ from dilated_affinity.datasets.folder.layout import (
     OTHER_NAMES,
     find_splits,
 )
-from dilated_affinity.datasets.image_files import read_bytes
 from dilated_affinity.datasets.inspection import MaskCounts, MaskSurvey, count_values
 from dilated_affinity.datasets.notes import Notes
-from dilated_affinity.datasets.paired_files import PairedFilesBuilder
-from dilated_affinity.datasets.pairs import Decoder, Pair, raise_first
 from dilated_affinity.errors import DataError
-from dilated_affinity.progress import progress
+from dilated_affinity.runtime.progress import progress
 
 
 class Folder(PairedFilesBuilder):

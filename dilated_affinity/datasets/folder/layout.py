@@ -6,10 +6,10 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from dilated_affinity.datasets.image_files import IMAGE_SUFFIXES, read_bytes
-from dilated_affinity.datasets.listing import HIDDEN_FILES, HIDDEN_FOLDERS, MACOS_FILES
+from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES, read_bytes
+from dilated_affinity.datasets.files.listing import HIDDEN_FILES, HIDDEN_FOLDERS, MACOS_FILES
+from dilated_affinity.datasets.files.pairs import Pair, find_pairs, images_by_id, same_names
 from dilated_affinity.datasets.notes import Notes
-from dilated_affinity.datasets.pairs import Pair, find_pairs, images_by_id, same_names
 from dilated_affinity.errors import DataError, MissingDataError
 
 CLASS_FILE = "classes.csv"

@@ -58,7 +58,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             split: `"train"`, `"val"`, or a part in TFDS' notation (`"train[:10]"`).
 
         Returns:
-            See `dilated_affinity.datasets.loading.Source`.
+            See `dilated_affinity.datasets.registry.Source`.
 
         Raises:
             ConfigError: There is no such split.

@@ -4,14 +4,14 @@ import os
 import tarfile
 from collections.abc import Iterator
 
-from dilated_affinity.datasets.tar_files import (
+from dilated_affinity.datasets.files.tars import (
     is_plain_file,
     read_member,
     reading_archive,
 )
 from dilated_affinity.datasets.voc2012_aug.id_lists import derive_splits, parse_ids
 from dilated_affinity.errors import DataError
-from dilated_affinity.progress import open_with_progress
+from dilated_affinity.runtime.progress import open_with_progress
 
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
 SBD_ARCHIVE = "benchmark.tgz"

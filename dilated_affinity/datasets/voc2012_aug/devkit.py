@@ -7,9 +7,9 @@ import numpy as np
 from absl import logging
 
 from dilated_affinity.datasets.classes import VOC2012
-from dilated_affinity.datasets.image_files import decode_label, read_bytes
-from dilated_affinity.datasets.paired_files import PairedFilesBuilder, PairedFilesSource
-from dilated_affinity.datasets.pairs import Decoder, Pair, raise_first
+from dilated_affinity.datasets.files.images import decode_label, read_bytes
+from dilated_affinity.datasets.files.pair_builder import PairedFilesBuilder, PairedFilesSource
+from dilated_affinity.datasets.files.pairs import Decoder, Pair, raise_first
 from dilated_affinity.datasets.voc2012_aug.id_lists import derive_splits, parse_ids
 from dilated_affinity.datasets.voc2012_aug.sbd import decode_sbd
 from dilated_affinity.errors import DataError

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from dilated_affinity.datasets.image_files import MAX_PIXELS
+from dilated_affinity.datasets.files.images import MAX_PIXELS
 from dilated_affinity.datasets.voc2012_aug.matlab_files import read_field
 from dilated_affinity.errors import DataError
 

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dilated_affinity.datasets.classes import VOC2012, ClassTable
-from dilated_affinity.datasets.image_files import decode_image
-from dilated_affinity.datasets.pairs import Pair, check_sizes, classes_of_values, label_table
+from dilated_affinity.datasets.files.images import decode_image
+from dilated_affinity.datasets.files.pairs import Pair, check_sizes, classes_of_values, label_table
 from dilated_affinity.datasets.records import RecordsSource, expected_splits, prepare
 from dilated_affinity.datasets.splits import split_parts
 from dilated_affinity.datasets.voc2012_aug.archives import SBD_ARCHIVE, VOC_ARCHIVE, VocArchives
@@ -99,7 +99,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             split: The name of a split, or a part of one in TFDS' notation (`"train[:10]"`).
 
         Returns:
-            See `dilated_affinity.datasets.loading.Source`.
+            See `dilated_affinity.datasets.registry.Source`.
 
         Raises:
             ConfigError: There is no such split.

@@ -1,0 +1,378 @@
+"""Pairs of an image file and a label file: finding, reading and checking them."""
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
+from dilated_affinity.datasets.files.images import (
+    IMAGE_SUFFIXES,
+    decode_label,
+    read_bytes,
+    read_image,
+    stored_orientation,
+)
+from dilated_affinity.datasets.files.listing import list_images
+from dilated_affinity.datasets.notes import Notes, log_once
+from dilated_affinity.errors import DataError
+
+REMEDY = "remove the orientation from the images (exiftool -Orientation= *.jpg)"
+
+UNICODE_FORM = "images whose label's name has another Unicode form, paired all the same"
+
+# The entry of a label table for a value that no file may hold.
+INVALID = -1
+
+
+class Pair(NamedTuple):
+    """One example on disk."""
+
+    id: str
+    image_path: str
+    label_path: str
+
+
+def label_table(num_classes: int, others: Mapping[int, int] | None = None) -> np.ndarray:
+    """Returns the table from the values in label files to classes.
+
+    Args:
+        num_classes: Values 0 to `num_classes - 1` are the classes themselves, 255 is void.
+        others: What further values mean, such as `{11: 255}`.
+
+    Returns:
+        An int16 array of shape `(256,)`: a class, 255 for void, or `INVALID`.
+    """
+    table = np.full(256, INVALID, np.int16)
+    table[:num_classes] = np.arange(num_classes)
+    table[IGNORE_LABEL] = IGNORE_LABEL
+    for value, meaning in (others or {}).items():
+        table[value] = meaning
+    return table
+
+
+# From the bytes of a label file and its name, for errors, to its values, uint8 (H, W).
+Decoder = Callable[[bytes, str], np.ndarray]
+
+
+# Told what was done to a file that its array does not show (see `read_image`), and its name.
+Notice = Callable[[str, str], None]
+
+
+def read_pair(
+    pair: Pair,
+    classes: ClassTable,
+    table: np.ndarray,
+    decode: Decoder = decode_label,
+    notice: Notice | None = None,
+) -> dict:
+    """Reads and checks one example.
+
+    Args:
+        pair: The two files and the id.
+        classes: The class table, to recognise labels whose palette was lost.
+        table: See `label_table`.
+        decode: What decodes the label file.
+        notice: Told of an image that is not read as its file has it.
+
+    Returns:
+        `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`.
+
+    Raises:
+        DataError: A file is missing, damaged or of a kind that `image_files` refuses, the sizes
+            differ, or the label holds a value that the table calls invalid.
+    """
+    image, values = read_values(pair, decode, notice)
+    return {
+        "image": image,
+        "label": classes_of_values(values, pair.label_path, classes, table),
+        "id": pair.id,
+    }
+
+
+def read_label(
+    pair: Pair, classes: ClassTable, table: np.ndarray, decode: Decoder = decode_label
+) -> np.ndarray:
+    """Reads the label of an example alone: what `read_pair` gives as such, uint8 (H, W).
+
+    The image is not looked at, nor whether it has the same size.
+
+    Raises:
+        DataError: As `read_pair`, for the label.
+    """
+    values = decode(read_bytes(pair.label_path), pair.label_path)
+    return classes_of_values(values, pair.label_path, classes, table)
+
+
+def read_values(
+    pair: Pair, decode: Decoder = decode_label, notice: Notice | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the two files of an example, the label as its file stores it.
+
+    Args:
+        pair: The two files and the id.
+        decode: What decodes the label file.
+        notice: See `read_pair`.
+
+    Returns:
+        The image, uint8 `(H, W, 3)`, and the label values, uint8 `(H, W)`.
+
+    Raises:
+        DataError: A file is missing, damaged or refused by its decoder, or the sizes differ.
+    """
+    image_data = read_bytes(pair.image_path)
+    image, remarks = read_image(image_data, pair.image_path)
+    for remark in remarks if notice else ():
+        notice(remark, pair.image_path)
+    values = decode(read_bytes(pair.label_path), pair.label_path)
+    check_sizes(image, values, pair, image_data)
+    return image, values
+
+
+def check_sizes(image: np.ndarray, values: np.ndarray, pair: Pair, image_data: bytes) -> None:
+    """Raises `DataError` unless an image and its label have the same size.
+
+    Args:
+        image: `(H, W, 3)`, upright.
+        values: `(H, W)`.
+        pair: Where they are from.
+        image_data: The image file, whose EXIF orientation the message names.
+    """
+    if image.shape[:2] != values.shape:
+        orientation = stored_orientation(image_data)  # which decodes a PNG once more
+        turned = f" after its EXIF orientation {orientation}" if orientation > 1 else ""
+        remedy = ""
+        if orientation > 4 and image.shape[1::-1] == values.shape:
+            remedy = f" It seems to be drawn on the pixels as stored; then {REMEDY}."
+        raise DataError(
+            f"{pair.label_path}: a label must have the size of its image, which is "
+            f"{image.shape[1]}x{image.shape[0]}{turned} ({pair.image_path}).{remedy} "
+            f"Received: {values.shape[1]}x{values.shape[0]}"
+        )
+
+
+def classes_of_values(
+    values: np.ndarray, name: str, classes: ClassTable, table: np.ndarray
+) -> np.ndarray:
+    """Translates the values of a label file.
+
+    Args:
+        values: uint8 `(H, W)`.
+        name: What to call the file in errors.
+        classes: The class table, to recognise labels whose palette was lost.
+        table: See `label_table`.
+
+    Returns:
+        uint8 `(H, W)`, classes and 255.
+
+    Raises:
+        DataError: The table calls a value invalid.
+    """
+    label = table[values]
+    if (label == INVALID).any():
+        raise invalid_values_error(name, np.unique(values), classes, table)
+    return label.astype(np.uint8)
+
+
+def invalid_values_error(
+    name: str, values: np.ndarray, classes: ClassTable, table: np.ndarray
+) -> DataError:
+    """Returns the error for a label file with values that its table calls invalid.
+
+    Args:
+        name: What to call the file.
+        values: The distinct values in the file, sorted.
+        classes: The class table, to recognise labels whose palette was lost.
+        table: See `label_table`.
+    """
+    wrong = [int(value) for value in values if table[value] == INVALID]
+    shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
+    hint = ""
+    # The weights of Pillow's and TensorFlow's conversion to grey.
+    grey = np.rint(classes.color_map() @ np.array([0.299, 0.587, 0.114]))
+    if np.isin(values, [*grey[: classes.num_classes], grey[IGNORE_LABEL]]).all():
+        hint = " These are the palette's colours turned grey: its indices were lost on the way."
+    valid = [int(value) for value in np.flatnonzero(table != INVALID)]
+    return DataError(
+        f"{name}: label values must be {_ranges(valid)}.{hint} Received: the values {shown}"
+    )
+
+
+class PairsFound(NamedTuple):
+    """What `find_pairs` found.
+
+    Attributes:
+        pairs: The pairs that are complete, sorted by id.
+        problems: What is wrong, one line each.
+        notes: What was passed over, and what was paired in spite of a difference.
+    """
+
+    pairs: tuple[Pair, ...]
+    problems: list[str]
+    notes: Notes
+
+
+def match_pairs(
+    image_dir: str | os.PathLike, label_dir: str | os.PathLike, notes: Notes | None = None
+) -> tuple[Pair, ...]:
+    """Pairs the images below one folder with the labels below another.
+
+    An image and its label have the same path below their folders but for the ending, which is
+    also the example's id. Letters that look the same and are written with other code points, as
+    macOS and others write an umlaut, are the same.
+
+    Args:
+        image_dir: Folder of photographs, with or without sub-folders.
+        label_dir: Folder of label maps.
+        notes: Where to note what is passed over. Where there is none it is logged.
+
+    Returns:
+        The pairs, sorted by id.
+
+    Raises:
+        DataError: A folder is missing or has no image in it, two files share an id, an image has
+            no label, or a label no image.
+    """
+    found = find_pairs(image_dir, label_dir)
+    raise_first(found.problems)
+    if notes is None:
+        log_once(found.notes.lines())
+    else:
+        notes.merge(found.notes)
+    return found.pairs
+
+
+def find_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> PairsFound:
+    """Does what `match_pairs` does, but returns what is wrong instead of raising it.
+
+    Raises:
+        DataError: A folder is missing or has no image in it.
+    """
+    images, labels = images_by_id(image_dir), images_by_id(label_dir)
+    found = PairsFound((), images.problems + labels.problems, Notes())
+    found.notes.merge(images.notes)
+    found.notes.merge(labels.notes)
+    label_of = same_names(images.files, labels.files, found.notes)
+    without_label = images.files.keys() - label_of.keys()
+    without_image = labels.files.keys() - set(label_of.values())
+    for left, first, others, first_dir, second_dir, what in (
+        (without_label, images, without_image, image_dir, label_dir, "an image without a label"),
+        (without_image, labels, without_label, label_dir, image_dir, "a label without an image"),
+    ):
+        found.problems.extend(
+            f"{first.files[key]}: expected a file of the same name in {second_dir} for each "
+            f"in {first_dir}. Received: {what}{_near(key, others)}"
+            for key in sorted(left)
+        )
+    pairs = (
+        Pair(key, str(images.files[key]), str(labels.files[label]))
+        for key, label in sorted(label_of.items())
+    )
+    return found._replace(pairs=tuple(pairs))
+
+
+def same_names(
+    first: Mapping[str, Path], second: Mapping[str, Path], notes: Notes | None = None
+) -> dict[str, str]:
+    """Pairs names that are the same, if need be once composed as Unicode's form NFC has it.
+
+    Args:
+        first: Files by name.
+        second: Others by name.
+        notes: Where to note those that differ in their Unicode form.
+
+    Returns:
+        For each name in `first` that has one, the one in `second`.
+    """
+    found = {name: name for name in first if name in second}
+    forms: dict[str, tuple[list[str], list[str]]] = {}
+    for side, (names, taken) in enumerate(((first, found), (second, found))):
+        for name in names:
+            if name not in taken:
+                forms.setdefault(unicodedata.normalize("NFC", name), ([], []))[side].append(name)
+    for ones, others in forms.values():
+        # Names that look the same on one side are left to who can tell them apart.
+        if len(ones) == len(others) == 1:
+            found[ones[0]] = others[0]
+            if notes is not None:
+                notes.add(UNICODE_FORM, first[ones[0]])
+    return found
+
+
+def _near(key: str, names: Iterable[str]) -> str:
+    """Says which of some names differs from one in what is hard to see."""
+    for name in sorted(names):
+        if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", key):
+            return f"; {name!r} there looks the same, in another Unicode form, and so do others"
+        if name.casefold() == key.casefold():
+            return f"; {name!r} there differs in upper and lower case"
+        if name.strip() == key.strip():
+            return f"; {name!r} there differs in spaces"
+    return ""
+
+
+def raise_first(problems: Sequence[str]) -> None:
+    """Raises `DataError` for the first of some problems, if any, and says how many there are."""
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
+
+
+class Files(NamedTuple):
+    """What `images_by_id` found.
+
+    Attributes:
+        files: The files by their path below the folder without the ending.
+        problems: What is wrong, one line each.
+        notes: What was passed over.
+    """
+
+    files: dict[str, Path]
+    problems: list[str]
+    notes: Notes
+
+
+def images_by_id(folder: str | os.PathLike) -> Files:
+    """Finds the image files below a folder; see `list_images`.
+
+    Args:
+        folder: A folder, with or without sub-folders.
+
+    Raises:
+        DataError: The folder is missing or has no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of images. Received: no such folder")
+    listing = list_images(folder)
+    files: dict[str, Path] = {}
+    problems = listing.problems
+    for path in listing.images:
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in files:
+            problems.append(
+                f"{path}: expected one file per name, whatever the ending. "
+                f"Received: also {files[key].name}"
+            )
+        else:
+            files[key] = path
+    if not files:
+        passed = "".join(f"; {line}" for line in listing.notes.lines())
+        raise DataError(
+            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}). Received: none{passed}"
+        )
+    return Files(files, problems, listing.notes)
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """Writes sorted numbers as `0 to 11 or 255`."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return " or ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in runs)

@@ -1,0 +1,187 @@
+"""From the name of a data set to its builder, its examples, or a `tf.data.Dataset` of them.
+
+Every data set is a TFDS builder in a folder of its own. Adding one means writing that folder and
+one line of `_BUILDERS`.
+"""
+
+import functools
+import importlib
+import os
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.places import open_in_place
+from dilated_affinity.errors import ConfigError, DataError, did_you_mean
+
+# Named, not imported: importing TFDS takes seconds that a mere list of names should not cost.
+# A module, and its builder or the function that chooses among several by what lies in `data_dir`.
+_BUILDERS = {
+    "shapes": ("dilated_affinity.datasets.shapes", "Shapes"),
+    "camvid": ("dilated_affinity.datasets.camvid", "Camvid"),
+    "voc2012_aug": ("dilated_affinity.datasets.voc2012_aug", "make_builder"),
+    "cityscapes": ("dilated_affinity.datasets.cityscapes", "make_builder"),
+    "folder": ("dilated_affinity.datasets.folder", "Folder"),
+}
+
+
+class Source(Protocol):
+    """Random access to the decoded examples of one split.
+
+    A source can be pickled, and several threads may read from it at once.
+
+    Attributes:
+        classes: The `ClassTable` of the data set.
+        ids: The id of every example, in order, known without decoding any.
+    """
+
+    classes: ClassTable
+    ids: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict:
+        """Returns `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`.
+
+        A source may have a method `label(index)`, too, that returns the label alone and is faster.
+        """
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Returns the names that `load_dataset` knows."""
+    return tuple(_BUILDERS)
+
+
+def make_builder(name: str, data_dir: str | os.PathLike):
+    """Returns the TFDS builder of a data set.
+
+    Args:
+        name: One of `dataset_names()`.
+        data_dir: Where the data set lies. For `shapes`, which is made on the spot, the folder
+            under which it is kept; for the others, the folder that their README shows, or the one
+            that holds it under the data set's name.
+
+    Returns:
+        A `tfds.core.DatasetBuilder`, or for Cityscapes' zip files a wrapper of TFDS' own, that
+        also has `classes`, a `ClassTable`, and `source(split)`, see `Source`.
+
+    Raises:
+        ConfigError: There is no data set of that name.
+        DataError: `data_dir` does not hold what the data set's README says.
+    """
+    if name not in _BUILDERS:
+        raise ConfigError(
+            f"Unknown data set: the names are {', '.join(_BUILDERS)}."
+            f"{did_you_mean(name, _BUILDERS)} Received: {name!r}"
+        )
+    module, builder = _BUILDERS[name]
+    make = getattr(importlib.import_module(module), builder)
+    return open_in_place(name, data_dir, lambda root: make(data_dir=root))
+
+
+def load_source(name: str, split: str, data_dir: str | os.PathLike) -> Source:
+    """Returns random access to the examples of a split, at their original sizes.
+
+    A data set that is made on the spot (`shapes`) is prepared under `data_dir` first where it is
+    missing.
+
+    Args:
+        name: One of `dataset_names()`.
+        split: The name of a split, such as `"train"` or `"val"`.
+        data_dir: See `make_builder`.
+
+    Returns:
+        A `Source`: `len(source)`, `source.ids`, `source.classes`, and `source[i]`, a dictionary of
+        `"image"` (uint8, `(H, W, 3)`, RGB), `"label"` (uint8, `(H, W)`, classes 0 to C-1 and 255
+        void) and `"id"` (str).
+
+    Raises:
+        ConfigError: There is no data set or no split of that name.
+        DataError: The data set is missing or incomplete; from `source[i]`, a file is damaged.
+    """
+    return make_builder(name, data_dir).source(split)
+
+
+def load_dataset(name: str, split: str, data_dir: str | os.PathLike) -> tf.data.Dataset:
+    """Returns the examples of a split in order, at their original sizes.
+
+    Args:
+        name: One of `dataset_names()`.
+        split: The name of a split, such as `"train"` or `"val"`.
+        data_dir: See `make_builder`.
+
+    Returns:
+        A `tf.data.Dataset` of known cardinality, whose elements are dictionaries of `"image"`
+        (uint8, `(None, None, 3)`), `"label"` (uint8, `(None, None)`) and `"id"` (string scalar).
+        A damaged file surfaces as a `tf.errors.OpError`; see `data_error_from`.
+
+    Raises:
+        ConfigError: There is no data set or no split of that name.
+        DataError: The data set is missing or incomplete.
+    """
+    source = load_source(name, split, data_dir)
+    dataset = read_examples(source, tf.data.Dataset.range(len(source)))
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(source)))
+
+
+def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the examples at some indices, read and decoded in parallel, in the order given.
+
+    Args:
+        source: Where to read, as `load_source` returns it.
+        indices: A `tf.data.Dataset` of int64 scalars.
+
+    Returns:
+        A `tf.data.Dataset` with the elements of `load_dataset`.
+    """
+
+    def read(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:
+        example = source[int(index)]
+        return example["image"], example["label"], example["id"].encode()
+
+    def read_in_graph(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        image, label, example_id = tf.numpy_function(
+            read, [index], (tf.uint8, tf.uint8, tf.string), stateful=False
+        )
+        return {
+            "image": tf.ensure_shape(image, (None, None, 3)),
+            "label": tf.ensure_shape(label, (None, None)),
+            "id": tf.ensure_shape(example_id, ()),
+        }
+
+    return indices.map(read_in_graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def label_readers(source: Source) -> list[Callable[[], np.ndarray]]:
+    """Returns a function for each example that reads its label, for `AffinityStatistics`.
+
+    Images are not decoded where the source has a method `label`. Of a `SkippingSource`, which
+    decodes them, examples that cannot be used count nothing.
+    """
+    read = getattr(source, "label", None) or _label_of(source)
+    return [functools.partial(read, index) for index in range(len(source))]
+
+
+def _label_of(source: Source) -> Callable[[int], np.ndarray]:
+    return lambda index: source[index]["label"]
+
+
+def data_error_from(op_error: tf.errors.OpError) -> DataError | None:
+    """Recovers a `DataError` that was raised inside `tf.numpy_function`.
+
+    TensorFlow turns it into an `OpError` whose text wraps the message in the names of graph nodes
+    and a Python traceback. Messages of `DataError` are one line, so that the first line that
+    carries one carries all of it.
+
+    Args:
+        op_error: What iterating a dataset, or `model.fit` over it, raised.
+
+    Returns:
+        The `DataError` with its own message, or `None` where the cause was something else.
+    """
+    found = re.search(r"\bDataError: (.+)", op_error.message or "")
+    return DataError(found.group(1).strip()) if found else None

@@ -1,0 +1,387 @@
+"""Predicting the images of a folder or of a data set into files."""
+
+import collections
+import dataclasses
+import functools
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES, read_bytes, read_image
+from dilated_affinity.datasets.files.listing import list_images
+from dilated_affinity.datasets.notes import Notes
+from dilated_affinity.datasets.registry import Source
+from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.runtime.files import write_atomically
+from dilated_affinity.runtime.progress import progress
+from dilated_affinity.visualization import (
+    affinity_picture,
+    comparison,
+    error_picture,
+    overlay,
+    overlay_entries,
+    with_legend,
+)
+
+_ALL_KINDS = (
+    *("labels", "overlay", "affinity", "comparison", "errors"),
+    *("confidence", "probabilities"),
+)
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+@dataclasses.dataclass
+class PredictedFiles:
+    """What was predicted into a folder, and what was not.
+
+    Attributes:
+        written: The paths of the label PNGs.
+        kept: Those that were complete before, where predicting was resumed.
+        failed: What could not be predicted, and why, one line each.
+        notes: Files that were passed over or not read as they are stored.
+    """
+
+    written: list[Path] = dataclasses.field(default_factory=list)
+    kept: list[Path] = dataclasses.field(default_factory=list)
+    failed: list[str] = dataclasses.field(default_factory=list)
+    notes: Notes = dataclasses.field(default_factory=Notes)
+
+
+class _Item(NamedTuple):
+    """What to predict: what its outputs' paths begin with, a name, and how to read it."""
+
+    stem: Path
+    name: str
+    read: Callable[[], dict]
+
+
+def predict_files(
+    predictor: Predictor,
+    classes: ClassTable,
+    source: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    overwrite=False,
+    label_ids: Sequence[int] | None = None,
+    resume=False,
+    probabilities=False,
+) -> PredictedFiles:
+    """Predicts an image file, or every image in a folder and its sub-folders.
+
+    For `a/b.jpg` it writes `a/b_labels.png` (palette PNG, the class is the index),
+    `a/b_overlay.png` with a legend below it and, for a model with affinity, `a/b_affinity.png`
+    below `output_dir`. A photograph with an EXIF orientation is turned upright, and so are its
+    outputs. An image that cannot be read or needs more memory than there is does not keep others
+    from being predicted.
+
+    Args:
+        predictor: What predicts.
+        classes: Names and colours of the classes.
+        source: An image file or a folder. Hidden files are passed over.
+        output_dir: Where to write; made if missing.
+        overwrite: Replace files that exist. Defaults to False.
+        label_ids: What to write for each class in the label PNGs, which are grey then, such as
+            `CITYSCAPES_LABEL_IDS` for its test server. None writes the classes themselves.
+        resume: Leave an image out whose outputs are all there and whole, whatever model they are
+            of, and replace those of others. Defaults to False.
+        probabilities: Write, too, `a/b_probabilities.npz`, whose array `probabilities` is float16
+            (H, W, C), after refinement; and `a/b_confidence.png`, grey, 255 times the largest of
+            them at each pixel. Defaults to False.
+
+    Returns:
+        `PredictedFiles`.
+
+    Raises:
+        DataError: If there is nothing to predict, outputs would be written outside `output_dir`,
+            or a file exists and `overwrite` and `resume` are False. All of these are found before
+            anything is written.
+        ConfigError: If `output_dir` lies inside `source`, or both `overwrite` and `resume` are
+            True.
+    """
+    result = PredictedFiles()
+    items = [
+        _Item(stem, str(path), functools.partial(_read_image, path, result.notes))
+        for path, stem in _images(Path(source), Path(output_dir), result)
+    ]
+    options = _Options(Path(output_dir), overwrite, resume, label_ids, False, probabilities)
+    return _write_predictions(predictor, classes, items, options, result)
+
+
+def predict_examples(
+    predictor: Predictor,
+    source: Source,
+    output_dir: str | os.PathLike,
+    limit: int | None = None,
+    overwrite=False,
+    label_ids: Sequence[int] | None = None,
+    resume=False,
+    probabilities=False,
+) -> PredictedFiles:
+    """Predicts examples of a data set, whose labels are known.
+
+    Writes what `predict_files` writes, and, for each, `<id>_comparison.png`: image, prediction,
+    affinity, refined prediction and ground truth side by side; and `<id>_errors.png`: what is
+    wrong and, for a model with affinity, what refinement has repaired and harmed.
+
+    Args:
+        predictor: What predicts.
+        source: The examples.
+        output_dir: Where to write; made if missing.
+        limit: How many examples, from the first on; None for all.
+        overwrite: As for `predict_files`.
+        label_ids: As for `predict_files`.
+        resume: As for `predict_files`.
+        probabilities: As for `predict_files`.
+
+    Returns:
+        `PredictedFiles`.
+
+    Raises:
+        DataError: As `predict_files`.
+        ConfigError: If both `overwrite` and `resume` are True.
+    """
+    output_dir = Path(output_dir)
+    items = [
+        _Item(output_dir / name, name, functools.partial(source.__getitem__, index))
+        for index, name in enumerate(source.ids[:limit])
+    ]
+    options = _Options(output_dir, overwrite, resume, label_ids, True, probabilities)
+    return _write_predictions(predictor, source.classes, items, options, PredictedFiles())
+
+
+class _Options(NamedTuple):
+    """How to write, see `predict_files`; `has_labels` is whether the ground truth is known."""
+
+    output_dir: Path
+    overwrite: bool
+    resume: bool
+    label_ids: Sequence[int] | None
+    has_labels: bool
+    probabilities: bool
+
+
+def _read_image(path, notes):
+    image, remarks = read_image(read_bytes(path), str(path))
+    for remark in remarks:
+        notes.add(remark, path)
+    return {"image": image}
+
+
+def _write_predictions(predictor, classes, items, options, result):
+    kinds = _kinds(predictor, options)
+    items = _to_do(items, kinds, options, result)
+    for item, example, prediction in _predictions(predictor, items, result.failed):
+        pictures = _pictures(prediction, predictor.rates, classes, example, options.label_ids)
+        for kind in kinds:
+            write = (
+                functools.partial(_save_probabilities, prediction.probabilities)
+                if kind == "probabilities"
+                else pictures[kind].save
+            )
+            write_atomically(_target(item.stem, kind), write)
+        result.written.append(_target(item.stem, "labels"))
+    return result
+
+
+def _kinds(predictor, options):
+    """What is written of each image; the labels last, as they are what is wanted."""
+    kinds = ["overlay"]
+    if predictor.rates is not None:
+        kinds.append("affinity")
+    if options.probabilities:
+        kinds += ["confidence", "probabilities"]
+    if options.has_labels:
+        kinds += ["comparison", "errors"]
+    return [*kinds, "labels"]
+
+
+def _to_do(items, kinds, options, result):
+    """The items that are to be predicted; refuses what would do harm."""
+    if options.overwrite and options.resume:
+        raise ConfigError(
+            "overwrite replaces predictions and resume (--resume) leaves them as they are. "
+            "Received: both of them"
+        )
+    taken = {}
+    to_do = []
+    inside = options.output_dir.resolve()
+    for item in items:
+        # Through a name with dots or a linked folder.
+        if not item.stem.resolve().is_relative_to(inside):
+            raise DataError(
+                f"{item.name!r}: would be written outside {options.output_dir}, "
+                f"to {item.stem.resolve()}."
+            )
+        if item.stem in taken:
+            result.failed.append(
+                f"{item.name}: would be written to the same files as {taken[item.stem]}"
+            )
+            continue
+        taken[item.stem] = item.name
+        if options.resume and all(_is_whole(_target(item.stem, kind)) for kind in kinds):
+            result.kept.append(_target(item.stem, "labels"))
+            continue
+        to_do.append(item)
+        for kind in () if options.resume or options.overwrite else _ALL_KINDS:
+            target = _target(item.stem, kind)
+            if target.exists():
+                raise DataError(
+                    f"{target}: exists already; overwrite=True (--overwrite) replaces it, "
+                    "resume=True (--resume) leaves complete predictions out."
+                )
+    return to_do
+
+
+def _is_whole(path):
+    """Whether a PNG is there up to its last chunk, or an archive of arrays with its directory."""
+    if path.suffix == ".npz":
+        return zipfile.is_zipfile(path)
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except OSError:
+        # There is none, or it is shorter than that.
+        return False
+
+
+def _predictions(predictor, items, failed):
+    """Yields each item that can be predicted with its example and its `Prediction`, in order."""
+    pending = iter(progress(items, "prediction"))
+    # Read while earlier ones are refined: a predictor may work on several at once.
+    waiting = collections.deque()
+
+    def images():
+        for item in pending:
+            try:
+                example = item.read()
+            except DataError as error:
+                failed.append(str(error))
+                continue
+            waiting.append((item, example))
+            yield example["image"]
+
+    while True:
+        try:
+            for prediction in predictor.map(images()):
+                yield *waiting.popleft(), prediction
+            return
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+        # One of those under way is too large. Which one shows one by one, and others go on.
+        while waiting:
+            item, example = waiting.popleft()
+            try:
+                prediction = predictor(example["image"])
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                height, width = example["image"].shape[:2]
+                failed.append(
+                    f"{item.name}: needs more memory than there is; windows (--window) need less. "
+                    f"Received: {width}x{height} pixels"
+                )
+            else:
+                yield item, example, prediction
+
+
+def _is_out_of_memory(error):
+    # JAX has no class of its own for it.
+    kinds = MemoryError, tf.errors.ResourceExhaustedError
+    return isinstance(error, kinds) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _pictures(prediction, rates, classes, example, label_ids):
+    labels = (
+        palette_image(prediction.labels, classes)
+        if label_ids is None
+        else label_id_image(prediction.labels, label_ids)
+    )
+    entries = overlay_entries(prediction.labels, classes)
+    colored = overlay(example["image"], prediction.labels, classes)
+    arrays = {"overlay": with_legend(colored, entries)}
+    if prediction.affinity is not None:
+        arrays["affinity"] = affinity_picture(prediction.affinity, rates)
+    if prediction.probabilities is not None:
+        arrays["confidence"] = confidence_picture(prediction.probabilities)
+    if "label" in example:
+        arrays["comparison"] = comparison(example, prediction, rates, classes)
+        arrays["errors"] = error_picture(example["label"], prediction, classes.ignore_label)
+    return {"labels": labels, **{kind: Image.fromarray(array) for kind, array in arrays.items()}}
+
+
+def confidence_picture(probabilities) -> np.ndarray:
+    """How sure a prediction is: 255 times the largest probability of each pixel, uint8 (H, W).
+
+    Args:
+        probabilities: float (H, W, C), adding up to 1.
+
+    Example:
+
+    >>> confidence_picture(np.array([[[1.0, 0.0], [0.4, 0.6]]])).tolist()
+    [[255, 153]]
+    """
+    return np.rint(255 * np.clip(probabilities.max(axis=-1), 0, 1)).astype(np.uint8)
+
+
+def _save_probabilities(probabilities, path):
+    np.savez_compressed(path, probabilities=probabilities.astype(np.float16))
+
+
+def palette_image(labels, classes: ClassTable) -> Image.Image:
+    """A palette image whose indices are the labels, uint8 (H, W), in the data set's colours."""
+    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
+    image.putpalette(classes.color_map().ravel().tolist())
+    return image
+
+
+def label_id_image(labels, label_ids: Sequence[int]) -> Image.Image:
+    """A grey image of the ids that a data set's own label files have.
+
+    Args:
+        labels: Classes, uint8 (H, W).
+        label_ids: The id of each class, 0 to 255.
+
+    Example:
+
+    >>> from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
+    >>> image = label_id_image(np.array([[0, 18]], np.uint8), CITYSCAPES_LABEL_IDS)
+    >>> image.mode, np.asarray(image).tolist()
+    ('L', [[7, 33]])
+    """
+    return Image.fromarray(np.array(label_ids, np.uint8)[labels])
+
+
+def _target(stem: Path, kind) -> Path:
+    suffix = "npz" if kind == "probabilities" else "png"
+    return stem.with_name(f"{stem.name}_{kind}.{suffix}")
+
+
+def _images(source, output_dir, result) -> list[tuple[Path, Path]]:
+    """Pairs of image file and the path its outputs' names begin with."""
+    if source.is_file():
+        return [(source, output_dir / source.stem)]
+    if not source.is_dir():
+        raise DataError(f"{source}: no such file or folder.")
+    resolved = output_dir.resolve()
+    if resolved.is_relative_to(source.resolve()):
+        raise ConfigError(
+            "output_dir must not lie inside the input folder, whose images are predicted. "
+            f"Received: output_dir={str(output_dir)!r}, input={str(source)!r}"
+        )
+    found = list_images(source)
+    result.notes.merge(found.notes)
+    result.failed += found.problems
+    if not found.images:
+        passed = "".join(f"; {line}" for line in (*found.problems, *found.notes.lines()))
+        raise DataError(f"{source}: no image in this folder ({', '.join(IMAGE_SUFFIXES)}){passed}.")
+    return [(path, output_dir / path.relative_to(source).with_suffix("")) for path in found.images]

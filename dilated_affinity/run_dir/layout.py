@@ -1,0 +1,318 @@
+"""The folder of a run, `model_dir`: what lies in it, and whose it is."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+from pathlib import Path
+
+from dilated_affinity.affinity.geometry import format_rates
+from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.registry import Source, label_readers, load_source
+from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
+from dilated_affinity.run_dir.checkpoints import Checkpoints, TrainingState, read_state
+from dilated_affinity.runtime.distribution import from_process
+from dilated_affinity.runtime.files import exclusive_lock, remove_unfinished, write_atomically
+from dilated_affinity.runtime.progress import progress
+from dilated_affinity.runtime.system import environment
+from dilated_affinity.version import __version__
+
+CONFIG_FILE = "config.json"
+CLASSES_FILE = "classes.json"
+STATISTICS_FILE = "statistics.json"
+CALIBRATION_FILE = "calibration.json"
+TRAINED_ON_FILE = "trained_on.json"
+LOG_FILE = "log.csv"
+LOCK_FILE = ".lock"
+CHECKPOINTS = "checkpoints"
+BEST = Path(CHECKPOINTS, "best.keras")
+WHICH = ("best", "last")
+"""The checkpoints to choose from: that of the best validation, or the newest."""
+
+
+@contextlib.contextmanager
+def claimed(model_dir: Path, config: Config):
+    """Context in which `model_dir` is this run's alone.
+
+    Raises:
+        RunError: It belongs to a run of other settings or to one that is running, or cannot be
+            written.
+    """
+    with contextlib.ExitStack() as stack:
+        from_process(lambda: _claim(model_dir, config, stack))
+        yield
+
+
+def _claim(model_dir, config, stack):
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(exclusive_lock(model_dir / LOCK_FILE))
+    except BlockingIOError:
+        raise RunError(f"{model_dir}: another process is training in this folder.") from None
+    except OSError as error:
+        raise _cannot_write(model_dir, error) from None
+    if (model_dir / CONFIG_FILE).is_file():
+        refuse_other_settings(model_dir, config)
+    try:
+        # Beside the checkpoints, others may be writing, such as an evaluation.
+        remove_unfinished(model_dir / CHECKPOINTS)
+    except OSError as error:
+        raise _cannot_write(model_dir, error) from None
+
+
+def refuse_other_settings(model_dir: Path, config: Config):
+    """Raises `RunError` if the run in `model_dir` has settings that `config` changes."""
+    changes = Config.load(model_dir / CONFIG_FILE).changes(config, "now")
+    if changes:
+        raise RunError(
+            f"{model_dir}: holds a run of another configuration: {changes}. Give the same settings "
+            "to continue it (the learning rate of every step depends on iterations, so that more "
+            "of them make another run); or another model_dir, with "
+            f"--initial_model={model_dir} to start from this run's weights; or remove the folder."
+        )
+
+
+def save_settings(model_dir: Path, config: Config, classes: ClassTable):
+    """Makes the folder a run of these settings, from when on it refuses others.
+
+    Not before the data has been found, so that who mistyped its name can type it again.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+
+    def save():
+        try:
+            table = json.dumps(dataclasses.asdict(classes), indent=1) + "\n"
+            write_atomically(model_dir / CLASSES_FILE, table.encode())
+            config.save(model_dir / CONFIG_FILE, __version__)
+        except OSError as error:
+            raise _cannot_write(model_dir, error) from None
+
+    from_process(save)
+
+
+def load_classes(model_dir: Path) -> ClassTable | None:
+    """The classes of a run; None for a run from before they were kept in its folder.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = model_dir / CLASSES_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        colors = [tuple(map(int, color)) for color in (*table["palette"], table["void_color"])]
+        return ClassTable(tuple(map(str, table["names"])), tuple(colors[:-1]), colors[-1])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path}: no table of classes: {first_line(error)}") from None
+
+
+def save_calibration(model_dir: Path, content: dict):
+    """Keeps settings of the refinement that were fitted to a run, for every command to use.
+
+    Args:
+        model_dir: The run's folder.
+        content: Plain JSON types; under `"settings"` those of the run's settings that were fitted.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    try:
+        text = json.dumps(content, indent=1) + "\n"
+        write_atomically(model_dir / CALIBRATION_FILE, text.encode())
+    except OSError as error:
+        raise _cannot_write(model_dir, error) from None
+
+
+def load_calibration(model_dir: Path) -> dict | None:
+    """What `save_calibration` kept; None where nothing was.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = model_dir / CALIBRATION_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        Config(**content["settings"])
+        return content
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(f"{path}: no calibration: {first_line(error)}") from None
+
+
+def note_environment(model_dir: Path):
+    """Adds what this process computes with to what the run is trained on, unless it stands there.
+
+    Of several processes the first one speaks.
+
+    Raises:
+        DataError: The file is damaged.
+        RunError: It cannot be written.
+    """
+
+    def note():
+        earlier, now = trained_on(model_dir), environment()
+        if now in earlier:
+            return
+        try:
+            content = json.dumps([*earlier, now], indent=1) + "\n"
+            write_atomically(model_dir / TRAINED_ON_FILE, content.encode())
+        except OSError as error:
+            raise _cannot_write(model_dir, error) from None
+
+    from_process(note)
+
+
+def trained_on(model_dir: Path) -> list[dict]:
+    """What a run has been trained on, as `environment` says it; nothing if it was not noted.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = model_dir / TRAINED_ON_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file: {first_line(error)}") from None
+    if not isinstance(content, list):
+        raise DataError(f"{path}: must hold a list. Received: {type(content).__name__}")
+    return content
+
+
+def _cannot_write(model_dir, error):
+    return RunError(f"{model_dir}: cannot write here: {error.strerror}")
+
+
+def run_statistics(config: Config, source: Source, model_dir: Path) -> AffinityStatistics | None:
+    """Statistics of the training labels: from the run, from the given file, or counted now.
+
+    None for a run without affinity. Where there are several processes, the first one reads,
+    counts and writes.
+
+    Raises:
+        DataError: The file or a label cannot be read.
+        RunError: The file is of other rates.
+    """
+    if config.affinity_rates is None:
+        return None
+    counts = from_process(lambda: _statistics(config, source, model_dir).get_config())
+    return AffinityStatistics.from_config(counts)
+
+
+def _statistics(config, source, model_dir):
+    path = model_dir / STATISTICS_FILE
+    if path.is_file() or config.statistics:
+        statistics = given_statistics(config, path if path.is_file() else config.statistics)
+    else:
+        readers = progress(label_readers(source), "affinity statistics")
+        statistics = AffinityStatistics.from_labels(readers, config.affinity_rates)
+    if not path.is_file():
+        statistics.save(path)
+    return statistics
+
+
+def chosen_checkpoint(model_dir: str | os.PathLike, which: str) -> tuple[Path, TrainingState]:
+    """The best or the last checkpoint of a run, checked, and where the run stood then.
+
+    Args:
+        model_dir: The run's folder, in which nothing is changed.
+        which: `"best"`, of the highest validation mIoU; or `"last"`, of the most steps.
+
+    Raises:
+        ConfigError: For another `which`.
+        RunError: There is no such checkpoint yet.
+        DataError: It is damaged.
+    """
+    if which not in WHICH:
+        raise ConfigError(f"checkpoint must be one of {', '.join(WHICH)}. Received: {which!r}")
+    model_dir = Path(model_dir)
+    path = model_dir / BEST
+    if which == "best" and not path.is_file():
+        raise RunError(f"{model_dir}: this run has no {BEST} yet; it was never validated.")
+    if which == "last":
+        path = next(reversed(Checkpoints(model_dir / CHECKPOINTS).paths()), None)
+        if path is None:
+            raise RunError(f"{model_dir}: this run has no checkpoint in {CHECKPOINTS} yet.")
+    return path, read_state(path)
+
+
+def read_log(model_dir: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of a run's log, one for each validation; none where there is no log yet.
+
+    Raises:
+        DataError: It is no log.
+    """
+    path = Path(model_dir) / LOG_FILE
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise DataError(f"{path}: not the log of a run: {error}") from None
+
+
+def selection_bias(model_dir: str | os.PathLike, which: str, config: Config, source: Source) -> str:
+    """Says so where what is measured has also chosen the checkpoint; else empty.
+
+    Args:
+        model_dir: The run's folder.
+        which: The checkpoint measured, as for `chosen_checkpoint`.
+        config: The settings in force, of which `val_split` is what is measured.
+        source: Its examples.
+    """
+    validations = len(read_log(model_dir))
+    if which != "best" or validations < 2:
+        return ""
+    split = Config.load(Path(model_dir) / CONFIG_FILE).val_split
+    if split != config.val_split:
+        if not _names(split) & _names(config.val_split):
+            return ""
+        chosen_on = load_source(config.dataset, split, config.data_dir).ids
+        if not set(chosen_on) & set(source.ids):
+            return ""
+    return (
+        f"the checkpoint is the best of {validations} by mIoU on {split}, which is measured here, "
+        "too; that of the last checkpoint is free of this choice"
+    )
+
+
+def _names(split):
+    """The splits that one made of parts, such as `train+val[:10]`, takes them from."""
+    return {part.partition("[")[0].strip() for part in split.split("+")}
+
+
+def given_statistics(config: Config, path: str | os.PathLike) -> AffinityStatistics:
+    """Statistics from a file.
+
+    Raises:
+        DataError: It cannot be read.
+        RunError: It is of other rates than the run.
+    """
+    statistics = AffinityStatistics.load(path)
+    if statistics.rates != config.affinity_rates:
+        raise RunError(
+            f"{path}: statistics of rates {format_rates(statistics.rates)}, "
+            f"but the run has rates {config.rates}."
+        )
+    return statistics
+
+
+def write_log(model_dir: str | os.PathLike, state: TrainingState):
+    """Writes the log of a run as CSV, a row for each validation."""
+    rows = [row for row in state.rows if "val_mean_iou" in row]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(Path(model_dir) / LOG_FILE, text.getvalue().encode())

@@ -1,0 +1,134 @@
+"""Weights of the classes in the semantic loss: none, balanced, or from a file."""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.registry import Source, label_readers
+from dilated_affinity.errors import ConfigError, DataError, first_line
+from dilated_affinity.runtime.distribution import from_process
+from dilated_affinity.runtime.files import write_atomically
+from dilated_affinity.runtime.progress import progress
+from dilated_affinity.training.losses import check_class_weights
+
+CLASS_WEIGHTS_FILE = "class_weights.json"
+"""Where a run keeps its class weights."""
+
+
+def count_class_pixels(source: Source) -> np.ndarray:
+    """Pixels of each class over the labels of a split, int64 (C,)."""
+
+    def count(read):
+        return np.bincount(read().ravel(), minlength=256)[: source.classes.num_classes]
+
+    readers = label_readers(source)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        counts = progress(threads.map(count, readers), "class weights", len(readers))
+        return sum(counts, np.zeros(source.classes.num_classes, np.int64))
+
+
+def balanced_weights(pixels) -> np.ndarray:
+    """Weights under which every class that occurs counts alike over all pixels.
+
+    Inversely proportional to the classes' pixels, N / (C * n_c) as in scikit-learn, where N are all
+    pixels, C is the number of classes that occur, and n_c the pixels of class c. Their mean over
+    the pixels is 1. A class that does not occur has weight 0.
+
+    Args:
+        pixels: Pixels of each class, whole numbers (C,).
+
+    Returns:
+        float64 array (C,).
+
+    Raises:
+        DataError: There is not a single pixel.
+
+    Example:
+
+    >>> balanced_weights([30, 10, 0]).round(3).tolist()
+    [0.667, 2.0, 0.0]
+    """
+    pixels = np.asarray(pixels, np.float64)
+    if not pixels.any():
+        raise DataError("Balanced class weights need at least one pixel that is not void.")
+    occurs = pixels > 0
+    return np.where(occurs, pixels.sum() / (occurs.sum() * np.maximum(pixels, 1)), 0.0)
+
+
+def read_class_weights(path: str | os.PathLike, classes: ClassTable) -> list[float]:
+    """Reads the weights of classes from a JSON file.
+
+    Args:
+        path: A file with an object that gives each class, by its name, its weight; or with a list
+            of weights in the order of the classes.
+        classes: The classes.
+
+    Returns:
+        A weight, at least 0, for each class in order.
+
+    Raises:
+        DataError: The file cannot be read, names other classes, or holds something else than
+            numbers of at least 0, one of them above 0.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read class weights: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: class weights must be JSON: {first_line(error)}") from None
+    if isinstance(content, dict):
+        if set(content) != set(classes.names):
+            missing = sorted(set(classes.names) - set(content))
+            others = sorted(set(content) - set(classes.names))
+            raise DataError(
+                f"{path}: class weights must name each class once. "
+                f"Received: none for {missing}, and some for {others}, which are no classes"
+            )
+        content = [content[name] for name in classes.names]
+    try:
+        return list(check_class_weights(content, classes.num_classes))
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def run_class_weights(config: Config, source: Source, model_dir: Path) -> list[float] | None:
+    """The class weights of a run: from its folder, or as its settings say, and then kept there.
+
+    None for a run without. Where there are several processes, the first one reads, counts and
+    writes.
+
+    Raises:
+        DataError: The file or a label cannot be read.
+    """
+    if config.class_weights == "none":
+        return None
+    return from_process(lambda: _class_weights(config, source, model_dir / CLASS_WEIGHTS_FILE))
+
+
+def _class_weights(config, source, path):
+    classes = source.classes
+    if path.is_file():
+        weights = read_class_weights(path, classes)
+    elif config.class_weights == "balanced":
+        weights = balanced_weights(count_class_pixels(source)).tolist()
+    else:
+        weights = read_class_weights(config.class_weights, classes)
+    if not path.is_file():
+        content = dict(zip(classes.names, weights, strict=True))
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    logging.info("%s", class_weights_in_words(weights, classes))
+    return weights
+
+
+def class_weights_in_words(weights: Sequence[float], classes: ClassTable) -> str:
+    """The smallest and the largest weight and whose they are."""
+    named = sorted(zip(weights, classes.names, strict=True))
+    (low, lowest), (high, highest) = named[0], named[-1]
+    return f"class weights from {low:.3g} ({lowest}) to {high:.3g} ({highest})"

@@ -1,0 +1,187 @@
+"""Starting a run from the weights of another run, or of a file."""
+
+import dataclasses
+import json
+import warnings
+import zipfile
+from pathlib import Path
+from types import EllipsisType
+
+import keras
+import numpy as np
+from absl import logging
+
+from dilated_affinity.affinity.geometry import Rates, check_rates, format_rates
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.errors import ConfigError, DataError, first_line
+from dilated_affinity.models.deeplab import affinity_rates
+from dilated_affinity.run_dir.checkpoints import Checkpoints, read_state
+from dilated_affinity.run_dir.layout import BEST, CHECKPOINTS, CONFIG_FILE, load_classes
+
+SUFFIXES = (".keras", ".weights.h5")
+
+_CLASSES, _RATES = "semantic_logits", "affinity_logits"
+_NOT_LOADED = {"f": np.nan, "i": 0, "u": 0}
+_OF_CLASSES = (_CLASSES, "aaf")
+"""Layers whose weights belong to classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialModel:
+    """Where a run's first weights come from.
+
+    Attributes:
+        path: The `.keras` or `.weights.h5` file.
+        classes: Names of the classes it was trained for; None where that is not known.
+        rates: Its affinity's rates, None without affinity; `...` where that is not known.
+    """
+
+    path: Path
+    classes: tuple[str, ...] | None = None
+    rates: Rates | None | EllipsisType = ...
+
+    def to_json(self) -> dict:
+        """What processes tell each other, see `from_json`."""
+        known = {} if self.rates is ... else {"rates": self.rates}
+        return {"path": str(self.path), "classes": self.classes, **known}
+
+    @classmethod
+    def from_json(cls, content):
+        """What `to_json` tells."""
+        classes, rates = content["classes"], content.get("rates", ...)
+        return cls(
+            Path(content["path"]),
+            None if classes is None else tuple(classes),
+            rates if rates in (..., None) else check_rates(rates),
+        )
+
+
+def find_initial_model(initial_model: str) -> InitialModel:
+    """What `initial_model` names.
+
+    Args:
+        initial_model: The folder of a run, for its best model, or the newest where none has been
+            validated; or a `.keras` or `.weights.h5` file. A file in a run's `checkpoints/` is
+            known to be of that run.
+
+    Raises:
+        ConfigError: It is neither.
+        DataError: There is no such file or folder, or the run has no model yet or a damaged one.
+    """
+    path = Path(initial_model).expanduser()
+    if (path / CONFIG_FILE).is_file():
+        best = path / BEST
+        newest = Checkpoints(path / CHECKPOINTS).paths()[-1:]
+        if not best.is_file() and not newest:
+            raise DataError(f"{path}: initial_model: this run has no checkpoint yet.")
+        path = best if best.is_file() else newest[0]
+    elif path.is_dir():
+        raise DataError(f"{path}: initial_model: no run here ({CONFIG_FILE} is missing).")
+    elif not path.name.endswith(SUFFIXES):
+        raise ConfigError(
+            f"initial_model must be the folder of a run or a {' or '.join(SUFFIXES)} file. "
+            f"Received: initial_model={initial_model!r}"
+        )
+    elif not path.is_file():
+        raise DataError(f"{path}: initial_model: no such file.")
+    run = path.parent.parent
+    if path.parent.name == CHECKPOINTS and (run / CONFIG_FILE).is_file():
+        read_state(path)  # which checks every byte
+        table = load_classes(run)
+        names = None if table is None else table.names
+        return InitialModel(path, names, Config.load(run / CONFIG_FILE).affinity_rates)
+    return InitialModel(path, rates=_rates_in(path))
+
+
+def load_initial_weights(
+    model: keras.Model, initial: InitialModel, classes: ClassTable, file=None
+) -> None:
+    """Gives a model the weights of another, but for the heads of other classes or rates.
+
+    What is left out keeps its fresh weights; the log says it.
+
+    Args:
+        model: As `run_model.build_model` makes it, not compiled.
+        initial: Where the weights come from.
+        classes: The classes that the model is for.
+        file: Where to read them, if not at `initial.path`.
+
+    Raises:
+        DataError: The file cannot be read, or holds another network; `model` is as before.
+    """
+    left_out = _foreign_heads(model, initial, classes)
+    before = model.get_weights()
+    # Keras passes over what does not fit; what it has passed over is still NaN.
+    model.set_weights([np.full_like(each, _NOT_LOADED[each.dtype.kind]) for each in before])
+    try:
+        _load(model, initial.path, file or initial.path)
+        values = _by_variable(model, model.get_weights())
+    except BaseException:
+        model.set_weights(before)
+        raise
+    fresh = _by_variable(model, before)
+    for layer in model.layers:
+        missing = [each.path for each in layer.weights if np.isnan(values[id(each)]).any()]
+        if layer.name in (*_OF_CLASSES, _RATES) and missing:
+            left_out.setdefault(layer.name, "of another shape")
+        elif missing:
+            model.set_weights(before)
+            raise DataError(
+                f"{initial.path}: initial_model: the weights of another network, which has no "
+                f"{missing[0]} of this shape. The backbone, filters, separable and atrous_rates "
+                "must be those it was trained with."
+            )
+        if layer.name in left_out:
+            values.update({id(variable): fresh[id(variable)] for variable in layer.weights})
+    model.set_weights([values[id(variable)] for variable in model.weights])
+    reasons = ", ".join(f"{name} ({reason})" for name, reason in left_out.items())
+    logging.info(
+        "initial weights from %s%s", initial.path, f"; left out: {reasons}" if reasons else ""
+    )
+
+
+def _by_variable(model, values):
+    return {id(variable): value for variable, value in zip(model.weights, values, strict=True)}
+
+
+def _foreign_heads(model, initial, classes):
+    """Names of the heads that the file has for something else, and why."""
+    present = {layer.name for layer in model.layers}
+    found = {}
+    if initial.classes is not None and initial.classes != classes.names:
+        reason = f"its {len(initial.classes)} classes are others than the {len(classes.names)} here"
+        found = dict.fromkeys((name for name in _OF_CLASSES if name in present), reason)
+    rates = affinity_rates(model)
+    if rates is not None and initial.rates not in (..., rates):
+        theirs = "none" if initial.rates is None else format_rates(initial.rates)
+        found[_RATES] = f"its rates are {theirs}, here {format_rates(rates)}"
+    return found
+
+
+def _load(model, path, file):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what it passes over
+            model.load_weights(file, skip_mismatch=True)
+    except Exception as error:  # whatever Keras and HDF5 raise on what is no such file
+        raise DataError(
+            f"{path}: initial_model: cannot be read as weights: {first_line(error)}"
+        ) from error
+
+
+def _rates_in(path):
+    """The rates of the `AffinityHead` in a `.keras` file; `...` where the file does not tell."""
+    if path.suffix != ".keras":
+        return ...
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        heads = [
+            layer["config"]
+            for layer in config["config"]["layers"]
+            if layer["class_name"] == "AffinityHead"
+        ]
+        return check_rates(heads[0]["rates"]) if heads else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: initial_model: not a Keras model: {first_line(error)}") from error

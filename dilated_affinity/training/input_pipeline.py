@@ -1,0 +1,211 @@
+"""From a data set to the batches of `model.fit`: read, scale, crop, flip, targets, batch.
+
+Everything random about example k of a run is drawn from (seed, k) alone: which image it is, its
+scale, crop and flip. A run therefore starts at any step without replaying the ones before, and
+the parallelism of the machine changes nothing. Only indices are shuffled, never images.
+"""
+
+import functools
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.baselines.boundary import boundary_weights
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import IGNORE_LABEL
+from dilated_affinity.datasets.registry import Source, load_source, read_examples
+from dilated_affinity.datasets.skipping import SkippingSource
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.models.backbone import check_choice
+from dilated_affinity.models.deeplab import BACKBONES
+
+
+def training_dataset(
+    config: Config, source: Source | None = None, first_step=0, steps=None, part=0, parts=1
+):
+    """Batches for `model.fit`, from any step of a run on.
+
+    Args:
+        config: The run's settings.
+        source: The training examples; loaded from the config's data set when None.
+        first_step: Step at which to begin, 0 for the start of the run.
+        steps: Number of steps; all that are left of `config.iterations` when None.
+        part: Which part of every batch to read, from 0, where several processes share it.
+        parts: Number of these parts; they are equal.
+
+    Returns:
+        A finite `tf.data.Dataset` of `(images, targets)`: images float32 (B, S, S, 3) in
+        [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and, unless the config's
+        rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). S is `crop_size`, and B
+        `batch_size`, divided by `parts` and by `accumulation`, with that many batches to a step.
+        With `train_propagation` the targets hold the labels as `"refined"`, too; with
+        `structure="aaf"` as `"aaf"`; with
+        `structure="boundary"` elements are `(images, targets, weights)`, where weights are
+        `{"semantic": boundary_weights(labels, normalize=True)}`.
+
+    Raises:
+        ConfigError: If the batch cannot be divided into so many parts.
+    """
+    if source is None:
+        source = load_source(config.dataset, config.train_split, config.data_dir)
+        if config.on_bad_example == "skip":
+            source = SkippingSource(source)
+    if steps is None:
+        steps = config.iterations - first_step
+    batch_size = config.batch_size // config.accumulation
+    if batch_size % parts:
+        raise ConfigError(
+            "batch_size / accumulation must be a multiple of parts. "
+            f"Received: batch_size={config.batch_size}, accumulation={config.accumulation}, "
+            f"parts={parts}"
+        )
+    size = batch_size // parts
+    per_step = size * config.accumulation
+    positions = tf.data.Dataset.range(first_step * per_step, (first_step + steps) * per_step)
+    numbers = positions.map(
+        lambda position: position // size * batch_size + part * size + position % size
+    )
+    indices = numbers.map(lambda number: _example_index(number, len(source), config.seed))
+    examples = tf.data.Dataset.zip(numbers, read_examples(source, indices))
+
+    def crop(number, example):
+        return augment(example["image"], example["label"], config, number)
+
+    rates = config.affinity_rates
+
+    def with_targets(images, labels):
+        targets = {"semantic": labels}
+        if rates is not None:
+            targets["affinity"] = affinity_targets(labels, rates, IGNORE_LABEL)
+        if config.train_propagation:
+            targets["refined"] = labels
+        if config.structure == "aaf":
+            targets["aaf"] = labels
+        if config.structure == "boundary":
+            weights = boundary_weights(
+                labels,
+                config.boundary_amplitude,
+                config.boundary_sigma,
+                IGNORE_LABEL,
+                normalize=True,
+            )
+            return images, targets, {"semantic": weights}
+        return images, targets
+
+    batches = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = batches.batch(size, drop_remainder=True)
+    batches = batches.map(with_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(2)
+
+
+def batch_ids(config: Config, source: Source, step: int) -> list[str]:
+    """Ids of the examples that `training_dataset` gives as the batch of a step, from 0."""
+    numbers = tf.range(step * config.batch_size, (step + 1) * config.batch_size, dtype=tf.int64)
+    indices = tf.map_fn(lambda n: _example_index(n, len(source), config.seed), numbers)
+    return [source[int(index)]["id"] for index in indices]
+
+
+def evaluation_dataset(config: Config, split=None):
+    """Every example of a split once, in order, at its original size.
+
+    Args:
+        config: The run's settings.
+        split: Name of the split; the config's `val_split` when None.
+
+    Returns:
+        A `tf.data.Dataset` of {"image" uint8 (H, W, 3), "label" uint8 (H, W), "id" string}.
+    """
+    source = load_source(config.dataset, split or config.val_split, config.data_dir)
+    return read_examples(source, tf.data.Dataset.range(len(source))).prefetch(2)
+
+
+def augment(image, label, config: Config, number):
+    """Random scale, crop and flip of one example (section 4.1; DeepLab's augmentation).
+
+    Of an axis that is longer than the crop once scaled, a window of whole pixels is cut out and
+    scaled to the crop; so nothing but the crop is computed. A shorter one is scaled as it is, and
+    the crop shows the backbone's `padding_pixel` beyond it, labelled void. Images are interpolated
+    bilinearly, labels take the nearest pixel.
+
+    Args:
+        image: uint8 (H, W, 3).
+        label: uint8 (H, W).
+        config: `backbone`, `crop_size`, `min_scale`, `max_scale`, `scale_step`, `flip` and `seed`
+            are read.
+        number: int64 scalar, the example's number k in the run.
+
+    Returns:
+        float32 (S, S, 3) in [0, 255] and uint8 (S, S), S the crop size.
+    """
+    check_choice("backbone", config.backbone, BACKBONES)
+    side, padding = config.crop_size, BACKBONES[config.backbone].padding_pixel
+    seed = tf.stack([tf.cast(config.seed, tf.int64), number])
+    draws = tf.random.stateless_uniform([4], seed)
+    scale = _random_scale(draws[0], config)
+    mirrored = tf.constant(config.flip) & (draws[3] < 0.5)
+    # OpenCV resizes ten times faster than TensorFlow's operations on CPU.
+    image, label = tf.numpy_function(
+        functools.partial(_crop, side, padding),
+        [image, label, scale, draws[1:3], mirrored],
+        (tf.float32, tf.uint8),
+        stateful=False,
+    )
+    return tf.ensure_shape(image, (side, side, 3)), tf.ensure_shape(label, (side, side))
+
+
+def _crop(side, padding, image, label, scale, places, mirrored):
+    """The crop at `places` (vertical, horizontal), from 0 to 1, of an example in NumPy."""
+    sizes = label.shape
+    windows = [_window(size, scale, side, place) for size, place in zip(sizes, places, strict=True)]
+    (rows, height), (columns, width) = windows
+    image, label = image[rows, columns], label[rows, columns]
+    if mirrored:
+        image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+    shown = np.s_[:height, side - width :] if mirrored else np.s_[:height, :width]
+    pixels = np.full((side, side, 3), padding, np.float32)
+    pixels[shown] = cv2.resize(
+        image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    labels = np.full((side, side), IGNORE_LABEL, np.uint8)
+    nearest = (_nearest(*sizes) for sizes in zip(label.shape, (height, width), strict=True))
+    labels[shown] = label[np.ix_(*nearest)]
+    return pixels, labels
+
+
+def _window(size, scale, side, place):
+    """Which of an axis' pixels to show, as a slice, and how many of the crop's they become."""
+    scaled = max(round(float(size * scale)), 1)
+    if scaled <= side:
+        return slice(0, size), scaled
+    count = min(max(round(float(side / scale)), 1), size)
+    start = int(place * (size - count + 1))
+    return slice(start, start + count), side
+
+
+def _nearest(size, scaled):
+    """The pixels of an axis nearest to the centres of those it is scaled to."""
+    centers = (np.arange(scaled) + 0.5) * (size / scaled)
+    return np.minimum(centers.astype(np.intp), size - 1)
+
+
+def _random_scale(draw, config):
+    low, high, step = config.min_scale, config.max_scale, config.scale_step
+    if step == 0 or low == high:
+        return low + draw * (high - low)
+    # A little more than a whole number of steps is one, in spite of rounding.
+    scales = (low + step * np.arange(int((high - low) / step + 1e-6) + 1)).astype(np.float32)
+    return tf.gather(scales, tf.cast(draw * len(scales), tf.int32))
+
+
+def _example_index(number, size, seed):
+    """Index of the run's example `number`: a new permutation of the data set every epoch."""
+    epoch, position = number // size, number % size
+    if size == 1:
+        return tf.zeros_like(number)
+    return tf.random.experimental.index_shuffle(
+        position,
+        seed=tf.cast(tf.stack([tf.cast(seed, tf.int64), epoch]), tf.uint32),
+        max_index=size - 1,
+    )

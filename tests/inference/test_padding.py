@@ -1,0 +1,151 @@
+"""Few canvases for many sizes, and so few compilations of propagation."""
+
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+from helpers.tiny import ListSource
+from keras import ops
+
+from dilated_affinity.affinity import early_stopping, propagation
+from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.evaluation.evaluate import evaluate, padded_logits
+from dilated_affinity.inference.padding import Canvases, on_canvas, pad_to
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.refinement import Refiner
+from dilated_affinity.models.deeplab import DeepLabV3Plus
+
+VOC_MASKS = "data/voc2012_masks/SegmentationClassAug_trainaug.tar"
+
+
+def fitted(sizes):
+    """The canvases used, and how many times the pixels of the images they have."""
+    canvases = Canvases()
+    used = [canvases.fit(size) for size in sizes]
+    for canvas, size in zip(used, sizes, strict=True):
+        assert canvas[0] >= size[0] and canvas[1] >= size[1]
+    waste = sum(h * w for h, w in used) / sum(h * w for h, w in sizes)
+    return len(set(used)), waste
+
+
+def random_sizes(rng, count=40, low=200, high=500):
+    return [tuple(map(int, rng.integers(low, high + 1, 2))) for _ in range(count)]
+
+
+def test_a_tensor_is_padded_where_it_lies():
+    values = np.random.default_rng(0).normal(size=(1, 5, 7, 3)).astype(np.float32)
+    padded = on_canvas(ops.convert_to_tensor(values), (6, 9))
+    assert ops.is_tensor(padded)
+    np.testing.assert_array_equal(padded, pad_to(values[0], (6, 9)))
+
+
+def test_logits_that_fill_their_canvas_are_not_copied():
+    given = {"semantic": ops.ones((1, 5, 7, 3)), "affinity": ops.ones((1, 5, 7, 8))}
+    logits = padded_logits(lambda _: given, np.zeros((5, 7, 3), np.uint8), Canvases())
+    assert logits["semantic"] is given["semantic"] and logits["affinity"] is given["affinity"]
+
+
+def test_what_a_predictor_refines_does_not_leave_the_device(monkeypatch):
+    model = DeepLabV3Plus(3, ((1, 1),), "mobilenet_v2_0.35", weights=None, filters=8)
+    predictor, refine, seen = Predictor(model, 2), Refiner.__call__, []
+
+    def noted(self, probabilities, logits, *more):
+        seen.extend([probabilities, logits])
+        return refine(self, probabilities, logits, *more)
+
+    monkeypatch.setattr(Refiner, "__call__", noted)
+    for size in ((33, 41), (30, 40)):
+        predictor(np.zeros((*size, 3), np.uint8))
+    assert len(seen) == 4 and all(map(ops.is_tensor, seen))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forty_sizes_of_photographs_share_four_canvases(seed):
+    canvases, waste = fitted(random_sizes(np.random.default_rng(seed)))
+    assert canvases <= 4
+    assert waste < 2.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forty_larger_sizes_share_four_canvases(seed):
+    assert fitted(random_sizes(np.random.default_rng(seed), low=200, high=1024))[0] <= 4
+
+
+def test_all_sizes_of_voc_share_four_canvases(shared_file):
+    sizes = []
+    with tarfile.open(shared_file(VOC_MASKS)) as archive:
+        for member in archive:
+            if member.name.endswith(".png"):
+                width, height = struct.unpack(">II", archive.extractfile(member).read(24)[16:])
+                sizes.append((height, width))
+    assert len(sizes) == 10_582 and len(set(sizes)) > 700
+    for seed in range(10):
+        np.random.default_rng(seed).shuffle(sizes)
+        canvases, waste = fitted([tuple(map(int, size)) for size in sizes])
+        assert canvases <= 4
+        assert waste < 1.5
+
+
+def test_sizes_that_grow_need_few_more():
+    assert fitted([(side, side) for side in range(100, 2000, 50)])[0] <= 6
+
+
+def test_one_size_is_never_padded():
+    canvases = Canvases()
+    assert {canvases.fit((360, 480)) for _ in range(5)} == {(360, 480)}
+
+
+def test_padding_is_below_and_to_the_right():
+    padded = pad_to(np.ones((2, 3)), (4, 5), 7)
+    expected = np.full((1, 4, 5), 7.0)
+    expected[0, :2, :3] = 1
+    np.testing.assert_array_equal(padded, expected)
+
+
+# What this is for.
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DeepLabV3Plus(2, ((4, 4),), "tiny", weights=None, filters=8, separable=False)
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    """Forty sizes in both orientations, some of them again."""
+    forty = random_sizes(np.random.default_rng(0), 40)
+    return forty + forty[::5]
+
+
+def compilations():
+    # Every trace is of another shape, and XLA compiles each shape once.
+    return sum(
+        function.experimental_get_tracing_count()
+        for function in (propagation._propagate, early_stopping._propagate_until_stable)
+    )
+
+
+def test_evaluating_compiles_propagation_at_most_four_times(model, sizes):
+    rng = np.random.default_rng(0)
+    examples = [
+        {
+            "image": rng.integers(0, 256, (*size, 3), np.uint8),
+            "label": rng.integers(0, 2, size, np.uint8),
+            "id": str(number),
+        }
+        for number, size in enumerate(sizes)
+    ]
+    before = compilations()
+    evaluate(model, ListSource(examples, ClassTable(("a", "b"), ((0, 0, 0),) * 2)), (0, 1))
+    assert 0 < compilations() - before <= 4
+
+
+@pytest.mark.parametrize("refinement", ["exact", "decoder_stride", "early_stop"])
+def test_predicting_compiles_propagation_at_most_four_times(model, sizes, refinement):
+    predict = Predictor(model, iterations=2, refinement=refinement)
+    before = compilations()
+    for size in sizes:
+        assert predict(np.zeros((*size, 3), np.uint8)).labels.shape == size
+    # Shapes of the tests before this one are compiled already.
+    assert compilations() - before <= 4

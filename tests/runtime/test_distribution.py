@@ -1,0 +1,179 @@
+"""A step on two replicas against the same step on one device, in a process with two CPU devices."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from dilated_affinity.config import Config
+from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.runtime.distribution import (
+    Replicas,
+    _described,
+    _error_of,
+    _mirrored_strategy,
+    check_shares,
+    replica_strategy,
+)
+
+SCRIPT = """
+import json, sys
+import numpy as np, tensorflow as tf, keras
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.experimental.enable_op_determinism()
+from helpers.tiny import tiny_config
+from dilated_affinity import AffinityStatistics, affinity_targets
+from dilated_affinity.runtime.distribution import replica_strategy
+from dilated_affinity.training.run_model import build_model, compile_model
+
+config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
+rng = np.random.default_rng(0)
+labels = rng.integers(0, 11, (4, 7, 7)).repeat(7, 1).repeat(7, 2).astype(np.uint8)
+labels[0, 10:] = 255  # the first replica sees far less than the second
+labels[1] = 255
+images = rng.uniform(0, 255, (4, 49, 49, 3)).astype(np.float32)
+statistics = AffinityStatistics.from_labels(labels[2:], config.affinity_rates)
+targets = {"semantic": labels, "affinity": affinity_targets(labels, config.affinity_rates).numpy()}
+
+def run(replicas):
+    keras.utils.set_random_seed(0)
+    strategy = replica_strategy(replicas)
+    assert strategy.num_replicas_in_sync == replicas
+    with strategy.scope():
+        model = build_model(config, 11, statistics)
+        model.get_layer("affinity_logits").kernel.assign(
+            np.random.default_rng(1).normal(size=(1, 1, 16, 24)))
+        for variable in model.trainable_variables:
+            if variable.path.endswith("beta"):  # 0 at first: its change alone has fewer digits
+                variable.assign(np.random.default_rng(2).normal(size=variable.shape))
+        trained = compile_model(model, config, statistics)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    synchronized.append([norm.synchronized for norm in norms])
+    batches = tf.data.Dataset.from_tensors((images, targets)).unbatch().batch(4)
+    history = trained.fit(batches, verbose=0).history
+    after = {v.path: np.asarray(v) for v in model.variables}
+    broken = images.copy()
+    broken[0] = np.nan  # the second replica's part is as good as ever
+    unusable = tf.data.Dataset.from_tensors((broken, targets)).unbatch().batch(4)
+    loss = []
+    note = lambda _, logs: loss.append(logs["loss"])
+    notes = [keras.callbacks.LambdaCallback(on_train_batch_end=note)]
+    trained.fit(unusable, callbacks=notes, verbose=0)
+    same = all(np.array_equal(after[v.path], v) for v in model.variables)
+    steps.append([int(np.asarray(model.optimizer.iterations)), np.isnan(loss).tolist(), same])
+    return history, after
+
+steps, synchronized = [], []
+one, two = run(1), run(2)
+print(json.dumps({
+    "loss": [one[0], two[0]],
+    "worst": max(
+        float(np.abs(one[1][k] - two[1][k]).max() / max(np.abs(one[1][k]).max(), 0.1))
+        for k in one[1]),
+    "variables": len(one[1]),
+    "steps": steps,
+    "synchronized": synchronized,
+    "moved": sum(int(np.any(v)) for v in one[1].values()),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def steps():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_losses_and_metrics_are_those_of_the_global_batch(steps):
+    one, two = steps["loss"]
+    assert set(one) == set(two)
+    for name, values in one.items():
+        assert two[name] == pytest.approx(values, rel=1e-5), name
+    assert one["semantic_loss"][0] > 0.1 and one["affinity_loss"][0] > 0.01
+
+
+def test_weights_and_moving_statistics_are_those_of_one_device(steps):
+    assert steps["variables"] > 50
+    assert steps["moved"] > 50
+    # Variances over several replicas, as Keras computes them, lose a digit.
+    assert steps["worst"] < 5e-5
+
+
+def test_only_several_replicas_share_the_statistics_of_batch_norm(steps):
+    one, two = steps["synchronized"]
+    assert len(one) > 5 and not any(one) and all(two)
+
+
+def test_a_step_that_is_not_finite_on_one_replica_is_taken_back_on_all(steps):
+    assert steps["steps"] == [[2, [True], True], [2, [True], True]]
+
+
+RESUMED = """
+import sys
+from pathlib import Path
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from helpers.tiny import tiny_config, write_camvid
+from dilated_affinity.training.trainer import train
+from dilated_affinity.run_dir.layout import LOG_FILE
+
+folder = Path(sys.argv[1])
+settings = {"num_replicas": 2, "batch_size": 6, "iterations": 6, "validate_every": 6}
+config = tiny_config(write_camvid(folder / "camvid"), **settings)
+train(config, folder / "whole")
+for steps in (2, 3, 1):
+    train(config, folder / "parts", steps)
+assert (folder / "whole" / LOG_FILE).read_text() == (folder / "parts" / LOG_FILE).read_text()
+"""
+
+
+def test_on_two_replicas_a_run_resumed_within_an_epoch_leaves_the_same_log(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", RESUMED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_more_replicas_than_devices_are_refused():
+    with pytest.raises(ConfigError, match="Received: num_replicas=64"):
+        replica_strategy(64)
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"accumulation": 2}, "accumulation over several devices needs KERAS_BACKEND=jax"),
+        ({"batch_norm": "local", "batch_size": 4}, "at least 2 images on each.*4 replicas"),
+        ({"batch_size": 6}, "must be a multiple of the 4 replicas"),
+    ],
+)
+def test_batches_that_replicas_cannot_share_are_refused(settings, match):
+    with pytest.raises(ConfigError, match=match):
+        check_shares(Config(**{"batch_size": 16, **settings}), Replicas(4))
+
+
+def test_runs_of_one_process_share_a_strategy():
+    first, second = (_mirrored_strategy(("CPU:0",)) for _ in range(2))
+    assert first is second and isinstance(first, tf.distribute.MirroredStrategy)
+
+
+@pytest.mark.parametrize("error", [RunError("full"), ConfigError("a=1"), OSError(28, "No space")])
+def test_errors_reach_other_processes_as_json(error):
+    received = _error_of(json.loads(json.dumps(_described(error))))
+    assert type(received) is type(error) and str(received) == str(error)

@@ -1,0 +1,165 @@
+"""A run that starts from the weights of another."""
+
+import keras
+import numpy as np
+import pytest
+from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
+
+from dilated_affinity.datasets.classes import CAMVID, ClassTable
+from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.run_dir.checkpoints import (
+    Checkpoints,
+    TrainingState,
+    read_state,
+    write_checkpoint,
+)
+from dilated_affinity.run_dir.layout import BEST, CHECKPOINTS, save_settings
+from dilated_affinity.training.initial_model import (
+    InitialModel,
+    find_initial_model,
+    load_initial_weights,
+)
+from dilated_affinity.training.run_model import build_model
+from dilated_affinity.training.trainer import train
+
+OTHER_CLASSES = ClassTable(tuple(f"thing {i}" for i in range(11)), CAMVID.palette)
+
+
+@pytest.fixture(autouse=True)
+def _logged(caplog):
+    caplog.set_level("INFO", "absl")
+
+
+def write_source(folder, classes=CAMVID, **settings):
+    """A run whose weights are numbers of their own; returns its model."""
+    config = tiny_config("nowhere", **settings)
+    save_settings(folder, config, classes)
+    model = build_model(config, classes.num_classes)
+    rng = np.random.default_rng(3)
+    model.set_weights([rng.normal(size=each.shape) for each in model.get_weights()])
+    write_checkpoint(folder / BEST, model, TrainingState())
+    return model
+
+
+def loaded(initial_model, classes=CAMVID, **settings):
+    """A fresh model, and what starting it from another has made of it: by layer, its weights."""
+    keras.utils.set_random_seed(1)
+    model = build_model(tiny_config("nowhere", **settings), classes.num_classes)
+    fresh = by_layer(model)
+    load_initial_weights(model, find_initial_model(str(initial_model)), classes)
+    return fresh, by_layer(model)
+
+
+def by_layer(model):
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def assert_from(source, result, left_out=()):
+    """All but some layers have the source's weights, and these the fresh ones."""
+    fresh, received = result
+    theirs = by_layer(source)
+    assert len(received) >= 20 and set(left_out) <= set(received)
+    for name, weights in received.items():
+        expected = fresh[name] if name in left_out else theirs[name]
+        assert same(weights, expected), name
+
+
+def test_all_weights_of_a_run_or_a_file(tmp_path, caplog):
+    source = write_source(tmp_path / "run")
+    for path in ("plain.weights.h5", "plain.keras"):
+        (source.save_weights if path.endswith("h5") else source.save)(tmp_path / path)
+        assert_from(source, loaded(tmp_path / path))
+    assert_from(source, loaded(tmp_path / "run"))
+    assert_from(source, loaded(tmp_path / "run" / BEST))
+    assert "initial weights from" in caplog.text and "left out" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "left_out", "words"),
+    [
+        ({"rates": "4"}, {"rates": "2"}, ("affinity_logits",), "its rates are 4, here 2"),
+        ({"rates": "none"}, {"rates": "2"}, ("affinity_logits",), "its rates are none, here 2"),
+        ({"rates": "2"}, {"rates": "none"}, (), ""),
+        (
+            {"classes": OTHER_CLASSES, "rates": "2"},
+            {"rates": "2"},
+            ("semantic_logits",),
+            "its 11 classes are others",
+        ),
+        ({"rates": "2"}, {"structure": "aaf"}, ("aaf",), "aaf (of another shape)"),
+    ],
+)
+def test_heads_of_something_else_are_left_out_and_named(
+    tmp_path, caplog, source, target, left_out, words
+):
+    """Though they may have the same shape."""
+    model = write_source(tmp_path / "run", **source)
+    assert_from(model, loaded(tmp_path / "run", **target), left_out)
+    assert words in caplog.text and ("left out" in caplog.text) == bool(left_out)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_a_file_by_itself_tells_shapes_and_a_model_its_rates(tmp_path, suffix):
+    source = build_model(tiny_config("nowhere", rates="4"), 5)
+    path = tmp_path / f"model{suffix}"
+    (source.save if suffix == ".keras" else source.save_weights)(path)
+    left_out = ("semantic_logits", "affinity_logits")[: 2 if suffix == ".keras" else 1]
+    assert_from(source, loaded(path, rates="2"), left_out)
+
+
+def test_without_a_validation_it_is_the_newest(tmp_path):
+    source = write_source(tmp_path / "run")
+    (tmp_path / "run" / BEST).rename(tmp_path / "run" / CHECKPOINTS / "step-00000003.keras")
+    assert_from(source, loaded(tmp_path / "run"))
+
+
+def test_another_network_is_refused_and_changes_nothing(tmp_path):
+    write_source(tmp_path / "run", filters=8)
+    model = build_model(tiny_config("nowhere"), NUM_CLASSES)
+    before = model.get_weights()
+    with pytest.raises(DataError, match="best.keras: initial_model: the weights of another netw"):
+        load_initial_weights(model, find_initial_model(str(tmp_path / "run")), CAMVID)
+    assert same(model.get_weights(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("model.h5", b"", ConfigError, "a .keras or .weights.h5 file. Received"),
+        ("none.keras", None, DataError, "none.keras: initial_model: no such file"),
+        ("m.keras", b"x", DataError, "m.keras: initial_model: not a Keras model"),
+        ("m.weights.h5", b"x", DataError, "m.weights.h5: initial_model: cannot be read"),
+        (".", None, DataError, "initial_model: no run here"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_name(tmp_path, name, content, error, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        loaded(tmp_path / name)
+
+
+def test_what_processes_tell_each_other_is_whole():
+    for rates in (..., None, ((2, 2), (2, 4), (4, 2))):
+        initial = InitialModel(BEST, ("a", "b"), rates)
+        assert InitialModel.from_json(initial.to_json()) == initial
+
+
+def test_a_run_starts_from_another_and_continues_without_it(tmp_path):
+    data = write_camvid(tmp_path / "camvid")
+    source = write_source(tmp_path / "first")
+    initial = str(tmp_path / "first")
+    settings = {"learning_rate": 0.0, "iterations": 2, "validate_every": 2}
+    config = tiny_config(data, initial_model=initial, **settings)
+    assert train(config, tmp_path / "second", stop_after=1).step == 1
+    (path,) = Checkpoints(tmp_path / "second" / CHECKPOINTS).paths()
+    model = keras.models.load_model(path, compile=False)
+    for variable, expected in zip(model.trainable_weights, source.trainable_weights, strict=True):
+        np.testing.assert_array_equal(variable, expected)
+    assert read_state(path).step == 1
+    (tmp_path / "first" / BEST).unlink()
+    assert train(config, tmp_path / "second").step == 2

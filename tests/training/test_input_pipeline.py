@@ -1,0 +1,218 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.tiny import ListSource, tiny_config, write_camvid
+
+from dilated_affinity.affinity.targets import affinity_targets
+from dilated_affinity.datasets.classes import CAMVID
+from dilated_affinity.errors import ConfigError
+from dilated_affinity.models.deeplab import BACKBONES
+from dilated_affinity.training.input_pipeline import (
+    _random_scale,
+    augment,
+    evaluation_dataset,
+    training_dataset,
+)
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+def batches(config, **kwargs):
+    return [
+        (images.numpy(), {head: target.numpy() for head, target in targets.items()})
+        for images, targets in training_dataset(config, **kwargs)
+    ]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for (images, targets), (other_images, other_targets) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(images, other_images)
+        for head in targets:
+            np.testing.assert_array_equal(targets[head], other_targets[head])
+
+
+def test_batches_have_the_documented_shapes(camvid):
+    config = tiny_config(camvid)
+    (images, targets), *rest = batches(config)
+    assert len(rest) == config.iterations - 1
+    assert images.shape == (2, 33, 33, 3) and images.dtype == np.float32
+    assert targets["semantic"].shape == (2, 33, 33) and targets["semantic"].dtype == np.uint8
+    assert targets["affinity"].shape == (2, 33, 33, 24) and targets["affinity"].dtype == np.uint8
+
+
+def test_the_targets_are_those_of_the_augmented_labels(camvid):
+    config = tiny_config(camvid)
+    for _, targets in batches(config):
+        expected = affinity_targets(targets["semantic"], config.affinity_rates)
+        np.testing.assert_array_equal(targets["affinity"], expected)
+
+
+def test_without_rates_there_are_no_affinity_targets(camvid):
+    assert set(batches(tiny_config(camvid, rates="none"))[0][1]) == {"semantic"}
+
+
+def test_the_seed_decides_everything(camvid):
+    config = tiny_config(camvid)
+    assert_same(batches(config), batches(config))
+    other = batches(config.replace(seed=1))
+    assert not np.array_equal(batches(config)[0][0], other[0][0])
+
+
+def test_starts_at_any_step_as_if_it_had_done_those_before(camvid):
+    config = tiny_config(camvid, iterations=7)
+    whole = batches(config)
+    assert_same(whole[3:5], batches(config, first_step=3, steps=2))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_every_epoch_is_a_new_permutation(size):
+    rng = np.random.default_rng(0)
+    label = np.zeros((33, 33), np.uint8)
+    examples = [
+        {"image": np.full((33, 33, 3), 10 * index, np.uint8), "label": label, "id": str(index)}
+        for index in rng.permutation(size)
+    ]
+    config = tiny_config("unused", min_scale=1, max_scale=1, iterations=4 * size, batch_size=2)
+    seen = np.concatenate(
+        [x[:, 5, 5, 0] for x, _ in batches(config, source=ListSource(examples, CAMVID))]
+    )
+    epochs = (seen / 10).round().astype(int).reshape(8, size)
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    if size == 5:
+        assert len({tuple(epoch) for epoch in epochs}) > 4
+
+
+def test_evaluation_gives_every_image_once_in_order_at_its_own_size(camvid):
+    examples = list(evaluation_dataset(tiny_config(camvid)).as_numpy_iterator())
+    assert [example["id"].decode() for example in examples] == ["val_0", "val_1", "val_2"]
+    assert all(example["image"].shape == (40, 48, 3) for example in examples)
+
+
+def draw(image, label, number=3, **settings):
+    config = tiny_config("unused", flip=False, **settings)
+    number = tf.constant(number, tf.int64)
+    image, label = augment(tf.constant(image), tf.constant(label), config, number)
+    return image.numpy(), label.numpy()
+
+
+def test_an_image_of_the_crops_size_comes_out_as_it_went_in():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (33, 33, 3), np.uint8)
+    label = rng.integers(0, 11, (33, 33)).astype(np.uint8)
+    cropped, labels = draw(image, label, min_scale=1, max_scale=1)
+    np.testing.assert_allclose(cropped, image, atol=1e-3)
+    np.testing.assert_array_equal(labels, label)
+
+
+@pytest.mark.parametrize("size", [(97, 131), (20, 131), (5, 7), (1, 1)])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.75])
+def test_scaling_agrees_with_tensorflows_resize_of_the_window(size, scale):
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    label = rng.integers(0, 11, size).astype(np.uint8)
+    cropped, labels = draw(image, label, min_scale=scale, max_scale=scale)
+    scaled = [max(round(side * scale), 1) for side in size]
+    rows, columns = shown = [min(side, 33) for side in scaled]
+    window = [
+        round(33 / scale) if side > 33 else whole for side, whole in zip(scaled, size, strict=True)
+    ]
+    inside = labels != 255
+    assert inside[:rows, :columns].all() and inside.sum() == rows * columns
+    matches = []
+    for top, left in np.ndindex(size[0] - window[0] + 1, size[1] - window[1] + 1):
+        part = np.s_[top : top + window[0], left : left + window[1]]
+        nearest = tf.image.resize(label[part][..., None], shown, "nearest").numpy()[..., 0]
+        if np.array_equal(nearest, labels[:rows, :columns]):
+            matches.append(tf.image.resize(image[part], shown).numpy())
+    (expected,) = matches
+    np.testing.assert_allclose(cropped[:rows, :columns], expected, atol=0.01)
+    np.testing.assert_array_equal(cropped[~inside], 127.5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_lies_beyond_the_image_is_0_to_the_backbone(name):
+    image, label = np.zeros((9, 40, 3), np.uint8), np.zeros((9, 40), np.uint8)
+    cropped, labels = draw(image, label, backbone=name, min_scale=1, max_scale=1)
+    seen = np.asarray(BACKBONES[name].preprocess()(cropped))
+    assert (labels == 255).sum() == 24 * 33
+    np.testing.assert_array_equal(seen[labels == 255], 0)
+    assert (seen[labels != 255] < -0.9).all()
+
+
+def test_padding_of_caffes_resnets_is_imagenets_mean_in_rgb():
+    cropped, _ = draw(
+        np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), backbone="resnet101"
+    )
+    np.testing.assert_allclose(cropped[-1, -1], [123.68, 116.779, 103.939], rtol=1e-6)
+
+
+def test_an_unknown_backbone_is_refused():
+    with pytest.raises(ConfigError, match="Received: backbone='resnet1001'"):
+        draw(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), backbone="resnet1001")
+
+
+def test_crops_reach_every_corner_of_a_large_image():
+    label = np.arange(40 * 40).reshape(40, 40) % 251
+    corners = set()
+    for number in range(300):
+        _, labels = draw(
+            np.zeros((40, 40, 3), np.uint8),
+            label.astype(np.uint8),
+            min_scale=1,
+            max_scale=1,
+            number=number,
+        )
+        corners.add(int(labels[0, 0]))
+    assert len(corners) > 50
+
+
+def test_half_of_the_images_are_mirrored_with_their_labels():
+    image = np.zeros((33, 33, 3), np.uint8)
+    image[:, :10] = 200
+    label = np.zeros((33, 33), np.uint8)
+    label[:, :10] = 1
+    config = tiny_config("unused", min_scale=1, max_scale=1)
+    mirrored = 0
+    for number in range(60):
+        pixels, labels = augment(image, label, config, tf.constant(number, tf.int64))
+        np.testing.assert_array_equal(pixels.numpy()[..., 0] > 100, labels.numpy() == 1)
+        mirrored += int(labels[0, -1] == 1)
+    assert 15 < mirrored < 45
+
+
+def test_scales_are_those_of_the_recipe():
+    image = np.zeros((100, 100, 3), np.uint8)
+    label = np.zeros((100, 100), np.uint8)
+    config = tiny_config("unused", min_scale=0.05, max_scale=0.2, scale_step=0.05)
+    sides = set()
+    for number in range(60):
+        _, labels = augment(image, label, config, tf.constant(number, tf.int64))
+        sides.add(int((labels.numpy() == 0).any(axis=0).sum()))
+    assert sides == {5, 10, 15, 20}
+
+
+@pytest.mark.parametrize(
+    "low, high, step, scales",
+    [
+        (0.5, 2.0, 0.25, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)),
+        (1.0, 1.2, 0.25, (1.0,)),
+        (0.5, 2.0, 0.4, (0.5, 0.9, 1.3, 1.7)),
+        (0.7, 1.0, 0.1, (0.7, 0.8, 0.9, 1.0)),
+    ],
+)
+def test_no_scale_is_above_the_largest(low, high, step, scales):
+    config = tiny_config("unused", min_scale=low, max_scale=high, scale_step=step)
+    draws = np.linspace(0, 1, 50, endpoint=False, dtype=np.float32)
+    drawn = {round(float(_random_scale(draw, config)), 6) for draw in draws}
+    assert drawn == set(scales)
+
+
+def test_bad_examples_are_skipped_where_the_config_says_so(tmp_path):
+    data = write_camvid(tmp_path, train=120)
+    config = tiny_config(data, rates="none", on_bad_example="skip", iterations=60)
+    (data / "train" / "train_0.png").write_bytes(b"no image")
+    assert sum(len(images) for images, _ in batches(config)) == 60 * config.batch_size

@@ -1,0 +1,581 @@
+import csv
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.tiny import tiny_config, write_camvid
+
+from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.datasets.registry import load_source
+from dilated_affinity.errors import ConfigError, DataError, RunError
+from dilated_affinity.evaluation.evaluate import evaluate
+from dilated_affinity.run_dir.checkpoints import (
+    Checkpoints,
+    TrainingState,
+    read_state,
+    write_checkpoint,
+)
+from dilated_affinity.run_dir.layout import (
+    BEST,
+    CHECKPOINTS,
+    LOCK_FILE,
+    LOG_FILE,
+    STATISTICS_FILE,
+    chosen_checkpoint,
+    selection_bias,
+    trained_on,
+)
+from dilated_affinity.runtime.files import exclusive_lock
+from dilated_affinity.training.input_pipeline import batch_ids, training_dataset
+from dilated_affinity.training.run_model import build_model, compile_model
+from dilated_affinity.training.trainer import load_run, train
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(camvid, tmp_path_factory):
+    """A whole run of four steps with a validation after two."""
+    model_dir = tmp_path_factory.mktemp("run")
+    result = train(tiny_config(camvid), model_dir)
+    return result, model_dir
+
+
+def latest(model_dir):
+    return Checkpoints(model_dir / CHECKPOINTS).latest()
+
+
+def final_weights(model_dir):
+    model = keras.models.load_model(latest(model_dir))
+    return [np.asarray(variable) for variable in (*model.weights, *model.optimizer.variables)]
+
+
+def assert_same(model_dir, other):
+    for first, second in zip(final_weights(model_dir), final_weights(other), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_run_leaves_its_settings_statistics_log_and_checkpoints(camvid, undisturbed):
+    result, model_dir = undisturbed
+    assert result.step == 4 and 0 <= result.best_mean_iou <= 1
+    content = json.loads((model_dir / "config.json").read_text())
+    assert content["config"] == dataclasses.asdict(tiny_config(camvid))
+    assert AffinityStatistics.load(model_dir / "statistics.json").rates == ((2, 2), (2, 4), (4, 2))
+    header, *rows = (model_dir / "log.csv").read_text().splitlines()
+    for column in ("loss", "semantic_loss", "affinity_loss", "semantic_accuracy", "val_mean_iou"):
+        assert column in header.split(",")
+    assert "affinity_accuracy" in header and len(rows) == 2
+    assert read_state(model_dir / BEST).best == result.best_mean_iou
+
+
+@pytest.mark.slow  # the kills of every day show it, too
+def test_the_same_seed_ends_with_identical_weights(camvid, undisturbed, tmp_path):
+    """Whether TensorBoard is told of the run or not."""
+    train(tiny_config(camvid, tensorboard=True), tmp_path)
+    assert_same(undisturbed[1], tmp_path)
+    (written,) = tmp_path.glob("tensorboard/validation/*")
+    events = [
+        (event.step, value.tag)
+        for event in tf.compat.v1.train.summary_iterator(str(written))
+        for value in event.summary.value
+    ]
+    for step in (2, 4):
+        assert (step, "mean_iou/before_refinement") in events
+        assert any(at == step and tag.startswith("examples/") for at, tag in events)
+
+
+@pytest.mark.slow
+def test_what_reading_data_draws_does_not_change_initial_weights(camvid, monkeypatch, tmp_path):
+    def drawing(*arguments):
+        random.random()
+        return load_source(*arguments)
+
+    runs = [tmp_path / "plain", tmp_path / "drawing"]
+    train(tiny_config(camvid), runs[0], stop_after=1)
+    monkeypatch.setattr("dilated_affinity.training.run_checks.load_source", drawing)
+    train(tiny_config(camvid), runs[1], stop_after=1)
+    assert_same(*runs)
+
+
+def test_a_mistyped_split_does_not_claim_the_folder(camvid, tmp_path):
+    with pytest.raises(ConfigError, match="vall"):
+        train(tiny_config(camvid, val_split="vall"), tmp_path)
+    assert train(tiny_config(camvid), tmp_path, stop_after=1).step == 1
+
+
+def test_a_stopped_run_started_again_ends_with_the_same_weights(
+    camvid, undisturbed, tmp_path, monkeypatch
+):
+    """Stopped in the middle of the first interval and in the middle of the second."""
+    config = tiny_config(camvid)
+    assert train(config, tmp_path, stop_after=1).step == 1
+    (here,) = trained_on(tmp_path)
+    assert here["backend"] == "tensorflow" and here["hardware"]["gpus"] == []
+    elsewhere = {**here, "backend": "elsewhere"}
+    monkeypatch.setattr("dilated_affinity.run_dir.layout.environment", lambda: elsewhere)
+    assert train(config, tmp_path, stop_after=2).step == 3
+    monkeypatch.undo()
+    assert train(config, tmp_path).step == 4
+    assert trained_on(tmp_path) == [here, elsewhere]
+    assert_same(undisturbed[1], tmp_path)
+
+
+def test_a_finished_run_is_left_as_it_is(camvid, undisturbed, monkeypatch):
+    result, model_dir = undisturbed
+    before = latest(model_dir).read_bytes()
+    monkeypatch.setattr("dilated_affinity.training.trainer.note_environment", pytest.fail)
+    assert train(tiny_config(camvid), model_dir) == result
+    assert latest(model_dir).read_bytes() == before
+
+
+@pytest.mark.parametrize("content, message", [("[", "not a JSON file"), ("{}", "must hold a list")])
+def test_a_damaged_note_of_what_trained_a_run_is_named(tmp_path, content, message):
+    assert trained_on(tmp_path) == []
+    (tmp_path / "trained_on.json").write_text(content)
+    with pytest.raises(DataError, match=f"trained_on.json: {message}"):
+        trained_on(tmp_path)
+
+
+def test_other_settings_are_refused_and_named(camvid, undisturbed):
+    message = r"another configuration: beta=6.0 \(now 2.0\).*--initial_model=.* to start from this"
+    with pytest.raises(RunError, match=message):
+        train(tiny_config(camvid, beta=2.0), undisturbed[1])
+    with pytest.raises(RunError, match="depends on iterations, .*--initial_model="):
+        train(tiny_config(camvid, iterations=6), undisturbed[1])
+    assert json.loads((undisturbed[1] / "config.json").read_text())["config"]["beta"] == 6.0
+
+
+@pytest.mark.slow  # the kills of every day come in saves, too
+def test_a_signal_in_a_save_ends_the_run_and_nothing_is_lost(
+    camvid, undisturbed, tmp_path, monkeypatch
+):
+    write = Checkpoints.write
+
+    def terminated(self, model, state):
+        if state.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(self, model, state)
+
+    config = tiny_config(camvid, checkpoint_every=1)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
+        patched.setattr(Checkpoints, "write", terminated)
+        train(config, tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert read_state(latest(tmp_path)).step == 2
+    assert train(config, tmp_path).step == 4
+    assert_same(undisturbed[1], tmp_path)
+    # The epoch in whose middle it was stopped is logged as if it had not been.
+    logs = [(each / LOG_FILE).read_text() for each in (undisturbed[1], tmp_path)]
+    assert logs[0] == logs[1]
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    camvid, undisturbed, tmp_path, caplog
+):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    newest = latest(model_dir)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert train(tiny_config(camvid), model_dir).step == 4
+    assert f"{newest}: the checkpoint is cut off" in caplog.text
+    assert_same(undisturbed[1], model_dir)
+
+
+@pytest.mark.parametrize("kind", ["as once", "of two replicas"])
+def test_metrics_of_other_replicas_are_added_up(camvid, undisturbed, tmp_path, kind):
+    config = tiny_config(camvid)
+    train(config, tmp_path, stop_after=1)
+    path, state = chosen_checkpoint(tmp_path, "last")
+    values = [np.array(each["replicas"][0]) for each in state.metrics]
+    assert len(values) > 5
+    if kind == "as once":  # before each replica had its own
+        state.metrics = [value.tolist() for value in values]
+    else:
+        parts = [(value // 2, value - value // 2) for value in values]
+        state.metrics = [{"replicas": [each.tolist() for each in pair]} for pair in parts]
+    write_checkpoint(path, keras.models.load_model(path), state)
+    train(config, tmp_path)
+    expected, found = (
+        np.genfromtxt(folder / LOG_FILE, delimiter=",", names=True)
+        for folder in (undisturbed[1], tmp_path)
+    )
+    for name in expected.dtype.names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+
+
+def test_a_damaged_best_model_is_named(undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    (model_dir / BEST).write_bytes((model_dir / BEST).read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"best\.keras: the checkpoint is cut off"):
+        load_run(model_dir)
+
+
+def test_a_folder_in_use_is_refused(camvid, undisturbed):
+    model_dir = undisturbed[1]
+    with exclusive_lock(model_dir / LOCK_FILE):
+        with pytest.raises(RunError, match="another process is training in this folder"):
+            train(tiny_config(camvid), model_dir)
+
+
+def test_numbers_gone_wrong_stop_the_run_or_are_counted(camvid, tmp_path):
+    config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="2")
+    source = load_source(config.dataset, config.train_split, config.data_dir)
+    ids = ", ".join(batch_ids(config, source, 1))
+    wrong = (
+        r"step 2: the loss of .*semantic.* not finite; training stopped. step-00000001.keras is "
+        r"kept. Try a lower learning_rate than 1e\+30 or .*warmup_steps in another model_dir, .*"
+        rf"on_nan=skip here. Images of its batch: {ids}$"
+    )
+    for _ in range(2):
+        with pytest.raises(RunError, match=wrong):
+            train(config, tmp_path)
+        assert read_state(latest(tmp_path)).step == 1
+    assert train(config.replace(on_nan="skip"), tmp_path).step == 4
+    assert read_state(latest(tmp_path)).skipped_steps == 3
+    assert all(np.isfinite(values).all() for values in final_weights(tmp_path))
+
+
+@pytest.mark.slow
+def test_numbers_gone_wrong_are_named_with_boundary_weights_too(camvid, tmp_path):
+    config = tiny_config(camvid, learning_rate=1e30, structure="boundary")
+    message = "step 2: .*semantic.* not finite.* There is no checkpoint yet. .*Images of its batch"
+    with pytest.raises(RunError, match=message):
+        train(config, tmp_path)
+    assert Checkpoints(tmp_path / CHECKPOINTS).paths() == []
+
+
+def test_a_bad_example_is_left_out_named_and_counted(tmp_path, caplog):
+    data = write_camvid(tmp_path / "data", train=120)
+    config = tiny_config(data, rates="none", on_bad_example="skip")
+    source = load_source(config.dataset, config.train_split, config.data_dir)
+    bad = batch_ids(config, source, 0)[0]
+    (data / "train" / f"{bad}.png").write_bytes(b"no image")
+    assert train(config, tmp_path / "run").step == 4
+    assert caplog.text.count(f"{bad}.png: expected an image file") == 1
+    with open(tmp_path / "run" / LOG_FILE) as file:
+        assert [row["skipped_examples"] for row in csv.DictReader(file)] == ["1", "1"]
+
+
+class Ious:
+    """In the place of measuring: what validations are to bring, and a count of them."""
+
+    def __init__(self, monkeypatch, *values):
+        self.values, self.taken = values, 0
+        monkeypatch.setattr("dilated_affinity.training.trainer._Run._class_iou", self)
+
+    def __call__(self):
+        self.taken += 1
+        return np.array([self.values[self.taken - 1]])
+
+
+def test_early_stopping_ends_a_run_and_more_patience_continues_it(camvid, tmp_path, monkeypatch):
+    settings = {"rates": "none", "iterations": 3, "validate_every": 1}
+    config = tiny_config(camvid, **settings, early_stop_patience=1)
+    ious = Ious(monkeypatch, 0.4, 0.3, 0.5)
+    result = train(config, tmp_path)
+    assert (result.step, result.best_mean_iou, result.stopped_early) == (2, 0.4, True)
+    before = latest(tmp_path).read_bytes()
+    assert train(config, tmp_path) == result and latest(tmp_path).read_bytes() == before
+    result = train(config.replace(early_stop_patience=2), tmp_path)
+    assert (result.step, result.best_mean_iou, result.stopped_early) == (3, 0.5, False)
+    assert ious.taken == 3
+
+
+@pytest.mark.slow
+def test_early_stopping_comes_to_the_same_end_when_started_again(camvid, tmp_path, monkeypatch):
+    """Between any two validations."""
+    values = (0.2, 0.4, 0.3, 0.4, 0.5)
+    settings = {"rates": "none", "iterations": 5, "validate_every": 1}
+    config = tiny_config(camvid, **settings, early_stop_patience=2)
+    for folder, steps in (("whole", 0), ("parts", 1)):
+        ious, result = Ious(monkeypatch, *values), None
+        for _ in range(6 if steps else 1):
+            result = train(config, tmp_path / folder, stop_after=steps)
+        assert (result.step, result.best_mean_iou, result.stopped_early) == (4, 0.4, True)
+        assert ious.taken == 4
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_batches_of_one_image_train_what_is_evaluated(camvid, tmp_path):
+    """Batch norm over one image would cancel the image-level features, but only in training."""
+    settings = {"batch_norm": "frozen", "rates": "none", "iterations": 2, "dropout": 0.0}
+    config = tiny_config(camvid, batch_size=1, weight_decay=0.0, **settings)
+    with pytest.raises(ConfigError, match="at least 2, since .*batch_norm='frozen' takes one"):
+        config.replace(batch_norm="sync")
+    images, targets = next(iter(training_dataset(config)))
+    moved, gap = {}, {}
+    for size in (1, 2):
+        keras.utils.set_random_seed(0)
+        model = build_model(config.replace(batch_size=size), 11)
+        trained = compile_model(model, config)
+        logits = [model(images, training=training)["semantic"] for training in (True, False)]
+        gap[size] = np.abs(logits[0] - logits[1]).max()
+        before = np.asarray(model.get_layer("aspp_pool_conv").kernel)
+        trained.train_on_batch(images, targets)
+        moved[size] = np.abs(model.get_layer("aspp_pool_conv").kernel - before).max()
+    assert moved[2] < 1e-7 < moved[1] and gap[1] < 1e-6 < gap[2]
+    assert train(config, tmp_path).step == 2
+
+
+def test_statistics_of_other_rates_are_refused(camvid, tmp_path):
+    statistics = AffinityStatistics.from_labels([np.zeros((9, 9), int)], ((3, 3),))
+    statistics.save(tmp_path / "other.json")
+    config = tiny_config(camvid, statistics=str(tmp_path / "other.json"))
+    with pytest.raises(RunError, match="other.json: statistics of rates 3"):
+        train(config, tmp_path / "run")
+
+
+def test_the_loaded_run_is_the_best_model_at_the_evaluation_stride(camvid, undisturbed):
+    _, model_dir = undisturbed
+    config, model = load_run(model_dir, eval_output_stride=8)
+    assert config.eval_output_stride == 8
+    saved = keras.models.load_model(model_dir / BEST, compile=False)
+    for first, second in zip(saved.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert model.get_layer("aspp_atrous0").dilation_rate == (12, 12)
+
+
+def test_the_last_checkpoint_can_be_loaded_as_well(undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    # The best is now that of another step.
+    older = keras.models.load_model(model_dir / BEST)
+    for variable in older.trainable_variables:
+        variable.assign(variable + 1)
+    write_checkpoint(model_dir / BEST, older, TrainingState(step=2))
+    for which, file in (("best", model_dir / BEST), ("last", latest(model_dir))):
+        saved = keras.models.load_model(file, compile=False)
+        _, model = load_run(model_dir, checkpoint=which)
+        for first, second in zip(saved.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(first, second)
+        path, state = chosen_checkpoint(model_dir, which)
+        assert (path, state.step) == (file, 2 if which == "best" else 4)
+    with pytest.raises(
+        ConfigError, match="checkpoint must be one of best, last. Received: 'first'"
+    ):
+        load_run(model_dir, checkpoint="first")
+    newest = latest(model_dir)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"{newest.name}: the checkpoint is cut off"):
+        load_run(model_dir, checkpoint="last")
+    assert newest.exists(), "who reads a run changes nothing in it"
+    for path in (model_dir / "checkpoints").glob("step-*"):
+        path.unlink()
+    with pytest.raises(RunError, match="no checkpoint in checkpoints yet"):
+        load_run(model_dir, checkpoint="last")
+
+
+def test_the_measured_split_that_chose_the_checkpoint_is_named(camvid, undisturbed):
+    config, model_dir = tiny_config(camvid), undisturbed[1]
+
+    def bias(which, split):
+        source = load_source(config.dataset, split, config.data_dir)
+        return selection_bias(model_dir, which, config.replace(val_split=split), source)
+
+    assert "best of 2 by mIoU on val, which is measured here" in bias("best", "val")
+    assert bias("best", "val[1:]") and bias("best", "train+val[:1]")
+    assert bias("last", "val") == bias("best", "train") == ""
+
+
+def test_validating_once_chooses_nothing(camvid, undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    log = model_dir / LOG_FILE
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    source = load_source("camvid", "val", camvid)
+    assert selection_bias(model_dir, "best", tiny_config(camvid), source) == ""
+
+
+def test_validation_and_evaluation_agree_to_the_last_digit(camvid, undisturbed):
+    result, model_dir = undisturbed
+    config, model = load_run(model_dir)
+    source = load_source(config.dataset, config.val_split, config.data_dir)
+    assert evaluate(model, source, (0, 3)).mean_iou[0] == result.best_mean_iou
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="no run here"):
+        load_run(tmp_path)
+
+
+def test_a_run_that_was_never_validated_is_refused(undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    (model_dir / BEST).unlink()
+    with pytest.raises(RunError, match="never validated"):
+        load_run(model_dir)
+
+
+def test_a_damaged_config_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match="config.json"):
+        load_run(tmp_path)
+
+
+def test_the_optimizer_follows_the_recipe(camvid):
+    config = tiny_config(camvid, learning_rate=0.007, iterations=100)
+    model = build_model(config, 11)
+    compile_model(model, config.replace(rates="none"))
+    schedule = model.optimizer._learning_rate
+    for step in (0, 1, 50, 100):
+        expected = 0.007 * (1 - step / 100) ** 0.9
+        assert float(schedule(step)) == pytest.approx(expected, rel=1e-5)
+    assert model.optimizer.momentum == 0.9
+
+
+def test_weight_decay_is_half_the_sum_of_squares_of_the_convolution_kernels(camvid):
+    config = tiny_config(camvid, weight_decay=0.5)
+    model = build_model(config, 11)
+    kernels = [
+        np.asarray(layer.kernel, float)
+        for part in (model, model.get_layer(config.backbone))
+        for layer in part.layers
+        if type(layer).__name__ in ("Conv2D", "AffinityHead")
+    ]
+    expected = 0.5 * sum((kernel**2).sum() for kernel in kernels) / 2
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_plain_deeplab_trains_without_affinity(camvid, tmp_path):
+    result = train(tiny_config(camvid, rates="none", iterations=2), tmp_path)
+    assert result.step == 2
+    assert not (tmp_path / "statistics.json").exists()
+
+
+def test_an_image_that_cannot_be_read_ends_training_with_its_name(camvid, undisturbed, tmp_path):
+    data = shutil.copytree(camvid, tmp_path / "camvid")
+    for path in (data / "train").iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    statistics = str(undisturbed[1] / STATISTICS_FILE)
+    with pytest.raises(DataError, match=r"train_\d.png"):
+        train(tiny_config(data, statistics=statistics), tmp_path / "run")
+
+
+def test_the_head_multiplier_multiplies_the_first_step(camvid):
+    """Without momentum yet, the first step is -learning_rate * multiplier * gradient."""
+    config = tiny_config(camvid, rates="none", head_multiplier=10.0, weight_decay=0.0, dropout=0.0)
+    images, targets = next(iter(training_dataset(config)))
+    steps = {}
+    for factor in (1.0, 10.0):
+        keras.utils.set_random_seed(0)
+        model = build_model(config, 11)
+        compile_model(model, config.replace(head_multiplier=factor))
+        before = {v.path: np.asarray(v) for v in model.trainable_variables}
+        model.train_on_batch(images, targets)
+        steps[factor] = {v.path: np.asarray(v) - before[v.path] for v in model.trainable_variables}
+    moved = 0
+    for path in steps[1.0]:
+        factor = 1.0 if path.startswith(("conv", "bn")) else 10.0
+        np.testing.assert_allclose(steps[10.0][path], factor * steps[1.0][path], atol=2e-6)
+        moved += np.abs(steps[1.0][path]).max() > 1e-5
+    assert moved > 20
+
+
+def test_the_bias_multiplier_multiplies_the_first_step_of_biases_alone(camvid):
+    config = tiny_config(camvid, head_multiplier=10.0, weight_decay=0.0, dropout=0.0)
+    images, targets = next(iter(training_dataset(config)))
+    statistics = AffinityStatistics.from_labels([np.array([[0, 1, 1, 1]])], config.affinity_rates)
+    steps = {}
+    for factor in (1.0, 2.0):
+        keras.utils.set_random_seed(0)
+        model = build_model(config, 11, statistics)
+        trained = compile_model(model, config.replace(bias_multiplier=factor), statistics)
+        before = {v.path: np.asarray(v) for v in model.trainable_variables}
+        trained.train_on_batch(images, targets)
+        steps[factor] = {v.path: np.asarray(v) - before[v.path] for v in model.trainable_variables}
+    biases = {"semantic_logits/bias", "affinity_logits/bias"}
+    assert biases < set(steps[1.0])
+    for path in steps[1.0]:
+        factor = 2.0 if path in biases else 1.0
+        np.testing.assert_allclose(steps[2.0][path], factor * steps[1.0][path], atol=2e-6)
+    assert all(np.abs(steps[1.0][path]).max() > 1e-4 for path in biases)
+
+
+def test_biases_of_a_backbone_are_multiplied_too():
+    config = tiny_config("unused", backbone="resnet50", bias_multiplier=2.0, head_multiplier=10.0)
+    model = build_model(config, 11)
+    multipliers = compile_model(model, config.replace(rates="none")).optimizer.multipliers
+    assert multipliers["conv1_conv/bias"] == 2.0 and "conv1_conv/kernel" not in multipliers
+    assert multipliers["semantic_logits/bias"] == 20.0
+    assert multipliers["semantic_logits/kernel"] == multipliers["decoder_conv0_bn/beta"] == 10.0
+
+
+def test_aspp_and_decoder_have_a_momentum_of_their_own(camvid, tmp_path, caplog):
+    def momenta(**settings):
+        model = build_model(tiny_config(camvid, batch_norm_momentum=0.9, **settings), 11)
+        return [
+            {layer.momentum for layer in part.layers if "BatchNorm" in type(layer).__name__}
+            for part in (model.get_layer("tiny"), model)
+        ]
+
+    assert momenta(head_batch_norm_momentum=0.9997) == [{0.9}, {0.9997}]
+    assert momenta() == [{0.9}, {0.9}]
+    train(tiny_config(camvid, head_batch_norm_momentum=0.9997), tmp_path, stop_after=1)
+    assert "after 4 steps the statistics of ASPP and decoder still hold 100 %" in caplog.text
+
+
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
+def test_mixed_precision_keeps_heads_and_losses_in_float32(camvid, tmp_path, precision):
+    config = tiny_config(camvid, mixed_precision=precision, iterations=2)
+    assert train(config, tmp_path).step == 2
+    _, model = load_run(tmp_path)
+    assert model.get_layer("decoder_conv0").compute_dtype == precision
+    for name in ("semantic_logits", "affinity_logits", "semantic", "affinity"):
+        assert model.get_layer(name).compute_dtype == "float32"
+    assert {str(variable.dtype) for variable in model.trainable_variables} == {"float32"}
+    outputs = model(np.zeros((1, 40, 48, 3), np.uint8))
+    assert {str(each.dtype) for each in outputs.values()} == {"<dtype: 'float32'>"}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.slow
+def test_accumulated_steps_resume_where_they_stopped(camvid, tmp_path):
+    config = tiny_config(camvid, accumulation=2, batch_size=4)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop_after=1)
+    assert train(config, tmp_path / "parts").step == 4
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_batch_that_replicas_or_accumulation_cannot_share_is_refused(camvid):
+    with pytest.raises(ConfigError, match="accumulation=3, batch_size=4"):
+        tiny_config(camvid, accumulation=3, batch_size=4)
+
+
+def test_the_trained_model_shares_everything_with_the_whole_one(camvid, undisturbed):
+    statistics = AffinityStatistics.load(undisturbed[1] / STATISTICS_FILE)
+    config = tiny_config(camvid)
+    model = build_model(config, 11, statistics)
+    trained = compile_model(model, config, statistics)
+    assert trained.optimizer is model.optimizer
+    assert {id(v) for v in trained.variables} == {id(v) for v in model.variables}
+    images, targets = next(iter(training_dataset(config)))
+    np.testing.assert_allclose(
+        trained.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
+        model.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
+        rtol=1e-5,
+    )
+
+
+def test_weight_decay_pulls_a_kernel_by_learning_rate_times_decay_times_kernel(camvid):
+    """Without momentum yet; nothing but kernels of ordinary convolutions is pulled."""
+    settings = {"dropout": 0.0, "learning_rate": 0.01, "head_multiplier": 1.0}
+    config = tiny_config(camvid, rates="none", **settings)
+    images, targets = next(iter(training_dataset(config)))
+    after, before = {}, {}
+    for decay in (0.0, 0.5):
+        keras.utils.set_random_seed(0)
+        model = build_model(config.replace(weight_decay=decay), 11)
+        trained = compile_model(model, config)
+        before = {v.path: np.asarray(v) for v in model.trainable_variables}
+        trained.train_on_batch(images, targets)
+        after[decay] = {v.path: np.asarray(v) for v in model.trainable_variables}
+    for path, start in before.items():
+        pull = 0.01 * 0.5 * start if path.endswith("kernel") else 0.0
+        np.testing.assert_allclose(after[0.0][path] - after[0.5][path], pull, atol=1e-6)
