@@ -32,7 +32,7 @@ from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.registry import load_source
-from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.runtime.system import configure_malloc
 from dilated_affinity.training.input_pipeline import training_dataset
 from dilated_affinity.version import __version__
 
@@ -50,7 +50,7 @@ _MEMORY_IMAGES = flags.DEFINE_integer(
     "memory_images", 2000, "Images to watch the memory over; 0 leaves it out.", lower_bound=0
 )
 _KEEP_FREED_MEMORY = flags.DEFINE_bool(
-    "keep_freed_memory", True, "Use freed memory again, as train_main does."
+    "configure_malloc", True, "Use freed memory again, as train_main does."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
@@ -144,7 +144,7 @@ def _time_of_targets(config, source):
 
 
 def main(_):
-    kept = _KEEP_FREED_MEMORY.value and keep_freed_memory()
+    kept = _KEEP_FREED_MEMORY.value and configure_malloc()
     config = Config.for_dataset(
         _DATASET.value,
         data_dir=_DATA_DIR.value,
@@ -176,7 +176,7 @@ def main(_):
         "rates": config.rates,
         "crop_size": config.crop_size,
         "batch_size": config.batch_size,
-        "keep_freed_memory": kept,
+        "configure_malloc": kept,
         "images_per_second": rates,
         "median_images_per_second": median,
         "package_over_without": median["package"] / median["without"],

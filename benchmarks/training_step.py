@@ -22,7 +22,7 @@ from absl import app, flags
 
 from benchmarks.steps import training_step
 from dilated_affinity.config import Config
-from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.runtime.system import configure_malloc
 from dilated_affinity.version import __version__
 
 _BACKBONE = flags.DEFINE_string("backbone", "mobilenet_v2", "Name of the backbone.")
@@ -65,7 +65,7 @@ def _peak_mib(rates):
 
 
 def main(_):
-    keep_freed_memory()
+    configure_malloc()
     if _MEMORY_OF.value:
         step = _step(_MEMORY_OF.value)
         step()

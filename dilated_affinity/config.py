@@ -18,8 +18,8 @@ from dilated_affinity.recipes import RECIPES
 from dilated_affinity.runtime.files import write_atomically
 
 
-def _setting(default, text, source, *, group, choices=None, low=None, high=None, moves=False):
-    """A field; `moves` marks settings that a resumed run may change."""
+def _setting(default, text, source, *, group, choices=None, low=None, high=None, resumable=False):
+    """A field; `resumable` marks settings that a resumed run may change."""
     metadata = {
         "help": text,
         "source": source,
@@ -27,7 +27,7 @@ def _setting(default, text, source, *, group, choices=None, low=None, high=None,
         "choices": choices,
         "low": low,
         "high": high,
-        "moves": moves,
+        "resumable": resumable,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -35,7 +35,7 @@ def _setting(default, text, source, *, group, choices=None, low=None, high=None,
 def _crf(default, text, low):
     """A field of the dense CRF, named as that of `baselines.crf.DenseCRF` behind `crf_`."""
     source = "kazuto1011/deeplab-pytorch, for VOC"
-    return _setting(default, text, source, group="refinement", low=low, moves=True)
+    return _setting(default, text, source, group="refinement", low=low, resumable=True)
 
 
 _DEEPLAB = "tensorflow/models research/deeplab"
@@ -48,6 +48,10 @@ STRUCTURES = ("none", "affinity", "aaf", "boundary")
 
 POSTPROCESSES = ("none", "propagate", "crf")
 """What may refine predictions."""
+
+
+_RENAMED = {"iterations": "train_steps", "flip": "random_flip"}
+"""Settings of version 0.1.0 by their names of then."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ class Config:
         "Folder of the data set, or one that holds it under its name (see data/*/README.md).",
         "ours",
         group="data",
-        moves=True,
+        resumable=True,
     )
     train_split: str = _setting("train", "Split to train on.", "ours", group="data")
     val_split: str = _setting("val", "Split to validate and evaluate on.", "ours", group="data")
@@ -80,7 +84,7 @@ class Config:
         "prefix of a TensorFlow 1 checkpoint.",
         "paper 4.1",
         group="model",
-        moves=True,
+        resumable=True,
     )
     initial_model: str = _setting(
         "",
@@ -88,7 +92,7 @@ class Config:
         ".weights.h5 file. Heads for other classes or rates are left out; the log says it.",
         "ours",
         group="model",
-        moves=True,
+        resumable=True,
     )
     rates: str = _setting(
         "8,(12,24),16",
@@ -106,7 +110,7 @@ class Config:
         "paper 4.1",
         group="model",
         choices=(8, 16, 32),
-        moves=True,
+        resumable=True,
     )
     separable: bool = _setting(
         True, "Depthwise separable 3x3 convolutions in ASPP and decoder.", _DEEPLAB, group="model"
@@ -228,10 +232,10 @@ class Config:
         "JSON file of affinity statistics; when empty they are counted over the training labels.",
         "ours",
         group="loss",
-        moves=True,
+        resumable=True,
     )
 
-    iterations: int = _setting(
+    train_steps: int = _setting(
         30000, "Training steps in all.", "paper 4.1", group="schedule", low=1
     )
     batch_size: int = _setting(
@@ -319,7 +323,7 @@ class Config:
         group="augmentation",
         low=0,
     )
-    flip: bool = _setting(
+    random_flip: bool = _setting(
         True, "Mirror half of the images left to right.", _DEEPLAB, group="augmentation"
     )
 
@@ -337,7 +341,7 @@ class Config:
         "that may take longer; on CPUs it costs nothing that could be measured.",
         "ours",
         group="run",
-        moves=True,
+        resumable=True,
     )
     mixed_precision: str = _setting(
         "none",
@@ -353,7 +357,7 @@ class Config:
         "paper 4.1: 4",
         group="run",
         low=0,
-        moves=True,
+        resumable=True,
     )
     validate_every: int = _setting(
         0,
@@ -369,7 +373,7 @@ class Config:
         "ours",
         group="run",
         low=0,
-        moves=True,
+        resumable=True,
     )
 
     checkpoint_every: int = _setting(
@@ -378,7 +382,7 @@ class Config:
         "ours",
         group="run",
         low=1,
-        moves=True,
+        resumable=True,
     )
     keep_checkpoints: int = _setting(
         3,
@@ -386,14 +390,14 @@ class Config:
         "ours",
         group="run",
         low=2,
-        moves=True,
+        resumable=True,
     )
     tensorboard: bool = _setting(
         False,
         "Write losses, IoU and pictures to model_dir/tensorboard (needs the extra tensorboard).",
         "ours",
         group="run",
-        moves=True,
+        resumable=True,
     )
     on_nan: str = _setting(
         "error",
@@ -401,7 +405,7 @@ class Config:
         "ours",
         group="run",
         choices=("error", "skip"),
-        moves=True,
+        resumable=True,
     )
     on_bad_example: str = _setting(
         "error",
@@ -410,7 +414,7 @@ class Config:
         "ours",
         group="run",
         choices=("error", "skip"),
-        moves=True,
+        resumable=True,
     )
 
     eval_scales: str = _setting(
@@ -418,14 +422,14 @@ class Config:
         "Scales of the image over which evaluation and prediction average, such as 0.75,1,1.25.",
         "inferred; DeepLab offers it",
         group="evaluation",
-        moves=True,
+        resumable=True,
     )
     eval_flip: bool = _setting(
         False,
         "Average with the image's mirror image in evaluation and prediction.",
         "inferred; DeepLab offers it",
         group="evaluation",
-        moves=True,
+        resumable=True,
     )
     eval_window: int = _setting(
         0,
@@ -434,7 +438,7 @@ class Config:
         "inferred; mmsegmentation offers it",
         group="evaluation",
         low=0,
-        moves=True,
+        resumable=True,
     )
 
     postprocess: str = _setting(
@@ -444,7 +448,7 @@ class Config:
         "paper 4.3",
         group="refinement",
         choices=POSTPROCESSES,
-        moves=True,
+        resumable=True,
     )
     propagation_iterations: int = _setting(
         10,
@@ -452,7 +456,7 @@ class Config:
         "paper 4.4",
         group="refinement",
         low=0,
-        moves=True,
+        resumable=True,
     )
     self_weight: float = _setting(
         6.0,
@@ -460,7 +464,7 @@ class Config:
         "paper 4.2",
         group="refinement",
         low=0,
-        moves=True,
+        resumable=True,
     )
     mu: float = _setting(
         7.0,
@@ -468,7 +472,7 @@ class Config:
         "paper 3.3",
         group="refinement",
         low=1.001,
-        moves=True,
+        resumable=True,
     )
     affinity_threshold: float = _setting(
         0.0,
@@ -476,14 +480,14 @@ class Config:
         "different. Training ends by finding it.",
         "ours; the paper has none",
         group="refinement",
-        moves=True,
+        resumable=True,
     )
     symmetric_affinity: bool = _setting(
         False,
         "Average the affinity logits of both directions of a pair before propagation.",
         "ours; Eq. 1 says that they are equal",
         group="refinement",
-        moves=True,
+        resumable=True,
     )
     calibrate: str = _setting(
         "training",
@@ -492,7 +496,7 @@ class Config:
         "keeps the settings given.",
         "ours",
         group="refinement",
-        moves=True,
+        resumable=True,
     )
     refinement: str = _setting(
         "exact",
@@ -502,7 +506,7 @@ class Config:
         "ours",
         group="refinement",
         choices=REFINEMENTS,
-        moves=True,
+        resumable=True,
     )
     stop_patience: int = _setting(
         1,
@@ -510,7 +514,7 @@ class Config:
         "ours",
         group="refinement",
         low=1,
-        moves=True,
+        resumable=True,
     )
     stop_tolerance: float = _setting(
         1e-3,
@@ -520,7 +524,7 @@ class Config:
         group="refinement",
         low=0,
         high=0.999,
-        moves=True,
+        resumable=True,
     )
     crf_iterations: int = _crf(10, "Iterations of the dense CRF.", low=0)
     crf_gaussian_weight: float = _crf(3.0, "Weight of the CRF's kernel of nearness alone.", low=0)
@@ -554,10 +558,10 @@ class Config:
                 f"Received: batch_size={self.batch_size}, accumulation={self.accumulation}, "
                 f"batch_norm={self.batch_norm!r}"
             )
-        if self.warmup_steps >= self.iterations:
+        if self.warmup_steps >= self.train_steps:
             raise ConfigError(
-                "warmup_steps must be below iterations. "
-                f"Received: warmup_steps={self.warmup_steps}, iterations={self.iterations}"
+                "warmup_steps must be below train_steps. "
+                f"Received: warmup_steps={self.warmup_steps}, train_steps={self.train_steps}"
             )
         if self.train_propagation and self.affinity_rates is None:
             raise ConfigError(
@@ -571,6 +575,7 @@ class Config:
     @classmethod
     def for_dataset(cls, dataset, **overrides):
         """The recipe of a data set, with single settings overridden."""
+        _refuse_old_names(overrides)
         return cls(**{"dataset": dataset, **RECIPES.get(dataset, {}), **overrides})
 
     @property
@@ -624,10 +629,11 @@ class Config:
     @property
     def validation_interval(self) -> int:
         """Steps between validations."""
-        return self.validate_every or math.ceil(self.iterations / 10)
+        return self.validate_every or math.ceil(self.train_steps / 10)
 
     def replace(self, **changes):
         """A copy with some settings changed."""
+        _refuse_old_names(changes)
         return dataclasses.replace(self, **changes)
 
     def differences(self, other):
@@ -635,7 +641,7 @@ class Config:
         return [
             field.name
             for field in dataclasses.fields(self)
-            if not field.metadata["moves"]
+            if not field.metadata["resumable"]
             and getattr(self, field.name) != getattr(other, field.name)
         ]
 
@@ -653,7 +659,7 @@ class Config:
 
     @classmethod
     def load(cls, path: str | os.PathLike):
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, in this version or since 0.1.0.
 
         Raises:
             DataError: If the file is missing or not such a file, or holds a setting that does not
@@ -661,7 +667,9 @@ class Config:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            settings = content["config"]
+            settings = {
+                _RENAMED.get(name, name): value for name, value in content["config"].items()
+            }
             unknown = set(settings) - {field.name for field in dataclasses.fields(cls)}
             if unknown:
                 raise ConfigError(f"unknown settings: {', '.join(sorted(unknown))}")
@@ -671,6 +679,12 @@ class Config:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             text = " ".join(str(error).split())
             raise DataError(f"{path}: not the configuration of a run: {text}") from None
+
+
+def _refuse_old_names(settings):
+    for name in settings:
+        if name in _RENAMED:
+            raise ConfigError(f"{name} is called {_RENAMED[name]} since version 0.2.0.")
 
 
 def _rates_as_text(rates):

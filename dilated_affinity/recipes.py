@@ -15,7 +15,7 @@ RECIPES = {
         "filters": 64,
         "dropout": 0.0,
         "batch_norm_momentum": 0.9,
-        "iterations": 500,
+        "train_steps": 500,
         "batch_size": 8,
         "crop_size": 129,
         "learning_rate": 0.1,
@@ -27,7 +27,7 @@ RECIPES = {
     # Cityscapes val with propagation). The defaults are its settings for VOC, and DeepLab's where
     # it gives none ("the rest settings are the same with DeepLabv3+") and they suit any schedule.
     "voc2012_aug": {"train_split": "trainaug", **_DEEPLAB},
-    "cityscapes": {"iterations": 90000, "batch_size": 12, "crop_size": 769, **_DEEPLAB},
+    "cityscapes": {"train_steps": 90000, "batch_size": 12, "crop_size": 769, **_DEEPLAB},
     # About 40 minutes on two cores; experiments/results/camvid_mobilenet_v2.json.
     "camvid": {
         "backbone": "mobilenet_v2",
@@ -35,7 +35,7 @@ RECIPES = {
         "batch_norm": "frozen",
         "batch_norm_momentum": 0.9,
         "beta": 6.0,
-        "iterations": 520,
+        "train_steps": 520,
         "batch_size": 8,
         "learning_rate": 0.003,
         "head_multiplier": 10.0,

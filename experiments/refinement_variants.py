@@ -27,8 +27,8 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.evaluate import REFINE_WITH, padded_logits
 from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU, mean_over_classes
-from dilated_affinity.inference.padding import Canvases, pad_to
-from dilated_affinity.inference.predictor import network
+from dilated_affinity.inference.padding import PaddedShapes, pad_to
+from dilated_affinity.inference.predictor import logits_fn
 from dilated_affinity.inference.refinement import Refinement, Refiner
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
@@ -97,10 +97,10 @@ def _measure(config, model, source):
         affinity: {name: _Measured(classes.num_classes) for name in names}
         for affinity in REFINE_WITH
     }
-    predict, canvases = network(model), Canvases()
+    predict, padded_shapes = logits_fn(model), PaddedShapes()
     for index in progress(range(0, len(source), _EVERY.value), "refinement"):
         example = source[index]
-        label, logits = example["label"], padded_logits(predict, example["image"], canvases)
+        label, logits = example["label"], padded_logits(predict, example["image"], padded_shapes)
         probabilities = ops.softmax(logits["semantic"])
         padded = pad_to(label, probabilities.shape[1:3], classes.ignore_label)
         affinities = {

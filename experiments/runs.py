@@ -29,7 +29,7 @@ from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation.calibration import calibrate
 from dilated_affinity.evaluation.crf import evaluate_crf
-from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.runtime.system import configure_malloc
 from dilated_affinity.training.trainer import load_run, train
 from experiments.records import (
     RESULTS,
@@ -45,7 +45,7 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
 _MAY_DIFFER = {
     field.name
     for field in dataclasses.fields(Config)
-    if field.metadata["moves"] and field.name != "backbone_weights"
+    if field.metadata["resumable"] and field.name != "backbone_weights"
 }
 """Settings that change nothing that a run is recorded for."""
 
@@ -78,7 +78,7 @@ def define_flags(dataset="voc2012_aug", scale="paper"):
     )
 
     def queue():
-        keep_freed_memory()
+        configure_malloc()
         values = flags.FLAGS
         results_dir = values.results_dir or (
             Path(values.runs_dir, "results") if values.scale == "smoke" else RESULTS

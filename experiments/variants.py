@@ -72,7 +72,7 @@ _SMOKE = Scale(
         "val_split": "val[:2]",
         "eval_output_stride": 16,
         "filters": 16,
-        "iterations": 2,
+        "train_steps": 2,
         "batch_size": 2,
         "crop_size": 65,
         "head_batch_norm_momentum": 0.0,
@@ -92,7 +92,7 @@ SCALES = {
                 "crop_size": 161,
                 "atrous_rates": "3,6,9",
                 "filters": 128,
-                "iterations": 400,
+                "train_steps": 400,
                 "validate_every": 200,
             },
             divisor=2,
@@ -102,14 +102,14 @@ SCALES = {
     },
     # Minutes on one GPU of 2023.
     "medium": {
-        "camvid": Scale({"iterations": 2000, "validate_every": 2000}, beta_factor=5.0),
+        "camvid": Scale({"train_steps": 2000, "validate_every": 2000}, beta_factor=5.0),
         "voc2012_aug": Scale(
             {
                 "train_split": "train",
                 "backbone": "mobilenet_v2",
                 "eval_output_stride": 16,
                 "batch_norm": "frozen",
-                "iterations": 3000,
+                "train_steps": 3000,
                 "batch_size": 8,
                 "learning_rate": 0.001,
                 "head_multiplier": 10.0,

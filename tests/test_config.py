@@ -11,7 +11,7 @@ from dilated_affinity.recipes import RECIPES
 
 def test_defaults_are_the_papers_voc_recipe():
     config = Config()
-    assert (config.iterations, config.batch_size, config.crop_size) == (30000, 16, 513)
+    assert (config.train_steps, config.batch_size, config.crop_size) == (30000, 16, 513)
     assert (config.rates, config.beta, config.weighting) == ("8,(12,24),16", 1.2, "sqrt_neighbor")
     assert (config.output_stride, config.eval_output_stride) == (16, 8)
     assert (config.learning_rate, config.power, config.weight_decay) == (0.007, 0.9, 1e-4)
@@ -23,7 +23,7 @@ def test_the_papers_recipes_follow_deeplab_where_the_paper_gives_nothing(name):
     assert (config.batch_norm_momentum, config.head_batch_norm_momentum) == (0.95, 0.9997)
     assert (config.bias_multiplier, config.head_multiplier) == (2.0, 1.0)
     assert (config.weight_decay, config.multi_grid_factors) == (1e-4, None)
-    assert config.head_batch_norm_momentum**config.iterations < 1e-3
+    assert config.head_batch_norm_momentum**config.train_steps < 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"voc2012_aug", "cityscapes"}))

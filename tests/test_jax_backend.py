@@ -36,8 +36,8 @@ from dilated_affinity.run_dir.checkpoints import Checkpoints
 from dilated_affinity.run_dir.layout import CHECKPOINTS
 from dilated_affinity.runtime.distribution import (
     PROCESS_VARIABLES,
+    broadcast,
     find_replicas,
-    from_process,
     join_processes,
 )
 from dilated_affinity.training.run_model import build_model, compile_model
@@ -247,8 +247,8 @@ def failures(data_dir, model_dir):
 
     messages = []
     for attempt in (
-        lambda: from_process(fail),
-        lambda: from_process(fail, 1),
+        lambda: broadcast(fail),
+        lambda: broadcast(fail, 1),
         lambda: train(tiny_config(data_dir, beta=1.0 + process), model_dir),
     ):
         try:
@@ -438,7 +438,7 @@ def test_one_process_is_on_its_own(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     join_processes()
     assert find_replicas().processes == 1 and find_replicas().is_first
-    assert from_process(lambda: 5, process=3) == 5
+    assert broadcast(lambda: 5, process=3) == 5
 
 
 if __name__ == "__main__":

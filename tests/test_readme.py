@@ -24,7 +24,7 @@ SMALLER = {
     "filters": "16",
     "crop_size": "65",
     "batch_size": "2",
-    "iterations": "2",
+    "train_steps": "2",
     "train_split": "train[:4]",
     "val_split": "val[:1]",
 }
@@ -122,11 +122,11 @@ def test_every_command_runs_in_its_order(tmp_path):
         assert (tmp_path / made).exists()
 
 
-def run_notebook_lines(iterations, jit_compile):
+def run_notebook_lines(train_steps, jit_compile):
     """Runs README's lines for a notebook, and returns their names; `jit_compile` as on a GPU."""
     code = re.search(r"```python\n(import keras.*?)```", README.read_text(), re.S).group(1)
     for old, new in (
-        ('for_dataset("shapes")', f'for_dataset("shapes", iterations={iterations})'),
+        ('for_dataset("shapes")', f'for_dataset("shapes", train_steps={train_steps})'),
         ("model.compile(", f"model.compile(jit_compile={jit_compile}, optimizer="),
     ):
         assert code.count(old) == 1
@@ -141,7 +141,7 @@ def run_notebook_lines(iterations, jit_compile):
 def test_the_notebook_lines_train_and_predict(tmp_path, monkeypatch, jit_compile):
     """As printed, but for the number of steps."""
     monkeypatch.chdir(tmp_path)
-    names = run_notebook_lines(iterations=3, jit_compile=jit_compile)
+    names = run_notebook_lines(train_steps=3, jit_compile=jit_compile)
     refined = np.asarray(names["refined"])
     assert refined.shape == (1, *names["example"]["label"].shape)
     assert refined.dtype == np.uint8

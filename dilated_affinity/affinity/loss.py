@@ -168,14 +168,14 @@ _compiled_weights_and_pixels = compiled(_weights_and_pixels)
 
 
 def _focal_terms(logits, targets):
-    """-log(p_t), p_t, 1 - p_t and the sign of d agreement / d logit, stable for any logit."""
+    """-log(p_t), p_t, 1 - p_t and the sign of d margin / d logit, stable for any logit."""
     sign = ops.where(targets == 1, 1.0, -1.0)
-    agreement = sign * logits
-    small = ops.exp(-ops.abs(agreement))
-    cross_entropy = ops.maximum(-agreement, 0.0) + ops.log1p(small)
+    margin = sign * logits
+    small = ops.exp(-ops.abs(margin))
+    cross_entropy = ops.maximum(-margin, 0.0) + ops.log1p(small)
     larger, smaller = 1.0 / (1.0 + small), small / (1.0 + small)
-    right = ops.where(agreement >= 0, larger, smaller)
-    wrong = ops.where(agreement >= 0, smaller, larger)
+    right = ops.where(margin >= 0, larger, smaller)
+    wrong = ops.where(margin >= 0, smaller, larger)
     return cross_entropy, right, wrong, sign
 
 

@@ -3,7 +3,7 @@
     eval_main --model_dir=runs/camvid
     eval_main --model_dir=runs/camvid --checkpoint=last
     eval_main --model_dir=runs/camvid --refine_with=ground_truth
-    eval_main --model_dir=runs/camvid --scales=0.75,1,1.25 --flip
+    eval_main --model_dir=runs/camvid --eval_scales=0.75,1,1.25 --eval_flip
     eval_main --model_dir=runs/camvid --refinement=decoder_stride
     eval_main --model_dir=runs/camvid --postprocess=crf
     eval_main --model_dir=runs/camvid --search --val_split="train[:60]" --save
@@ -26,7 +26,7 @@ from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation import search
 from dilated_affinity.evaluation.crf import dense_crf_of, evaluate_crf
 from dilated_affinity.inference.refinement import Refinement
-from dilated_affinity.run_dir.describe import announce, refinement_in_words, views_in_words
+from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
 from dilated_affinity.run_dir.layout import chosen_checkpoint, selection_bias
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.training.run_calibration import save_searched
@@ -38,13 +38,11 @@ _SYMMETRIC = {"yes": (True,), "no": (False,), "both": (False, True)}
 _given = config_flags.define(
     ("data_dir", "val_split", *config_flags.VIEWS, *config_flags.REFINEMENT, *config_flags.CRF)
 )
-for _short in ("scales", "flip", "window"):
-    flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
 _CHECKPOINT = config_flags.define_checkpoint()
 _ITERATIONS = flags.DEFINE_list(
-    "iterations",
+    "propagation_iterations",
     [str(count) for count in evaluation.ITERATIONS],
     "Iterations of propagation to measure at, ascending.",
 )
@@ -58,7 +56,8 @@ _SEARCH = flags.DEFINE_bool(
     "search",
     False,
     "Try all combinations of --search_self_weights, --search_mus, --search_thresholds, "
-    "--search_symmetric and --iterations instead, at full resolution. calibrate_main is faster.",
+    "--search_symmetric and --propagation_iterations instead, at full resolution. "
+    "calibrate_main is faster.",
 )
 _SEARCH_SELF_WEIGHTS = flags.DEFINE_list(
     "search_self_weights", [f"{value:g}" for value in search.SELF_WEIGHTS], "Values of lambda."
@@ -118,7 +117,7 @@ def _evaluate():
     name = "given" if given else _REFINE_WITH.value
     output = Path(_OUTPUT.value or model_dir / f"evaluation_{name}.json")
     iterations = _iterations(config)
-    _announce(config, model, source, refinement_in_words(config, iterations), output)
+    _log_summary(config, model, source, refinement_in_words(config, iterations), output)
     result = evaluation.evaluate(
         model,
         source,
@@ -133,14 +132,15 @@ def _evaluate():
 
 
 def _evaluate_crf(config, model, step, source, views):
-    if _REFINE_WITH.value != "prediction" or flags.FLAGS["iterations"].present:
+    if _REFINE_WITH.value != "prediction" or flags.FLAGS["propagation_iterations"].present:
         raise ConfigError(
-            "--refine_with and --iterations are of propagation; the CRF has --crf_iterations. "
+            "--refine_with and --propagation_iterations are of propagation; the CRF has "
+            "--crf_iterations. "
             "Received: postprocess='crf'"
         )
     crf = dense_crf_of(config)
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "evaluation_crf.json"))
-    _announce(config, model, source, refinement_in_words(config), output)
+    _log_summary(config, model, source, refinement_in_words(config), output)
     result = evaluate_crf(model, source, crf, *views)
     _show(result, output, config, step, {"crf": dataclasses.asdict(crf), **result.to_json()})
 
@@ -159,7 +159,7 @@ def _search(config, model, step, source, views):
         )
     count = math.prod(map(len, grid))
     work = f"search of {count} settings at {len(iterations)} numbers of iterations"
-    _announce(config, model, source, work, output)
+    _log_summary(config, model, source, work, output)
     result = search.search_refinement(
         model,
         source,
@@ -175,10 +175,10 @@ def _search(config, model, step, source, views):
         save_searched(Path(_MODEL_DIR.value), result.best, config.val_split, step)
 
 
-def _announce(config, model, source, work, output):
+def _log_summary(config, model, source, work, output):
     images = f"{len(source)} images of {config.val_split}"
     work = f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {work}"
-    announce(config, model, source.classes.num_classes, images, work, output)
+    log_run_summary(config, model, source.classes.num_classes, images, work, output)
 
 
 def _show(result, output, config, step, measured):
@@ -232,11 +232,11 @@ def _numbers(flag):
 
 
 def _iterations(config):
-    given = flags.FLAGS["iterations"].present
+    given = flags.FLAGS["propagation_iterations"].present
     off = config.postprocess == "none" and not _SEARCH.value
     if off and given:
         raise ConfigError(
-            "--iterations is of propagation, so it needs --postprocess=propagate. "
+            "--propagation_iterations is of propagation, so it needs --postprocess=propagate. "
             "Received: postprocess='none'"
         )
     if (config.affinity_rates is None or off) and not given:
@@ -245,7 +245,7 @@ def _iterations(config):
         return tuple(int(count) for count in _ITERATIONS.value)
     except ValueError:
         raise ConfigError(
-            "--iterations must be whole numbers separated by commas. "
+            "--propagation_iterations must be whole numbers separated by commas. "
             f"Received: {','.join(_ITERATIONS.value)}"
         ) from None
 

@@ -12,8 +12,8 @@ probabilities. A SavedModel needs TensorFlow alone:
 Every export is compared with the Keras model before it appears: on an image of the validation
 split, on --image=FILE, or, where the data set is not on this machine, on a drawn one.
 
-    export_main --model_dir=runs/camvid --format=litert --output=camvid.tflite --iterations=0 \\
-        --quantization=int8
+    export_main --model_dir=runs/camvid --format=litert --output=camvid.tflite \\
+        --propagation_iterations=0 --quantization=int8
 """
 
 import os
@@ -31,7 +31,7 @@ from dilated_affinity.errors import ConfigError, MissingDataError
 from dilated_affinity.export.export import check_output, export_model
 from dilated_affinity.export.formats import FORMATS, QUANTIZATIONS
 from dilated_affinity.inference.refinement import Refinement
-from dilated_affinity.run_dir.describe import announce, refinement_in_words
+from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words
 from dilated_affinity.run_dir.layout import load_classes
 from dilated_affinity.training.trainer import load_run
 from dilated_affinity.version import __version__
@@ -46,7 +46,6 @@ _given = config_flags.define(
         *config_flags.REFINEMENT,
     )
 )
-flags.DEFINE_alias("iterations", "propagation_iterations")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
 _CHECKPOINT = config_flags.define_checkpoint()
@@ -59,7 +58,7 @@ _FORMAT = flags.DEFINE_enum(
     tuple(FORMATS),
     "saved_model: for TensorFlow, without this package. keras: for Keras with this package. onnx: "
     "needs the extra `onnx`. litert: for LiteRT. The last two hold the propagation as plain "
-    "operations, which are slow at many iterations; --iterations=0 leaves it out.",
+    "operations, which are slow at many iterations; --propagation_iterations=0 leaves it out.",
 )
 _AFFINITY = flags.DEFINE_bool("affinity", False, "Output the affinity, too.")
 _JIT_COMPILE = flags.DEFINE_bool(
@@ -77,7 +76,7 @@ _QUANTIZATION = flags.DEFINE_enum(
     "none",
     QUANTIZATIONS,
     "For litert. float16: weights in float16. dynamic_int8: weights in int8. int8: all in int8, "
-    "which needs calibration images and --iterations=0.",
+    "which needs calibration images and --propagation_iterations=0.",
 )
 _CALIBRATION_IMAGES = flags.DEFINE_integer(
     "calibration_images",
@@ -112,7 +111,7 @@ def _export():
             "Received: postprocess='crf'"
         )
     image, name, classes = _image_to_check_with(config, Path(model_dir))
-    announce(
+    log_run_summary(
         config,
         model,
         classes.num_classes,

@@ -29,7 +29,7 @@ from dilated_affinity.evaluation.crf import CRFPredictor, dense_crf_of
 from dilated_affinity.inference.files import predict_examples, predict_files
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
-from dilated_affinity.run_dir.describe import announce, refinement_in_words, views_in_words
+from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
 from dilated_affinity.run_dir.layout import load_classes
 from dilated_affinity.training.trainer import load_run
 
@@ -42,8 +42,6 @@ _given = config_flags.define(
         *config_flags.CRF,
     )
 )
-for _short in ("scales", "flip", "window"):
-    flags.DEFINE_alias(_short, f"eval_{_short}")
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
 _CHECKPOINT = config_flags.define_checkpoint()
@@ -107,13 +105,13 @@ def _predict():
         classes = (
             load_classes(Path(model_dir)) or make_builder(config.dataset, config.data_dir).classes
         )
-        _announce(config, model, classes, f"images of {_INPUT.value}", output_dir)
+        _log_summary(config, model, classes, f"images of {_INPUT.value}", output_dir)
         result = predict_files(predictor, classes, _INPUT.value, output_dir, **options)
     else:
         split = _SPLIT.value or config.val_split
         source = load_source(config.dataset, split, config.data_dir)
         images = f"{min(len(source), _LIMIT.value or len(source))} images of {split}"
-        _announce(config, model, source.classes, images, output_dir)
+        _log_summary(config, model, source.classes, images, output_dir)
         result = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
     _report(output_dir, result)
 
@@ -133,11 +131,11 @@ def _report(output_dir, result):
         sys.exit(app.RUN_ERROR)
 
 
-def _announce(config, model, classes, images, output_dir):
+def _log_summary(config, model, classes, images, output_dir):
     work = (
         f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {refinement_in_words(config)}"
     )
-    announce(config, model, classes.num_classes, images, work, output_dir)
+    log_run_summary(config, model, classes.num_classes, images, work, output_dir)
 
 
 def _predictor(config, model):

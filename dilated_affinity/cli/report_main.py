@@ -16,7 +16,7 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.report import RunFiles, measure, report_page
-from dilated_affinity.run_dir.describe import announce, refinement_in_words, views_in_words
+from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
 from dilated_affinity.run_dir.layout import selection_bias
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.training.trainer import load_run
@@ -64,7 +64,7 @@ def _report():
         config.eval_flip,
         config.eval_window,
     )
-    announce(
+    log_run_summary(
         config,
         model,
         source.classes.num_classes,

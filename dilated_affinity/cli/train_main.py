@@ -18,7 +18,7 @@ from absl import flags
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.checking import check_dataset
 from dilated_affinity.errors import ConfigError, DilatedAffinityError
-from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.runtime.system import configure_malloc
 from dilated_affinity.training.run_checks import check_run, load_sources, read_all
 from dilated_affinity.training.trainer import train
 
@@ -44,7 +44,7 @@ def _train():
         _check(config_flags.recipe_with(_given()), _MODEL_DIR.value)
         return
     model_dir = app.required(_MODEL_DIR.value, "model_dir")
-    keep_freed_memory()
+    configure_malloc()
     result = train(config_flags.recipe_with(_given()), model_dir, _STOP_AFTER.value)
     best = "none yet" if result.best_mean_iou is None else f"{100 * result.best_mean_iou:.2f} %"
     early = ", stopped early" if result.stopped_early else ""

@@ -17,8 +17,8 @@ from dilated_affinity.datasets.registry import Source
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.evaluation.metrics import iou_of_confusion, mean_over_classes
 from dilated_affinity.evaluation.search import RefinementSearch, refinement_grid
-from dilated_affinity.inference.padding import Canvases, pad_to
-from dilated_affinity.inference.predictor import network
+from dilated_affinity.inference.padding import PaddedShapes, pad_to
+from dilated_affinity.inference.predictor import logits_fn
 from dilated_affinity.inference.refinement import (
     Refinement,
     as_refinement,
@@ -251,7 +251,7 @@ class _Predictions:
     @classmethod
     def collect(cls, model, source, images):
         rates, grid_of = _places(model)
-        predict, canvases, by_canvas = network(model), Canvases(step=32), {}
+        predict, padded_shapes, by_canvas = logits_fn(model), PaddedShapes(step=32), {}
         taken = pixels = labelled = 0
         order = np.random.default_rng(0).permutation(len(source))[:images].tolist()
         for index in progress(order, "calibration images"):
@@ -261,7 +261,7 @@ class _Predictions:
             grid = grid_of(example["label"].shape)
             logits = predict(example["image"][np.newaxis])
             label = example["label"][np.newaxis][grid][0]
-            canvas = canvases.fit(label.shape)
+            canvas = padded_shapes.round_up(label.shape)
             by_canvas.setdefault(canvas, []).append(
                 (
                     pad_to(ops.convert_to_numpy(ops.softmax(logits["semantic"]))[grid][0], canvas),

@@ -11,7 +11,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.evaluation.evaluate import Evaluation
 from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU, mean_over_classes
-from dilated_affinity.inference.predictor import Prediction, network
+from dilated_affinity.inference.predictor import Prediction, logits_fn
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.runtime.progress import progress
 
@@ -44,7 +44,7 @@ def evaluate_crf(
         `Evaluation` at 0 and at the CRF's iterations, its `refine_with` `"crf"`.
     """
     before, after = (_Scores(source.classes.num_classes) for _ in range(2))
-    predict = network(model, scales, flip, window)
+    predict = logits_fn(model, scales, flip, window)
     labels = collections.deque()
 
     def pairs():
@@ -85,7 +85,7 @@ class CRFPredictor:
 
     def __init__(self, model, crf: DenseCRF, scales=(1.0,), flip=False, window=0, workers=None):
         self.rates = affinity_rates(model)
-        self._network = network(model, scales, flip, window)
+        self._network = logits_fn(model, scales, flip, window)
         self._crf = crf
         self._workers = workers
 

@@ -16,8 +16,8 @@ from dilated_affinity.evaluation.metrics import (
     MeanIoU,
     mean_over_classes,
 )
-from dilated_affinity.inference.padding import Canvases, on_canvas, pad_to
-from dilated_affinity.inference.predictor import network
+from dilated_affinity.inference.padding import PaddedShapes, on_canvas, pad_to
+from dilated_affinity.inference.predictor import logits_fn
 from dilated_affinity.inference.refinement import Refiner, as_refinement
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.runtime.progress import progress
@@ -32,7 +32,7 @@ def class_iou(predict, source: Source) -> np.ndarray:
     """IoU of each class over all examples, without propagation; NaN for those not in the labels.
 
     Args:
-        predict: The model, as `inference.network` wraps it.
+        predict: The model, as `logits_fn` wraps it.
         source: The examples.
     """
     metric = MeanIoU(source.classes.num_classes)
@@ -190,13 +190,13 @@ def evaluate(
     ious = [MeanIoU(classes.num_classes) for _ in iterations]
     boundaries = [BoundaryIoU(classes.num_classes) for _ in iterations]
     accuracy = None if rates is None else AffinityAccuracy(rates)
-    predict, canvases = network(model, scales, flip, window), Canvases()
+    predict, padded_shapes = logits_fn(model, scales, flip, window), PaddedShapes()
     refiner = Refiner(model, as_refinement(refinement, **settings))
     ground_truth = refine_with == "ground_truth"
     refine = refiner.with_affinities if ground_truth else refiner
     for example in _examples(source, "evaluation"):
         size = example["label"].shape
-        logits = padded_logits(predict, example["image"], canvases)
+        logits = padded_logits(predict, example["image"], padded_shapes)
         affinity, canvas = logits.get("affinity"), logits["semantic"].shape[1:3]
         if rates is not None:
             labels = pad_to(example["label"], canvas, classes.ignore_label)
@@ -243,18 +243,18 @@ def check_iterations(iterations) -> tuple[int, ...]:
     return iterations
 
 
-def padded_logits(predict, image, canvases: Canvases):
+def padded_logits(predict, image, padded_shapes: PaddedShapes):
     """Logits of an image on a canvas for propagation, the image top left.
 
     Args:
-        predict: The model, as `inference.network` wraps it.
+        predict: The model, as `logits_fn` wraps it.
         image: uint8 (H, W, 3).
-        canvases: The canvases in use.
+        padded_shapes: The padded_shapes in use.
 
     Returns:
         A dict of float32 (1, h, w, C) by head.
     """
-    canvas = canvases.fit(image.shape[:2])
+    canvas = padded_shapes.round_up(image.shape[:2])
     logits = predict(image[np.newaxis])
     return {head: on_canvas(values, canvas) for head, values in logits.items()}
 

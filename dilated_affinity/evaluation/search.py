@@ -19,8 +19,8 @@ from dilated_affinity.evaluation.evaluate import (
     padded_logits,
 )
 from dilated_affinity.evaluation.metrics import MeanIoU, mean_over_classes
-from dilated_affinity.inference.padding import Canvases
-from dilated_affinity.inference.predictor import network
+from dilated_affinity.inference.padding import PaddedShapes
+from dilated_affinity.inference.predictor import logits_fn
 from dilated_affinity.inference.refinement import Refinement, Refiner, as_refinement
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.runtime.progress import progress
@@ -180,10 +180,10 @@ def search_refinement(
         raise ConfigError("A model without affinity has nothing to propagate with.")
     ious = [[MeanIoU(source.classes.num_classes) for _ in iterations] for _ in tried]
     refiners = [Refiner(model, each) for each in tried]
-    predict, canvases = network(model, scales, flip, window), Canvases()
+    predict, padded_shapes = logits_fn(model, scales, flip, window), PaddedShapes()
     for number in progress(range(len(source)), "search"):
         example = source[number]
-        logits = padded_logits(predict, example["image"], canvases)
+        logits = padded_logits(predict, example["image"], padded_shapes)
         probabilities, size = ops.softmax(logits["semantic"]), example["label"].shape
         for refine, row in zip(refiners, ious, strict=True):
             refined = refine(probabilities, logits["affinity"], size, iterations)

@@ -287,8 +287,8 @@ def _predictions(predictor, items, failed):
                     raise
                 height, width = example["image"].shape[:2]
                 failed.append(
-                    f"{item.name}: needs more memory than there is; windows (--window) need less. "
-                    f"Received: {width}x{height} pixels"
+                    f"{item.name}: needs more memory than there is; windows (--eval_window) need "
+                    f"less. Received: {width}x{height} pixels"
                 )
             else:
                 yield item, example, prediction

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 
-class Canvases:
+class PaddedShapes:
     """Sizes to pad to, so that code compiled for each shape is compiled for few.
 
     The first size is used as it is: most data sets have one. A later size takes the smallest
@@ -18,8 +18,8 @@ class Canvases:
 
     Example:
 
-    >>> canvases = Canvases()
-    >>> [canvases.fit(size) for size in ((375, 500), (333, 500), (500, 375), (60, 80))]
+    >>> padded_shapes = PaddedShapes()
+    >>> [padded_shapes.round_up(size) for size in ((375, 500), (333, 500), (500, 375), (60, 80))]
     [(375, 500), (375, 500), (512, 512), (256, 256)]
     """
 

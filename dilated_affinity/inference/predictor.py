@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference.multi_view import MultiScale, SlidingWindow
-from dilated_affinity.inference.padding import Canvases, on_canvas
+from dilated_affinity.inference.padding import PaddedShapes, on_canvas
 from dilated_affinity.inference.refinement import (
     Refiner,
     as_refinement,
@@ -19,7 +19,7 @@ from dilated_affinity.inference.refinement import (
 from dilated_affinity.inference.views import check_scales
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.models.resize import AlignedResize
-from dilated_affinity.runtime.xla import any_image_size
+from dilated_affinity.runtime.xla import trace_once
 
 
 def inference_model(
@@ -111,10 +111,10 @@ def check_images(images, rank=4):
         )
 
 
-def network(model: keras.Model, scales: Sequence[float] = (1.0,), flip=False, window=0):
+def logits_fn(model: keras.Model, scales: Sequence[float] = (1.0,), flip=False, window=0):
     """The model as a function of uint8 images of any size, without a trace for each size.
 
-    It sees the image as it is, never padded: what pads does so behind it (`Canvases`), so that
+    It sees the image as it is, never padded: what pads does so behind it (`PaddedShapes`), so that
     padding reaches neither its convolutions nor its image-level pooling.
 
     Args:
@@ -130,7 +130,7 @@ def network(model: keras.Model, scales: Sequence[float] = (1.0,), flip=False, wi
     Raises:
         ConfigError: For scales or a window that make no sense.
     """
-    predict = any_image_size(lambda images: model(ops.cast(images, "float32"), training=False))
+    predict = trace_once(lambda images: model(ops.cast(images, "float32"), training=False))
     rates = affinity_rates(model)
     if window:
         predict = SlidingWindow(predict, window, rates)
@@ -187,11 +187,11 @@ class Predictor:
         **settings,
     ):
         self.rates = affinity_rates(model)
-        self._network = network(model, scales, flip, window)
+        self._network = logits_fn(model, scales, flip, window)
         refinement = as_refinement(refinement, iterations=iterations, **settings)
         self._refine = Refiner(model, refinement)
         self._threshold = refinement.threshold
-        self._canvases = Canvases()
+        self._padded_shapes = PaddedShapes()
 
     def __call__(self, image) -> Prediction:
         """Predicts one image, uint8 (H, W, 3) RGB."""
@@ -201,7 +201,7 @@ class Predictor:
         unrefined = ops.convert_to_numpy(ops.argmax(probabilities, axis=-1))[0].astype(np.uint8)
         if self.rates is None:
             return Prediction(unrefined, unrefined, None, ops.convert_to_numpy(probabilities)[0])
-        affinity, canvas = logits["affinity"], self._canvases.fit(unrefined.shape)
+        affinity, canvas = logits["affinity"], self._padded_shapes.round_up(unrefined.shape)
         refined = self._refine(
             on_canvas(probabilities, canvas), on_canvas(affinity, canvas), unrefined.shape
         )

@@ -17,7 +17,7 @@ _NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
 _FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
 
 
-def announce(
+def log_run_summary(
     config: Config,
     model: keras.Model,
     num_classes: int,

@@ -15,7 +15,7 @@ from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers, load_source
 from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
 from dilated_affinity.run_dir.checkpoints import Checkpoints, TrainingState, read_state
-from dilated_affinity.runtime.distribution import from_process
+from dilated_affinity.runtime.distribution import broadcast
 from dilated_affinity.runtime.files import exclusive_lock, remove_unfinished, write_atomically
 from dilated_affinity.runtime.progress import progress
 from dilated_affinity.runtime.system import environment
@@ -35,7 +35,7 @@ WHICH = ("best", "last")
 
 
 @contextlib.contextmanager
-def claimed(model_dir: Path, config: Config):
+def lock_run_dir(model_dir: Path, config: Config):
     """Context in which `model_dir` is this run's alone.
 
     Raises:
@@ -43,7 +43,7 @@ def claimed(model_dir: Path, config: Config):
             written.
     """
     with contextlib.ExitStack() as stack:
-        from_process(lambda: _claim(model_dir, config, stack))
+        broadcast(lambda: _claim(model_dir, config, stack))
         yield
 
 
@@ -93,7 +93,7 @@ def save_settings(model_dir: Path, config: Config, classes: ClassTable):
         except OSError as error:
             raise _cannot_write(model_dir, error) from None
 
-    from_process(save)
+    broadcast(save)
 
 
 def load_classes(model_dir: Path) -> ClassTable | None:
@@ -147,7 +147,7 @@ def load_calibration(model_dir: Path) -> dict | None:
         raise DataError(f"{path}: no calibration: {first_line(error)}") from None
 
 
-def note_environment(model_dir: Path):
+def record_environment(model_dir: Path):
     """Adds what this process computes with to what the run is trained on, unless it stands there.
 
     Of several processes the first one speaks.
@@ -167,7 +167,7 @@ def note_environment(model_dir: Path):
         except OSError as error:
             raise _cannot_write(model_dir, error) from None
 
-    from_process(note)
+    broadcast(note)
 
 
 def trained_on(model_dir: Path) -> list[dict]:
@@ -204,7 +204,7 @@ def run_statistics(config: Config, source: Source, model_dir: Path) -> AffinityS
     """
     if config.affinity_rates is None:
         return None
-    counts = from_process(lambda: _statistics(config, source, model_dir).get_config())
+    counts = broadcast(lambda: _statistics(config, source, model_dir).get_config())
     return AffinityStatistics.from_config(counts)
 
 

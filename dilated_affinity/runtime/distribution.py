@@ -165,7 +165,7 @@ def _checked_count(num_replicas, available, gpus):
     return count
 
 
-def check_shares(config, replicas: Replicas):
+def check_batch_split(config, replicas: Replicas):
     """Raises `ConfigError` unless the devices can share the batches of a run.
 
     Args:
@@ -173,7 +173,7 @@ def check_shares(config, replicas: Replicas):
         replicas: The devices.
     """
     settings = dataclasses.asdict(config)
-    given = [from_process(lambda: settings, process) for process in range(replicas.processes)]
+    given = [broadcast(lambda: settings, process) for process in range(replicas.processes)]
     for process, values in enumerate(given):
         first, other = config.replace(**given[0]), config.replace(**values)
         changes = first.changes(other, f"in process {process}")
@@ -238,7 +238,7 @@ def join_processes():
         raise ConfigError(f"Cannot join the processes: {error} Received: {settings}") from error
 
 
-def from_process(function, process=0):
+def broadcast(function, process=0):
     """What `function` returns or raises on one process, on every process.
 
     All processes must come here together; only the one calls the function. Without other processes
@@ -258,7 +258,7 @@ def from_process(function, process=0):
 
 
 def _bytes_from_process(function, process=0):
-    """Does what `from_process` does for a function that returns bytes.
+    """Does what `broadcast` does for a function that returns bytes.
 
     What processes tell each other is bytes and JSON. To unpickle it would be to run whatever code
     they, or others at their address, send.
@@ -311,7 +311,7 @@ def first_process_first(function):
     For what the first may have to prepare. What it raises there is raised on all of them.
     """
     results = []
-    from_process(lambda: results.append(function()))
+    broadcast(lambda: results.append(function()))
     return results[0] if results else function()
 
 
@@ -325,7 +325,7 @@ def file_of_first_process(path):
     if not _several_processes():
         yield path if path.is_file() else None
         return
-    if not from_process(path.is_file):
+    if not broadcast(path.is_file):
         yield None
         return
     content = _bytes_from_process(path.read_bytes)

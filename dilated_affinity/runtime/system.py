@@ -46,7 +46,7 @@ def environment() -> dict:
     }
 
 
-def keep_freed_memory() -> bool:
+def configure_malloc() -> bool:
     """Has the memory of freed tensors used again, rather than given back to the system.
 
     By default glibc maps each tensor above 32 MiB anew, so that the kernel has to find and clear

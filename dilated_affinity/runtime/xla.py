@@ -82,7 +82,7 @@ def has_values(tensor):
     return True
 
 
-def any_image_size(function):
+def trace_once(function):
     """Makes a graph of a function of uint8 images (B, H, W, 3), traced once for all sizes.
 
     Not compiled by XLA: it compiles anew for each size. Under other backends the function itself.

@@ -13,7 +13,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers
 from dilated_affinity.errors import ConfigError, DataError, first_line
-from dilated_affinity.runtime.distribution import from_process
+from dilated_affinity.runtime.distribution import broadcast
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
 from dilated_affinity.training.losses import check_class_weights
@@ -109,7 +109,7 @@ def run_class_weights(config: Config, source: Source, model_dir: Path) -> list[f
     """
     if config.class_weights == "none":
         return None
-    return from_process(lambda: _class_weights(config, source, model_dir / CLASS_WEIGHTS_FILE))
+    return broadcast(lambda: _class_weights(config, source, model_dir / CLASS_WEIGHTS_FILE))
 
 
 def _class_weights(config, source, path):

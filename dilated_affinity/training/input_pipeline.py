@@ -31,7 +31,7 @@ def training_dataset(
         config: The run's settings.
         source: The training examples; loaded from the config's data set when None.
         first_step: Step at which to begin, 0 for the start of the run.
-        steps: Number of steps; all that are left of `config.iterations` when None.
+        steps: Number of steps; all that are left of `config.train_steps` when None.
         part: Which part of every batch to read, from 0, where several processes share it.
         parts: Number of these parts; they are equal.
 
@@ -53,7 +53,7 @@ def training_dataset(
         if config.on_bad_example == "skip":
             source = SkippingSource(source)
     if steps is None:
-        steps = config.iterations - first_step
+        steps = config.train_steps - first_step
     batch_size = config.batch_size // config.accumulation
     if batch_size % parts:
         raise ConfigError(
@@ -132,8 +132,8 @@ def augment(image, label, config: Config, number):
     Args:
         image: uint8 (H, W, 3).
         label: uint8 (H, W).
-        config: `backbone`, `crop_size`, `min_scale`, `max_scale`, `scale_step`, `flip` and `seed`
-            are read.
+        config: `backbone`, `crop_size`, `min_scale`, `max_scale`, `scale_step`, `random_flip` and
+            `seed` are read.
         number: int64 scalar, the example's number k in the run.
 
     Returns:
@@ -144,7 +144,7 @@ def augment(image, label, config: Config, number):
     seed = tf.stack([tf.cast(config.seed, tf.int64), number])
     draws = tf.random.stateless_uniform([4], seed)
     scale = _random_scale(draws[0], config)
-    mirrored = tf.constant(config.flip) & (draws[3] < 0.5)
+    mirrored = tf.constant(config.random_flip) & (draws[3] < 0.5)
     # OpenCV resizes ten times faster than TensorFlow's operations on CPU.
     image, label = tf.numpy_function(
         functools.partial(_crop, side, padding),

@@ -75,7 +75,7 @@ class MultiplierSGD(keras.optimizers.SGD):
     it would in an optimizer of that variable alone.
 
     It refuses an update if the loss or any gradient is NaN or infinite: variables and momentum
-    stay as they are, while `iterations` goes on. `refused` counts these.
+    stay as they are, while `iterations` goes on. `skipped_updates` counts these.
 
     Args:
         *args: As for `keras.optimizers.SGD`.
@@ -95,7 +95,7 @@ class MultiplierSGD(keras.optimizers.SGD):
             )
         self._factors = [self.multipliers.get(variable.path, 1.0) for variable in variables]
         super().build(variables)
-        self.refused = self.add_variable((), dtype="int", name="refused")
+        self.skipped_updates = self.add_variable((), dtype="int", name="skipped_updates")
 
     def scale_loss(self, loss):
         """The loss, by which Keras differentiates; one that is not finite has NaN gradients."""
@@ -113,7 +113,7 @@ class MultiplierSGD(keras.optimizers.SGD):
         super()._backend_update_step(grads, trainable_variables, learning_rate)
         for variable, value in zip(changing, before, strict=True):
             variable.assign(ops.where(finite, variable.value, value))
-        self.refused.assign_add(ops.cast(~finite, self.refused.dtype))
+        self.skipped_updates.assign_add(ops.cast(~finite, self.skipped_updates.dtype))
 
     def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
         update = super()._distributed_tf_update_step
@@ -123,7 +123,7 @@ class MultiplierSGD(keras.optimizers.SGD):
             update(distribution, grads_and_vars, learning_rate)
 
         def refuse():
-            self.refused.assign_add(1)
+            self.skipped_updates.assign_add(1)
 
         ops.cond(_all_finite(reduced), apply, refuse)
 

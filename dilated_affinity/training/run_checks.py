@@ -11,7 +11,7 @@ from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
 from dilated_affinity.inference.refinement import decoder_resize, divided_rates
 from dilated_affinity.run_dir.layout import CONFIG_FILE, given_statistics, refuse_other_settings
-from dilated_affinity.runtime.distribution import check_shares, find_replicas
+from dilated_affinity.runtime.distribution import check_batch_split, find_replicas
 from dilated_affinity.runtime.progress import progress
 from dilated_affinity.training.class_weights import read_class_weights
 from dilated_affinity.training.initial_model import find_initial_model, load_initial_weights
@@ -77,7 +77,7 @@ def check_run(config: Config, classes: ClassTable, model_dir=None):
         DataError: A file that they name cannot be read, or is of something else.
         RunError: `model_dir` is of a run of other settings, or statistics are of other rates.
     """
-    check_shares(config, find_replicas(config.num_replicas))
+    check_batch_split(config, find_replicas(config.num_replicas))
     if model_dir is not None and (Path(model_dir) / CONFIG_FILE).is_file():
         refuse_other_settings(Path(model_dir), config)
     if config.tensorboard:

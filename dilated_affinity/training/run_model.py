@@ -15,7 +15,7 @@ from dilated_affinity.models.resize import AlignedResize
 from dilated_affinity.models.training_model import at_decoder_stride
 from dilated_affinity.training.losses import SemanticLoss
 from dilated_affinity.training.optimizers import MultiplierSGD, WarmupPolynomialDecay
-from dilated_affinity.training.train_step import FiniteStepModel
+from dilated_affinity.training.train_step import SkipNonFiniteModel
 
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -78,13 +78,13 @@ def compile_model(
         class_weights: As for `SemanticLoss`.
 
     Returns:
-        The model to train, a `FiniteStepModel`: one with the same layers, weights, optimizer and
+        The model to train, a `SkipNonFiniteModel`: one with the same layers, weights, optimizer and
         losses, whose affinity logits, if any, stand at the decoder's stride. There the affinity
         loss resizes them itself, which takes less time and memory than in the model.
     """
     schedule = WarmupPolynomialDecay(
         config.learning_rate,
-        config.iterations,
+        config.train_steps,
         config.power,
         config.warmup_steps,
         config.warmup_learning_rate,
@@ -123,7 +123,7 @@ def compile_model(
         outputs, grid = at_decoder_stride(model)
     if config.train_propagation:
         outputs["refined"] = _refined(model, outputs["affinity"], config)
-    trained = FiniteStepModel(model.input, outputs, name=model.name)
+    trained = SkipNonFiniteModel(model.input, outputs, name=model.name)
     _compile(trained, config, model.optimizer, statistics, class_weights, **grid)
     _make_trackers(trained)
     return trained
@@ -186,7 +186,7 @@ def _compile(model, config, optimizer, statistics, class_weights, **grid):
         loss_weights["refined"] = config.train_propagation_weight
         metrics["refined"] = [PixelAccuracy()]
     if config.structure == "aaf":
-        batches = config.iterations * config.accumulation
+        batches = config.train_steps * config.accumulation
         losses["aaf"] = AdaptiveAffinityFieldLoss(model.get_layer("aaf"), batches)
         loss_weights["aaf"] = 1.0
     model.compile(

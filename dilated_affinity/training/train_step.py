@@ -6,7 +6,7 @@ from keras import ops
 from dilated_affinity.runtime.distribution import sum_over_replicas
 
 
-class FiniteStepModel(keras.Model):
+class SkipNonFiniteModel(keras.Model):
     """`keras.Model` that takes back a training step whose loss or gradients are not finite.
 
     The optimizer, a `MultiplierSGD`, refuses such gradients; what the forward pass changed beside
@@ -24,8 +24,8 @@ class FiniteStepModel(keras.Model):
     def _tensorflow_step(self, data):
         import tensorflow as tf
 
-        refused = _refusals(self.optimizer)
-        count = tf.identity(refused.value)
+        skipped_updates = _refusals(self.optimizer)
+        count = tf.identity(skipped_updates.value)
         for metric in self.metrics:
             # The compiled metrics, which show their variables no sooner.
             if not getattr(metric, "built", True):
@@ -35,7 +35,7 @@ class FiniteStepModel(keras.Model):
         changing = [variable.value for variable in (*moving, *self.metrics_variables)]
         before = [tf.identity(variable) for variable in changing]
         logs = super().train_step(data)
-        finite = tf.math.is_finite(logs["loss"]) & tf.equal(count, refused.value)
+        finite = tf.math.is_finite(logs["loss"]) & tf.equal(count, skipped_updates.value)
         finite = tf.equal(sum_over_replicas(tf.cast(finite, tf.float32) - 1.0), 0.0)
         for variable, value in zip(changing, before, strict=True):
             variable.assign(tf.where(finite, variable, value))
@@ -55,7 +55,7 @@ class FiniteStepModel(keras.Model):
         return _with_loss(logs, finite), (trainable, moving, optimizer, metrics)
 
 
-def heads_not_finite(model: FiniteStepModel, images, targets) -> list[str]:
+def heads_not_finite(model: SkipNonFiniteModel, images, targets) -> list[str]:
     """Names of the outputs whose loss, or gradients of it, are not finite on a batch.
 
     Only under TensorFlow, elsewhere it finds none. Batch norm's moving statistics change.
@@ -77,8 +77,8 @@ def heads_not_finite(model: FiniteStepModel, images, targets) -> list[str]:
 
 
 def _refusals(optimizer):
-    """The count of refused updates of a `MultiplierSGD`, or of the one that scales its loss."""
-    return getattr(optimizer, "inner_optimizer", optimizer).refused
+    """The `skipped_updates` of a `MultiplierSGD`, or of the one that scales its loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer).skipped_updates
 
 
 def _index_of(variables, wanted):

@@ -17,7 +17,7 @@ from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError, RunError, first_line
 from dilated_affinity.evaluation.evaluate import class_iou
 from dilated_affinity.evaluation.metrics import mean_over_classes
-from dilated_affinity.inference.predictor import Predictor, network
+from dilated_affinity.inference.predictor import Predictor, logits_fn
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
@@ -25,26 +25,26 @@ from dilated_affinity.run_dir.checkpoints import (
     read_state,
     write_checkpoint,
 )
-from dilated_affinity.run_dir.describe import announce
+from dilated_affinity.run_dir.describe import log_run_summary
 from dilated_affinity.run_dir.layout import (
     BEST,
     CHECKPOINTS,
     CONFIG_FILE,
     chosen_checkpoint,
-    claimed,
     load_calibration,
-    note_environment,
+    lock_run_dir,
+    record_environment,
     run_statistics,
     save_settings,
     write_log,
 )
 from dilated_affinity.runtime.distribution import (
     any_process,
-    check_shares,
+    broadcast,
+    check_batch_split,
     file_of_first_process,
     find_replicas,
     first_process_first,
-    from_process,
     join_processes,
     on_own_devices,
 )
@@ -126,12 +126,12 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     model_dir = Path(model_dir)
     join_processes()
     replicas = find_replicas(config.num_replicas)
-    check_shares(config, replicas)
+    check_batch_split(config, replicas)
     with (
         global_generators_kept(),
         deterministic_operations(config.deterministic),
         StopRequest() as request,
-        claimed(model_dir, config),
+        lock_run_dir(model_dir, config),
     ):
         run = _Run(config, model_dir, replicas, request)
         return run.train(stop_after)
@@ -191,13 +191,13 @@ class _Run:
             self.model = self._fresh_model(statistics)
             self.trained = compile_model(self.model, config, statistics, class_weights)
         self.state = self._restored()
-        if self.state.step < config.iterations and not self._stopped_early():
-            note_environment(model_dir)
+        if self.state.step < config.train_steps and not self._stopped_early():
+            record_environment(model_dir)
         self._evaluated = self._predict = self._predictor = None
         self._bar = self._monitor = None
-        self._announce()
+        self._log_summary()
         if replicas.is_first:
-            self._bar = TrainingProgress(config.iterations, self.state.step, config.accumulation)
+            self._bar = TrainingProgress(config.train_steps, self.state.step, config.accumulation)
             if config.tensorboard:
                 self._monitor = TensorBoardMonitor(model_dir / "tensorboard")
 
@@ -210,7 +210,7 @@ class _Run:
                 self._bar.close()
 
     def _train(self, stop_after):
-        last = self.config.iterations
+        last = self.config.train_steps
         if stop_after:
             last = min(last, self.state.step + stop_after)
         while True:
@@ -222,10 +222,10 @@ class _Run:
                     logging.info(
                         "step %d of %d: no better validation mIoU in %d validations; stopped",
                         self.state.step,
-                        self.config.iterations,
+                        self.config.train_steps,
                         self.state.validations_since_best,
                     )
-                if stopped or self.state.step >= self.config.iterations:
+                if stopped or self.state.step >= self.config.train_steps:
                     self._calibrate()
                 return TrainingResult(self.state.step, self.state.best, stopped)
             self._fit(last)
@@ -239,7 +239,7 @@ class _Run:
         self.state.step = self._steps_done()
         if isinstance(self.source, SkippingSource):
             self.state.skipped_examples = dict(self.source.skipped)
-        return from_process(lambda: str(self.checkpoints.write(self.model, self.state)))
+        return broadcast(lambda: str(self.checkpoints.write(self.model, self.state)))
 
     def keep_metrics(self):
         """Notes the metrics in the middle of an epoch, so that its row of the log counts all."""
@@ -264,7 +264,7 @@ class _Run:
 
     def _kept(self):
         """Which checkpoint there is, for a run that cannot go on."""
-        newest = from_process(lambda: [each.name for each in self.checkpoints.paths()[-1:]])
+        newest = broadcast(lambda: [each.name for each in self.checkpoints.paths()[-1:]])
         return f"{newest[0]} is kept." if newest else "There is no checkpoint yet."
 
     def _remedies(self):
@@ -295,18 +295,18 @@ class _Run:
         """Trains to the next validation or to `last`, and saves."""
         interval, step = self.config.validation_interval, self.state.step
         epoch = step // interval
-        epoch_end = min((epoch + 1) * interval, self.config.iterations)
+        epoch_end = min((epoch + 1) * interval, self.config.train_steps)
         steps = min(epoch_end, last) - step
         part = self.replicas.process, self.replicas.processes
         batches = training_dataset(self.config, self.source, self.state.batches, steps, *part)
-        after_steps = _AfterSteps(self, steps)
+        step_callback = _StepCallback(self, steps)
         try:
             with self.replicas.fitting(), self.request.noted():
                 self.trained.fit(
                     batches,
                     initial_epoch=epoch,
                     epochs=epoch + 1,
-                    callbacks=[after_steps, *filter(None, (self._bar, self._monitor))],
+                    callbacks=[step_callback, *filter(None, (self._bar, self._monitor))],
                     shuffle=False,
                     verbose=0,
                 )
@@ -315,11 +315,11 @@ class _Run:
         reached = self._steps_done()
         if reached == epoch_end:
             self.state.metrics = []
-            self._add_row(epoch, reached, after_steps.logs)
+            self._add_row(epoch, reached, step_callback.logs)
         else:
             self.keep_metrics()
         path = self.save()
-        if after_steps.stopped:
+        if step_callback.stopped:
             logging.warning("asked to stop: saved %s; the same command continues", path)
             self.request.stop()
         if reached == step and steps >= _SCALING:
@@ -337,16 +337,16 @@ class _Run:
         """Adds the validation mIoU to the last row of the log and keeps the best model."""
         # The first process computes and writes alone here.
         with on_own_devices():
-            ious = from_process(lambda: self._class_iou().tolist())
+            ious = broadcast(lambda: self._class_iou().tolist())
         value = float(mean_over_classes(ious))
         best = self.state.best
         self.state.rows[-1]["val_mean_iou"] = value
         logging.info(
             "step %d: validation mIoU %.2f %%, before refinement", self.state.step, 100 * value
         )
-        if best is None or value > best or not from_process(self._has_best):
-            from_process(lambda: write_checkpoint(self.model_dir / BEST, self.model, self.state))
-        from_process(lambda: write_log(self.model_dir, self.state))
+        if best is None or value > best or not broadcast(self._has_best):
+            broadcast(lambda: write_checkpoint(self.model_dir / BEST, self.model, self.state))
+        broadcast(lambda: write_log(self.model_dir, self.state))
         if self._monitor is not None:
             self._show(ious)
         self.save()
@@ -354,7 +354,7 @@ class _Run:
     def _class_iou(self):
         if self._evaluated is None:
             self._evaluated = at_output_stride(self.model, self.config)
-            self._predict = network(self._evaluated)
+            self._predict = logits_fn(self._evaluated)
         self._evaluated.set_weights(self.model.get_weights())
         return class_iou(self._predict, self.validation)
 
@@ -363,7 +363,7 @@ class _Run:
         if self.config.calibration_split is None:
             return
         with on_own_devices():
-            from_process(self._calibrate_best)
+            broadcast(self._calibrate_best)
 
     def _calibrate_best(self):
         step = read_state(self.model_dir / BEST).step
@@ -392,11 +392,11 @@ class _Run:
 
     def _fresh_model(self, statistics):
         config, classes = self.config, self.source.classes
-        begun = from_process(lambda: bool(self.checkpoints.paths()))
+        begun = broadcast(lambda: bool(self.checkpoints.paths()))
         if begun or not config.initial_model:
             return build_model(config, classes.num_classes, statistics)
         initial = InitialModel.from_json(
-            from_process(lambda: find_initial_model(config.initial_model).to_json())
+            broadcast(lambda: find_initial_model(config.initial_model).to_json())
         )
         model = build_model(
             config.replace(backbone_weights="none"), classes.num_classes, statistics
@@ -407,7 +407,7 @@ class _Run:
 
     def _restored(self):
         """Brings the model to where the newest checkpoint, if any, left it."""
-        newest = from_process(lambda: str(self.checkpoints.latest() or ""))
+        newest = broadcast(lambda: str(self.checkpoints.latest() or ""))
         state = TrainingState()
         if newest:
             with file_of_first_process(newest) as checkpoint:
@@ -429,30 +429,30 @@ class _Run:
         # int() does not know the variables of several replicas.
         return int(np.asarray(self.model.optimizer.iterations))
 
-    def _announce(self):
+    def _log_summary(self):
         config = self.config
-        left = config.head_batch_norm_momentum**config.iterations
+        left = config.head_batch_norm_momentum**config.train_steps
         if left > 0.01:
             logging.warning(
                 "head_batch_norm_momentum=%g is for longer schedules: after %d steps the "
                 "statistics of ASPP and decoder still hold %.0f %% of their initial values.",
                 config.head_batch_norm_momentum,
-                config.iterations,
+                config.train_steps,
                 100 * left,
             )
-        announce(
+        log_run_summary(
             config,
             self.model,
             self.source.classes.num_classes,
             f"{len(self.source)} training and {len(self.validation)} validation images",
-            f"steps {self.state.step} to {config.iterations} of batch {config.batch_size}, "
+            f"steps {self.state.step} to {config.train_steps} of batch {config.batch_size}, "
             f"crop {config.crop_size}",
             self.model_dir,
             self.replicas.count,
         )
 
 
-class _AfterSteps(keras.callbacks.Callback):
+class _StepCallback(keras.callbacks.Callback):
     """What a run does between two steps of `fit`.
 
     Attributes:

@@ -61,7 +61,7 @@ def test_boundary_weights_reach_the_loss(camvid):
 
 
 def test_a_run_trains_the_size_weights_of_aaf(camvid, tmp_path):
-    config = tiny_config(camvid, structure="aaf", head_multiplier=10.0, iterations=2)
+    config = tiny_config(camvid, structure="aaf", head_multiplier=10.0, train_steps=2)
     train(config, tmp_path)
     model = keras.models.load_model(Checkpoints(tmp_path / CHECKPOINTS).latest())
     layer = model.get_layer("aaf")

@@ -22,7 +22,7 @@ SETTINGS = (
     "--filters=16",
     "--crop_size=33",
     "--batch_size=2",
-    "--iterations=2",
+    "--train_steps=2",
     "--validate_every=1",
     "--calibrate=none",
 )
@@ -81,7 +81,7 @@ def run(camvid, tmp_path_factory):
 
 
 def test_train_evaluate_and_predict(run, camvid, tmp_path):
-    evaluated = command("eval_main", f"--model_dir={run}", "--iterations=0,2")
+    evaluated = command("eval_main", f"--model_dir={run}", "--propagation_iterations=0,2")
     assert evaluated.returncode == 0, evaluated.stderr
     for word in ("camvid val: 3 images", "mIoU", "boundary IoU", "pixel accuracy", "(2,4)", "n8"):
         assert word in evaluated.stdout
@@ -93,7 +93,9 @@ def test_train_evaluate_and_predict(run, camvid, tmp_path):
     assert first.endswith(f"writing to {run / 'evaluation_prediction.json'}")
     assert content["checkpoint"] == "best" and "best checkpoint, of step" in evaluated.stdout
     assert "best of 2 by mIoU on val, which is measured here" in evaluated.stderr
-    last = command("eval_main", f"--model_dir={run}", "--checkpoint=last", "--iterations=0,2")
+    last = command(
+        "eval_main", f"--model_dir={run}", "--checkpoint=last", "--propagation_iterations=0,2"
+    )
     assert last.returncode == 0 and "measured here" not in last.stderr
     assert "the last checkpoint, of step 2" in last.stdout
     assert "replaces an evaluation with checkpoint=best" in last.stderr

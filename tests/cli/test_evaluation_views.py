@@ -15,7 +15,7 @@ from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.training import trainer
 
 VIEWS = {"scales": (0.5, 1.0, 1.5), "flip": True, "window": 33}
-FLAGS = ("--scales=0.5,1,1.5", "--flip", "--window=33")
+FLAGS = ("--eval_scales=0.5,1,1.5", "--eval_flip", "--eval_window=33")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,11 @@ def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp
     earlier |= {"scales": [1.0], "flip": False, "window": 33}
     output.write_text(json.dumps(earlier))
     result = command(
-        "eval_main", f"--model_dir={model_dir}", "--iterations=0,2", f"--output={output}", *FLAGS
+        "eval_main",
+        f"--model_dir={model_dir}",
+        "--propagation_iterations=0,2",
+        f"--output={output}",
+        *FLAGS,
     )
     assert result.returncode == 0, result.stderr
     replaced = f"{output}: replaces an evaluation with scales=[1.0], flip=False; --output"

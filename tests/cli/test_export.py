@@ -55,7 +55,9 @@ def test_another_precision_than_the_runs(run, tmp_path):
     _, model_dir = run
     output = tmp_path / "model.keras"
     arguments = (f"--model_dir={model_dir}", f"--output={output}", "--format=keras")
-    result = command("export_main", *arguments, "--iterations=0", "--mixed_precision=bfloat16")
+    result = command(
+        "export_main", *arguments, "--propagation_iterations=0", "--mixed_precision=bfloat16"
+    )
     assert result.returncode == 0, result.stderr
     assert "on average" in result.stdout
     whole = keras.models.load_model(output)
@@ -104,7 +106,7 @@ def test_calibrated_with_the_training_split_or_a_folder(run, tmp_path):
     output = tmp_path / "model.tflite"
     result = command("export_main", *arguments, f"--output={output}")
     assert result.returncode == 2 and "for the network alone" in result.stderr
-    arguments = (*arguments, "--iterations=0", "--overwrite", f"--output={output}")
+    arguments = (*arguments, "--propagation_iterations=0", "--overwrite", f"--output={output}")
     for calibration in ("--calibration_images=3", f"--calibration_dir={config.data_dir}/train"):
         result = command("export_main", *arguments, calibration)
         assert result.returncode == 0, result.stderr

@@ -194,3 +194,20 @@ def test_help_answers_soon():
     imports = seconds(["-c", "import tensorflow, keras"])
     answer = min(seconds(["-m", "dilated_affinity.cli.train_main", "--help"]) for _ in range(2))
     assert answer < max(6, 1.5 * imports)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "old", "new"),
+    [
+        ("train_main", ["--iterations=3"], "iterations", "train_steps"),
+        ("train_main", ["--noflip"], "noflip", "norandom_flip"),
+        ("eval_main", ["--flip"], "flip", "eval_flip"),
+        ("eval_main", ["--iterations", "0,1"], "iterations", "propagation_iterations"),
+        ("export_main", ["--iterations=0"], "iterations", "propagation_iterations"),
+        ("predict_main", ["--window=65"], "window", "eval_window"),
+    ],
+)
+def test_renamed_flags_are_refused_with_their_new_names(name, arguments, old, new):
+    result = command(name, *arguments)
+    assert result.returncode == 2
+    assert f"--{old} is called --{new} since version 0.2.0." in result.stderr

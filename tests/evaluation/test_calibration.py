@@ -224,7 +224,7 @@ def test_training_ends_with_it_and_every_command_uses_it(tmp_path):
     ids=str,
 )
 def test_training_does_not_calibrate_what_is_not_refined(tmp_path, settings):
-    settings = {"calibrate": "training", "iterations": 1, "validate_every": 1, **settings}
+    settings = {"calibrate": "training", "train_steps": 1, "validate_every": 1, **settings}
     train(tiny_config(write_camvid(tmp_path / "camvid"), **settings), tmp_path / "run")
     assert load_calibration(tmp_path / "run") is None
 

@@ -15,7 +15,7 @@ from dilated_affinity.evaluation.evaluate import Evaluation, class_iou, evaluate
 from dilated_affinity.evaluation.metrics import mean_over_classes
 from dilated_affinity.evaluation.search import search_refinement
 from dilated_affinity.inference.padding import pad_to
-from dilated_affinity.inference.predictor import Predictor, network
+from dilated_affinity.inference.predictor import Predictor, logits_fn
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
 from dilated_affinity.report import measure
 
@@ -138,7 +138,7 @@ def test_every_way_of_measuring_agrees_to_the_last_digit(ghost, source):
     assert tuple(found.mean_iou[0]) == mean
     assert found.absent_classes == ("never",) and found.to_json()["absent_classes"] == ["never"]
     assert "left out of the means: never" in found.table()
-    validated = class_iou(network(ghost), source)
+    validated = class_iou(logits_fn(ghost), source)
     assert mean_over_classes(validated) == mean[0]
     confusion = expected_confusions(ghost, source, (0,), False)[0]
     np.testing.assert_allclose(mean[0], np.nanmean(iou(confusion)), rtol=1e-12)
@@ -166,7 +166,7 @@ def test_affinity_accuracy_is_counted_over_existing_pairs(model, source):
 
 def test_class_iou_agrees_with_zero_iterations(model, source):
     np.testing.assert_allclose(
-        class_iou(network(model), source), evaluate(model, source, (0,)).class_iou[0]
+        class_iou(logits_fn(model), source), evaluate(model, source, (0,)).class_iou[0]
     )
 
 
@@ -199,14 +199,17 @@ def test_padding_reaches_neither_pooling_nor_propagation_nor_the_metric(source):
 
     image = examples[1]["image"]
     height, width = image.shape[:2]
-    whole, padded = network(model)(image[np.newaxis]), network(model)(pad_to(image, (32, 32), 127))
+    whole, padded = (
+        logits_fn(model)(image[np.newaxis]),
+        logits_fn(model)(pad_to(image, (32, 32), 127)),
+    )
     difference = whole["semantic"] - padded["semantic"][:, :height, :width]
     assert np.abs(difference).max() > 1e-3, "a network that would not notice padding tests nothing"
 
 
 def test_scales_flip_and_window_are_those_of_the_network(model, source):
     views = {"scales": (0.5, 1.0), "flip": True, "window": 12}
-    predict = network(model, **views)
+    predict = logits_fn(model, **views)
     confusion = np.zeros((4, 4), int)
     for index in range(len(source)):
         label = source[index]["label"]

@@ -129,7 +129,7 @@ class Killer:
 
 def run_config(data_dir, **settings):
     """12 steps of a small network on `shapes`, each with a checkpoint."""
-    settings = {"iterations": 12, "validate_every": 6, "crop_size": 65, **settings}
+    settings = {"train_steps": 12, "validate_every": 6, "crop_size": 65, **settings}
     return tiny_config(data_dir, checkpoint_every=1, **settings).replace(dataset="shapes")
 
 

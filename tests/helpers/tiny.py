@@ -61,7 +61,7 @@ def tiny_config(data_dir, **overrides):
         "filters": 16,
         "crop_size": 33,
         "batch_size": 2,
-        "iterations": 4,
+        "train_steps": 4,
         "validate_every": 2,
         "batch_norm": "sync",
         "learning_rate": 0.01,

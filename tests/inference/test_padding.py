@@ -1,4 +1,4 @@
-"""Few canvases for many sizes, and so few compilations of propagation."""
+"""Few padded_shapes for many sizes, and so few compilations of propagation."""
 
 import struct
 import tarfile
@@ -11,7 +11,7 @@ from keras import ops
 from dilated_affinity.affinity import early_stopping, propagation
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.evaluation.evaluate import evaluate, padded_logits
-from dilated_affinity.inference.padding import Canvases, on_canvas, pad_to
+from dilated_affinity.inference.padding import PaddedShapes, on_canvas, pad_to
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refiner
 from dilated_affinity.models.deeplab import DeepLabV3Plus
@@ -20,9 +20,9 @@ VOC_MASKS = "data/voc2012_masks/SegmentationClassAug_trainaug.tar"
 
 
 def fitted(sizes):
-    """The canvases used, and how many times the pixels of the images they have."""
-    canvases = Canvases()
-    used = [canvases.fit(size) for size in sizes]
+    """The padded_shapes used, and how many times the pixels of the images they have."""
+    padded_shapes = PaddedShapes()
+    used = [padded_shapes.round_up(size) for size in sizes]
     for canvas, size in zip(used, sizes, strict=True):
         assert canvas[0] >= size[0] and canvas[1] >= size[1]
     waste = sum(h * w for h, w in used) / sum(h * w for h, w in sizes)
@@ -42,7 +42,7 @@ def test_a_tensor_is_padded_where_it_lies():
 
 def test_logits_that_fill_their_canvas_are_not_copied():
     given = {"semantic": ops.ones((1, 5, 7, 3)), "affinity": ops.ones((1, 5, 7, 8))}
-    logits = padded_logits(lambda _: given, np.zeros((5, 7, 3), np.uint8), Canvases())
+    logits = padded_logits(lambda _: given, np.zeros((5, 7, 3), np.uint8), PaddedShapes())
     assert logits["semantic"] is given["semantic"] and logits["affinity"] is given["affinity"]
 
 
@@ -62,8 +62,8 @@ def test_what_a_predictor_refines_does_not_leave_the_device(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_forty_sizes_of_photographs_share_four_canvases(seed):
-    canvases, waste = fitted(random_sizes(np.random.default_rng(seed)))
-    assert canvases <= 4
+    padded_shapes, waste = fitted(random_sizes(np.random.default_rng(seed)))
+    assert padded_shapes <= 4
     assert waste < 2.5
 
 
@@ -82,8 +82,8 @@ def test_all_sizes_of_voc_share_four_canvases(shared_file):
     assert len(sizes) == 10_582 and len(set(sizes)) > 700
     for seed in range(10):
         np.random.default_rng(seed).shuffle(sizes)
-        canvases, waste = fitted([tuple(map(int, size)) for size in sizes])
-        assert canvases <= 4
+        padded_shapes, waste = fitted([tuple(map(int, size)) for size in sizes])
+        assert padded_shapes <= 4
         assert waste < 1.5
 
 
@@ -92,8 +92,8 @@ def test_sizes_that_grow_need_few_more():
 
 
 def test_one_size_is_never_padded():
-    canvases = Canvases()
-    assert {canvases.fit((360, 480)) for _ in range(5)} == {(360, 480)}
+    padded_shapes = PaddedShapes()
+    assert {padded_shapes.round_up((360, 480)) for _ in range(5)} == {(360, 480)}
 
 
 def test_padding_is_below_and_to_the_right():

@@ -5,8 +5,8 @@ from helpers import tiny  # noqa: F401 - the backbone "tiny"
 
 from dilated_affinity.affinity.affinities import steep_sigmoid
 from dilated_affinity.affinity.propagation import propagate
-from dilated_affinity.inference.padding import Canvases, pad_to
-from dilated_affinity.inference.predictor import Predictor, inference_model, network
+from dilated_affinity.inference.padding import PaddedShapes, pad_to
+from dilated_affinity.inference.predictor import Predictor, inference_model, logits_fn
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (2, 4), (4, 2))
@@ -66,7 +66,7 @@ def test_the_predictor_averages_over_views(images):
     model = DeepLabV3Plus(5, RATES, "tiny", weights=None, filters=8)
     views = {"scales": (0.75, 1.0), "flip": True, "window": 64}
     image = images[0, :60, :80]
-    logits = network(model, **views)(image[np.newaxis])
+    logits = logits_fn(model, **views)(image[np.newaxis])
     refined = propagate(
         keras.ops.softmax(logits["semantic"]), steep_sigmoid(logits["affinity"]), RATES, 2
     )
@@ -78,19 +78,19 @@ def test_the_predictor_averages_over_views(images):
 
 def test_many_sizes_share_a_few_canvases():
     rng = np.random.default_rng(0)
-    canvases = Canvases()
+    padded_shapes = PaddedShapes()
     sizes = [(375, 500), (500, 375)] + [tuple(rng.integers(200, 501, 2)) for _ in range(100)]
     used = set()
     for size in sizes:
-        canvas = canvases.fit(size)
+        canvas = padded_shapes.round_up(size)
         assert canvas[0] >= size[0] and canvas[1] >= size[1]
         used.add(canvas)
     assert len(used) <= 5
 
 
 def test_one_size_is_never_padded():
-    canvases = Canvases()
-    assert {canvases.fit((360, 480)) for _ in range(5)} == {(360, 480)}
+    padded_shapes = PaddedShapes()
+    assert {padded_shapes.round_up((360, 480)) for _ in range(5)} == {(360, 480)}
 
 
 def test_padding_is_below_and_to_the_right():

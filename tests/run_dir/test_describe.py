@@ -6,7 +6,7 @@ import pytest
 from helpers.tiny import tiny_config
 
 from dilated_affinity.run_dir import describe
-from dilated_affinity.run_dir.describe import announce, unused_gpu
+from dilated_affinity.run_dir.describe import log_run_summary, unused_gpu
 from dilated_affinity.training.run_model import build_model
 
 
@@ -46,5 +46,5 @@ def test_the_first_line_warns(device, monkeypatch, caplog):
     config = tiny_config("unused")
     model = build_model(config, 11)
     with caplog.at_level(logging.INFO, logger="absl"):
-        announce(config, model, 11, "3 images", "steps 0 to 4", "runs/mine")
+        log_run_summary(config, model, 11, "3 images", "steps 0 to 4", "runs/mine")
     assert "on CPU (WARNING: TensorFlow does not see the NVIDIA GPU" in caplog.text

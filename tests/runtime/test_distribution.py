@@ -15,7 +15,7 @@ from dilated_affinity.runtime.distribution import (
     _described,
     _error_of,
     _mirrored_strategy,
-    check_shares,
+    check_batch_split,
     replica_strategy,
 )
 
@@ -130,7 +130,7 @@ from dilated_affinity.training.trainer import train
 from dilated_affinity.run_dir.layout import LOG_FILE
 
 folder = Path(sys.argv[1])
-settings = {"num_replicas": 2, "batch_size": 6, "iterations": 6, "validate_every": 6}
+settings = {"num_replicas": 2, "batch_size": 6, "train_steps": 6, "validate_every": 6}
 config = tiny_config(write_camvid(folder / "camvid"), **settings)
 train(config, folder / "whole")
 for steps in (2, 3, 1):
@@ -165,7 +165,7 @@ def test_more_replicas_than_devices_are_refused():
 )
 def test_batches_that_replicas_cannot_share_are_refused(settings, match):
     with pytest.raises(ConfigError, match=match):
-        check_shares(Config(**{"batch_size": 16, **settings}), Replicas(4))
+        check_batch_split(Config(**{"batch_size": 16, **settings}), Replicas(4))
 
 
 def test_runs_of_one_process_share_a_strategy():

@@ -31,7 +31,7 @@ def watched(self, model, state):
 
 Checkpoints.write = watched
 folder = Path(sys.argv[1])
-settings = {"iterations": 3000, "validate_every": 500, "checkpoint_every": 100, "rates": "2"}
+settings = {"train_steps": 3000, "validate_every": 500, "checkpoint_every": 100, "rates": "2"}
 train(tiny_config(write_camvid(folder / "data"), **settings), folder / "run")
 """
 

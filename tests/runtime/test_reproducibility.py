@@ -49,7 +49,7 @@ def test_generators_and_determinism_are_as_before(camvid, tmp_path, monkeypatch)
     first, expected = draws(), draws()
     seed(5)
     assert draws() == first
-    train(tiny_config(camvid, iterations=1), tmp_path)
+    train(tiny_config(camvid, train_steps=1), tmp_path)
     assert during == [True] and not is_op_determinism_enabled()
     assert draws() == expected
 

@@ -8,14 +8,14 @@ import pytest
 # Fills and frees 128 MiB again and again, and counts the pages that the kernel had to provide.
 PROGRAM = """
 import resource, numpy as np
-from dilated_affinity.runtime.system import keep_freed_memory
+from dilated_affinity.runtime.system import configure_malloc
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
         np.empty(2**27, np.uint8).fill(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 before = faults()
-kept = keep_freed_memory()
+kept = configure_malloc()
 faults()
 print(int(kept), before, faults())
 """

@@ -153,7 +153,7 @@ def test_a_run_starts_from_another_and_continues_without_it(tmp_path):
     data = write_camvid(tmp_path / "camvid")
     source = write_source(tmp_path / "first")
     initial = str(tmp_path / "first")
-    settings = {"learning_rate": 0.0, "iterations": 2, "validate_every": 2}
+    settings = {"learning_rate": 0.0, "train_steps": 2, "validate_every": 2}
     config = tiny_config(data, initial_model=initial, **settings)
     assert train(config, tmp_path / "second", stop_after=1).step == 1
     (path,) = Checkpoints(tmp_path / "second" / CHECKPOINTS).paths()

@@ -38,7 +38,7 @@ def assert_same(first, second):
 def test_batches_have_the_documented_shapes(camvid):
     config = tiny_config(camvid)
     (images, targets), *rest = batches(config)
-    assert len(rest) == config.iterations - 1
+    assert len(rest) == config.train_steps - 1
     assert images.shape == (2, 33, 33, 3) and images.dtype == np.float32
     assert targets["semantic"].shape == (2, 33, 33) and targets["semantic"].dtype == np.uint8
     assert targets["affinity"].shape == (2, 33, 33, 24) and targets["affinity"].dtype == np.uint8
@@ -63,7 +63,7 @@ def test_the_seed_decides_everything(camvid):
 
 
 def test_starts_at_any_step_as_if_it_had_done_those_before(camvid):
-    config = tiny_config(camvid, iterations=7)
+    config = tiny_config(camvid, train_steps=7)
     whole = batches(config)
     assert_same(whole[3:5], batches(config, first_step=3, steps=2))
 
@@ -76,7 +76,7 @@ def test_every_epoch_is_a_new_permutation(size):
         {"image": np.full((33, 33, 3), 10 * index, np.uint8), "label": label, "id": str(index)}
         for index in rng.permutation(size)
     ]
-    config = tiny_config("unused", min_scale=1, max_scale=1, iterations=4 * size, batch_size=2)
+    config = tiny_config("unused", min_scale=1, max_scale=1, train_steps=4 * size, batch_size=2)
     seen = np.concatenate(
         [x[:, 5, 5, 0] for x, _ in batches(config, source=ListSource(examples, CAMVID))]
     )
@@ -93,7 +93,7 @@ def test_evaluation_gives_every_image_once_in_order_at_its_own_size(camvid):
 
 
 def draw(image, label, number=3, **settings):
-    config = tiny_config("unused", flip=False, **settings)
+    config = tiny_config("unused", random_flip=False, **settings)
     number = tf.constant(number, tf.int64)
     image, label = augment(tf.constant(image), tf.constant(label), config, number)
     return image.numpy(), label.numpy()
@@ -213,6 +213,6 @@ def test_no_scale_is_above_the_largest(low, high, step, scales):
 
 def test_bad_examples_are_skipped_where_the_config_says_so(tmp_path):
     data = write_camvid(tmp_path, train=120)
-    config = tiny_config(data, rates="none", on_bad_example="skip", iterations=60)
+    config = tiny_config(data, rates="none", on_bad_example="skip", train_steps=60)
     (data / "train" / "train_0.png").write_bytes(b"no image")
     assert sum(len(images) for images, _ in batches(config)) == 60 * config.batch_size

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dilated_affinity.training.optimizers import MultiplierSGD
-from dilated_affinity.training.train_step import FiniteStepModel, heads_not_finite
+from dilated_affinity.training.train_step import SkipNonFiniteModel, heads_not_finite
 
 INFINITE = 7.0
 
@@ -44,7 +44,7 @@ def make(accumulation=None, **losses):
     inputs = keras.Input((4, 4, 1))
     features = keras.layers.BatchNormalization()(keras.layers.Conv2D(2, 3)(inputs))
     outputs = {name: keras.layers.Conv2D(1, 1, name=name)(features) for name in losses}
-    model = FiniteStepModel(inputs, outputs)
+    model = SkipNonFiniteModel(inputs, outputs)
     optimizer = MultiplierSGD(0.1, momentum=0.9, gradient_accumulation_steps=accumulation)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer, losses, metrics={name: [Examples()] for name in losses})
@@ -58,7 +58,7 @@ def step(model, images=None, target=0.0, names=("a",)):
 
 
 def state(model):
-    skipped = ("iterations", "iteration", "refused")
+    skipped = ("iterations", "iteration", "skipped_updates")
     variables = (*model.variables, *model.optimizer.variables)
     return {v.path: np.array(v) for v in variables if not v.path.endswith(skipped)}
 
@@ -80,7 +80,7 @@ def test_nothing_but_the_count_of_steps_is_left(wrong):
     assert np.isnan(logs["loss"])
     assert_same(before, state(model))
     assert not any(np.array(variable).any() for variable in model.metrics_variables)
-    assert int(model.optimizer.iterations) == 2 and int(model.optimizer.refused) == 1
+    assert int(model.optimizer.iterations) == 2 and int(model.optimizer.skipped_updates) == 1
 
 
 def test_steps_before_and_after_are_those_of_keras():
@@ -112,7 +112,7 @@ def test_a_whole_accumulated_step_is_refused():
         {name: value for name, value in before.items() if name not in moving},
         {name: value for name, value in after.items() if name not in moving},
     )
-    assert int(model.optimizer.refused) == 1
+    assert int(model.optimizer.skipped_updates) == 1
     step(model), step(model)
     assert np.isfinite(sum(value.sum() for value in state(model).values()))
 

@@ -133,7 +133,7 @@ def test_a_stopped_run_started_again_ends_with_the_same_weights(
 def test_a_finished_run_is_left_as_it_is(camvid, undisturbed, monkeypatch):
     result, model_dir = undisturbed
     before = latest(model_dir).read_bytes()
-    monkeypatch.setattr("dilated_affinity.training.trainer.note_environment", pytest.fail)
+    monkeypatch.setattr("dilated_affinity.training.trainer.record_environment", pytest.fail)
     assert train(tiny_config(camvid), model_dir) == result
     assert latest(model_dir).read_bytes() == before
 
@@ -151,7 +151,7 @@ def test_other_settings_are_refused_and_named(camvid, undisturbed):
     with pytest.raises(RunError, match=message):
         train(tiny_config(camvid, beta=2.0), undisturbed[1])
     with pytest.raises(RunError, match="depends on iterations, .*--initial_model="):
-        train(tiny_config(camvid, iterations=6), undisturbed[1])
+        train(tiny_config(camvid, train_steps=6), undisturbed[1])
     assert json.loads((undisturbed[1] / "config.json").read_text())["config"]["beta"] == 6.0
 
 
@@ -278,7 +278,7 @@ class Ious:
 
 
 def test_early_stopping_ends_a_run_and_more_patience_continues_it(camvid, tmp_path, monkeypatch):
-    settings = {"rates": "none", "iterations": 3, "validate_every": 1}
+    settings = {"rates": "none", "train_steps": 3, "validate_every": 1}
     config = tiny_config(camvid, **settings, early_stop_patience=1)
     ious = Ious(monkeypatch, 0.4, 0.3, 0.5)
     result = train(config, tmp_path)
@@ -294,7 +294,7 @@ def test_early_stopping_ends_a_run_and_more_patience_continues_it(camvid, tmp_pa
 def test_early_stopping_comes_to_the_same_end_when_started_again(camvid, tmp_path, monkeypatch):
     """Between any two validations."""
     values = (0.2, 0.4, 0.3, 0.4, 0.5)
-    settings = {"rates": "none", "iterations": 5, "validate_every": 1}
+    settings = {"rates": "none", "train_steps": 5, "validate_every": 1}
     config = tiny_config(camvid, **settings, early_stop_patience=2)
     for folder, steps in (("whole", 0), ("parts", 1)):
         ious, result = Ious(monkeypatch, *values), None
@@ -307,7 +307,7 @@ def test_early_stopping_comes_to_the_same_end_when_started_again(camvid, tmp_pat
 
 def test_batches_of_one_image_train_what_is_evaluated(camvid, tmp_path):
     """Batch norm over one image would cancel the image-level features, but only in training."""
-    settings = {"batch_norm": "frozen", "rates": "none", "iterations": 2, "dropout": 0.0}
+    settings = {"batch_norm": "frozen", "rates": "none", "train_steps": 2, "dropout": 0.0}
     config = tiny_config(camvid, batch_size=1, weight_decay=0.0, **settings)
     with pytest.raises(ConfigError, match="at least 2, since .*batch_norm='frozen' takes one"):
         config.replace(batch_norm="sync")
@@ -419,7 +419,7 @@ def test_a_damaged_config_is_refused_by_name(tmp_path):
 
 
 def test_the_optimizer_follows_the_recipe(camvid):
-    config = tiny_config(camvid, learning_rate=0.007, iterations=100)
+    config = tiny_config(camvid, learning_rate=0.007, train_steps=100)
     model = build_model(config, 11)
     compile_model(model, config.replace(rates="none"))
     schedule = model.optimizer._learning_rate
@@ -443,7 +443,7 @@ def test_weight_decay_is_half_the_sum_of_squares_of_the_convolution_kernels(camv
 
 
 def test_plain_deeplab_trains_without_affinity(camvid, tmp_path):
-    result = train(tiny_config(camvid, rates="none", iterations=2), tmp_path)
+    result = train(tiny_config(camvid, rates="none", train_steps=2), tmp_path)
     assert result.step == 2
     assert not (tmp_path / "statistics.json").exists()
 
@@ -522,7 +522,7 @@ def test_aspp_and_decoder_have_a_momentum_of_their_own(camvid, tmp_path, caplog)
 
 @pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_mixed_precision_keeps_heads_and_losses_in_float32(camvid, tmp_path, precision):
-    config = tiny_config(camvid, mixed_precision=precision, iterations=2)
+    config = tiny_config(camvid, mixed_precision=precision, train_steps=2)
     assert train(config, tmp_path).step == 2
     _, model = load_run(tmp_path)
     assert model.get_layer("decoder_conv0").compute_dtype == precision
