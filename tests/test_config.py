@@ -65,7 +65,7 @@ def test_overrides_win_over_the_recipe():
         ("weighting", "sqrt"),
         ("mu", 1),
         ("min_scale", 3.0),
-        ("flip", 1),
+        ("random_flip", 1),
         ("eval_flip", 1),
         ("eval_window", -1),
         ("dataset", None),

@@ -8,6 +8,7 @@ import time
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from helpers.tiny_run import command
 
 from dilated_affinity import __main__ as package
 from dilated_affinity.cli import app, config_flags, train_main
@@ -70,7 +71,7 @@ def test_values_to_choose_from_are_named(page):
     assert "--weighting=none|signal|neighbor|sqrt_neighbor" in page
     assert "One of shapes, camvid," in entry(page, "dataset")
     assert "One of 8, 16, 32." in entry(page, "output_stride")
-    assert entry(page, "flip").endswith("Default: yes (tensorflow/models research/deeplab).")
+    assert entry(page, "random_flip").endswith("Default: yes (tensorflow/models research/deeplab).")
 
 
 @pytest.mark.parametrize(
