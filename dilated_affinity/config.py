@@ -667,9 +667,8 @@ class Config:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            settings = {
-                _RENAMED.get(name, name): value for name, value in content["config"].items()
-            }
+            given = dict(content["config"])
+            settings = {_RENAMED.get(name, name): value for name, value in given.items()}
             unknown = set(settings) - {field.name for field in dataclasses.fields(cls)}
             if unknown:
                 raise ConfigError(f"unknown settings: {', '.join(sorted(unknown))}")
