@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import warnings
 from pathlib import Path
 
 from dilated_affinity.affinity.geometry import check_rates, format_rates, parse_rates
@@ -575,8 +576,8 @@ class Config:
     @classmethod
     def for_dataset(cls, dataset, **overrides):
         """The recipe of a data set, with single settings overridden."""
-        _refuse_old_names(overrides)
-        return cls(**{"dataset": dataset, **RECIPES.get(dataset, {}), **overrides})
+        settings = {**RECIPES.get(dataset, {}), **_with_new_names(overrides)}
+        return cls(**{"dataset": dataset, **settings})
 
     @property
     def affinity_rates(self):
@@ -633,8 +634,7 @@ class Config:
 
     def replace(self, **changes):
         """A copy with some settings changed."""
-        _refuse_old_names(changes)
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **_with_new_names(changes))
 
     def differences(self, other):
         """Names of the settings in which a run of `other` could not continue a run of this one."""
@@ -680,10 +680,13 @@ class Config:
             raise DataError(f"{path}: not the configuration of a run: {text}") from None
 
 
-def _refuse_old_names(settings):
-    for name in settings:
-        if name in _RENAMED:
-            raise ConfigError(f"{name} is called {_RENAMED[name]} since version 0.2.0.")
+def _with_new_names(settings):
+    """Settings by their names of this version, with a warning for each that was given otherwise."""
+    for name in settings.keys() & _RENAMED.keys():
+        warnings.warn(
+            f"{name} is called {_RENAMED[name]} since version 0.2.0.", FutureWarning, stacklevel=3
+        )
+    return {_RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def _rates_as_text(rates):

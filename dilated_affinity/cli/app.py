@@ -8,7 +8,7 @@ from logging import WARNING
 from absl import app, flags, logging
 
 from dilated_affinity.cli.help_page import help_page
-from dilated_affinity.cli.renamed_flags import new_name
+from dilated_affinity.cli.renamed_flags import with_new_names
 from dilated_affinity.errors import ConfigError, DilatedAffinityError, first_line
 from dilated_affinity.version import __version__
 
@@ -79,11 +79,11 @@ def _parse(arguments, module):
     if "version" in asked:
         print(versions())
         sys.exit(0)
+    arguments, notes = with_new_names(arguments)
+    for note in notes:
+        complain(note)
     try:
         extra = flags.FLAGS(arguments)[1:]
-    except flags.UnrecognizedFlagError as error:
-        new = new_name(error.flagname)
-        _refuse(f"--{error.flagname} is called --{new} since version 0.2.0." if new else error)
     except flags.Error as error:
         _refuse(error)
     if extra:

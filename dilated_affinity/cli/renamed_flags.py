@@ -1,4 +1,6 @@
-"""Flags of earlier versions, which are refused with their names of today."""
+"""Flags of earlier versions by their names of today."""
+
+import re
 
 from absl import flags
 
@@ -11,14 +13,31 @@ _RENAMED = {
 """New names of the flags of version 0.1.0; of several the one that the command has."""
 
 
-def new_name(name: str) -> str | None:
-    """The name of a renamed flag in the running command, or None.
+def with_new_names(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Replaces the names of renamed flags on a command line.
 
     Args:
-        name: The flag without dashes, as given: that of a boolean may begin with `no`.
+        arguments: The command line. What follows a lone `--` is left as it is.
+
+    Returns:
+        The command line with the names of this version, and one line for each name replaced.
     """
+    replaced, notes = [], []
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for argument in arguments[:end]:
+        given = re.fullmatch(r"(--?)(\w+)(=.*)?", argument, re.DOTALL)
+        new = _new_name(given[2]) if given else None
+        if new is not None:
+            notes.append(f"--{given[2]} is called --{new} since version 0.2.0")
+            argument = f"--{new}{given[3] or ''}"
+        replaced.append(argument)
+    return replaced + arguments[end:], notes
+
+
+def _new_name(name):
+    """The name of a renamed flag in the running command, or None; `no` may precede booleans."""
     for prefix in ("", "no"):
         for new in _RENAMED.get(name.removeprefix(prefix), ()):
-            if new in flags.FLAGS:
+            if new in flags.FLAGS and name not in flags.FLAGS:
                 return prefix + new
     return None

@@ -10,7 +10,6 @@ import pytest
 from helpers.tiny import write_camvid
 
 from dilated_affinity.config import Config
-from dilated_affinity.errors import ConfigError
 from dilated_affinity.run_dir.layout import CONFIG_FILE
 from dilated_affinity.training.trainer import load_run, train
 
@@ -50,8 +49,8 @@ def test_it_is_trained_to_its_end(old_run, tmp_path):
     assert result.step == 4 and len(rows) == 3
 
 
-def test_old_names_are_refused_with_the_new():
-    with pytest.raises(ConfigError, match="iterations is called train_steps"):
-        Config.for_dataset("camvid", iterations=3)
-    with pytest.raises(ConfigError, match="flip is called random_flip"):
-        Config().replace(flip=False)
+def test_old_names_are_taken_with_a_warning():
+    with pytest.warns(FutureWarning, match="iterations is called train_steps"):
+        assert Config.for_dataset("camvid", iterations=3).train_steps == 3
+    with pytest.warns(FutureWarning, match="flip is called random_flip"):
+        assert not Config().replace(flip=False).random_flip
