@@ -23,10 +23,11 @@ from absl import app, flags
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import label_readers, load_source
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.runtime.distribution import gpu_names
 from dilated_affinity.runtime.reproducibility import deterministic_operations
+from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import training_dataset
-from dilated_affinity.training.run_model import build_model, compile_model
 from dilated_affinity.version import __version__
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each kind.", lower_bound=1)

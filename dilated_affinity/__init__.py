@@ -31,10 +31,13 @@ from dilated_affinity.inference.predictor import Prediction, Predictor, inferenc
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.models.training_model import training_model
+from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.training.input_pipeline import evaluation_dataset, training_dataset
 from dilated_affinity.training.losses import SemanticLoss
+from dilated_affinity.training.objectives.objective import Objective, TrainedOutput
+from dilated_affinity.training.objectives.registry import register_objective
 from dilated_affinity.training.tensorboard import TensorBoardMonitor
-from dilated_affinity.training.trainer import TrainingResult, load_run, train
+from dilated_affinity.training.trainer import TrainingResult, train
 from dilated_affinity.version import __version__
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "DilatedAffinityError",
     "Evaluation",
     "MeanIoU",
+    "Objective",
     "PixelAccuracy",
     "Prediction",
     "Predictor",
@@ -58,6 +62,7 @@ __all__ = [
     "RunError",
     "SemanticLoss",
     "TensorBoardMonitor",
+    "TrainedOutput",
     "TrainingResult",
     "__version__",
     "affinities_from_targets",
@@ -75,6 +80,7 @@ __all__ = [
     "neighbor_offsets",
     "parse_rates",
     "propagate",
+    "register_objective",
     "search_refinement",
     "steep_sigmoid",
     "symmetric_logits",

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 from dilated_affinity.affinity.geometry import check_rates, format_rates, parse_rates
-from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.errors import ConfigError, DataError, did_you_mean
 from dilated_affinity.inference.views import parse_scales
 from dilated_affinity.recipes import RECIPES
 from dilated_affinity.runtime.files import write_atomically
@@ -44,14 +44,16 @@ _DEEPLAB = "tensorflow/models research/deeplab"
 REFINEMENTS = ("exact", "decoder_stride", "early_stop")
 """Variants of the refinement; `dilated_affinity.inference.refinement` says what they are."""
 
-STRUCTURES = ("none", "affinity", "aaf", "boundary")
-"""What training may learn of structure: nothing, the paper's way, or that of a baseline."""
+OBJECTIVES = {"none": False, "affinity": True, "aaf": False, "boundary": False}
+"""Names of what a run may train beside the classes, and whether that predicts affinity.
+
+`dilated_affinity.training.objectives` says what they are; `register_objective` adds to them."""
 
 POSTPROCESSES = ("none", "propagate", "crf")
 """What may refine predictions."""
 
 
-_RENAMED = {"iterations": "train_steps", "flip": "random_flip"}
+_RENAMED = {"iterations": "train_steps", "flip": "random_flip", "structure": "objective"}
 """Settings of version 0.1.0 by their names of then."""
 
 
@@ -159,13 +161,14 @@ class Config:
         high=0.99999,
     )
 
-    structure: str = _setting(
+    objective: str = _setting(
         "affinity",
         "What is trained beside the classes: affinity, the paper's method; aaf (adaptive affinity "
-        "fields) or boundary (weights near boundaries), which it compares with; or none.",
+        "fields) or boundary (larger weights near boundaries), which the paper compares with; "
+        "none; or the name of a registered objective.",
         "paper 4.3",
         group="loss",
-        choices=STRUCTURES,
+        choices=OBJECTIVES,
     )
     weighting: str = _setting(
         "sqrt_neighbor",
@@ -215,7 +218,7 @@ class Config:
     )
     boundary_amplitude: float = _setting(
         10.0,
-        "With structure=boundary, how much more a pixel at a boundary weighs; the weights of an "
+        "With objective=boundary, how much more a pixel at a boundary weighs; the weights of an "
         "image are then divided by their mean.",
         "Ronneberger et al. 2015",
         group="loss",
@@ -568,7 +571,7 @@ class Config:
             raise ConfigError(
                 "train_propagation needs an affinity to propagate with. "
                 f"Received: train_propagation={self.train_propagation}, "
-                f"structure={self.structure!r}, rates={self.rates!r}"
+                f"objective={self.objective!r}, rates={self.rates!r}"
             )
         # Refuses what cannot be read.
         self.affinity_rates, self.multi_grid_factors, self.aspp_rates, self.scales  # noqa: B018
@@ -583,7 +586,7 @@ class Config:
     def affinity_rates(self):
         """`rates` as pairs, or None for a run without affinity."""
         rates = None if self.rates == "none" else parse_rates(self.rates)
-        return rates if self.structure == "affinity" else None
+        return rates if OBJECTIVES[self.objective] else None
 
     @property
     def images_at_once(self) -> int:
@@ -704,8 +707,11 @@ def _checked(field, value):
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ConfigError(f"{name} must be a {kind.__name__}. Received: {name}={value!r}")
     if limits["choices"] and value not in limits["choices"]:
-        known = ", ".join(map(str, limits["choices"]))
-        raise ConfigError(f"{name} must be one of {known}. Received: {name}={value!r}")
+        known = tuple(map(str, limits["choices"]))
+        meant = did_you_mean(value, known) if kind is str else ""
+        raise ConfigError(
+            f"{name} must be one of {', '.join(known)}.{meant} Received: {name}={value!r}"
+        )
     low, high = limits["low"], limits["high"]
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"

@@ -30,9 +30,9 @@ from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU, mean_over_
 from dilated_affinity.inference.padding import PaddedShapes, pad_to
 from dilated_affinity.inference.predictor import logits_fn
 from dilated_affinity.inference.refinement import Refinement, Refiner
+from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
-from dilated_affinity.training.trainer import load_run
 from dilated_affinity.version import __version__
 
 VARIANTS = {

@@ -29,8 +29,9 @@ from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation.calibration import calibrate
 from dilated_affinity.evaluation.crf import evaluate_crf
+from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.runtime.system import configure_malloc
-from dilated_affinity.training.trainer import load_run, train
+from dilated_affinity.training.trainer import train
 from experiments.records import (
     RESULTS,
     read_json,
@@ -49,7 +50,7 @@ _MAY_DIFFER = {
 }
 """Settings that change nothing that a run is recorded for."""
 
-_RUN_DECIDES = ("dataset", "seed", "structure", "rates", "beta", "weighting")
+_RUN_DECIDES = ("dataset", "seed", "objective", "rates", "beta", "weighting")
 
 
 def define_flags(dataset="voc2012_aug", scale="paper"):
@@ -162,7 +163,7 @@ class Queue:
         chosen = VARIANTS[variant]
         # Calibrated is the last checkpoint, when it is measured.
         settings = {"calibrate": "none", **self.size.settings, **self.given}
-        settings |= {"seed": seed, "structure": chosen.structure}
+        settings |= {"seed": seed, "objective": chosen.objective}
         if chosen.has_affinity:
             settings["rates"] = format_rates(self.rates(chosen.rates))
             settings["weighting"] = chosen.weighting
@@ -171,7 +172,7 @@ class Queue:
                 # Those of before there was a setting are of the mean.
                 reduction = self.choices()[variant].get("affinity_reduction", "mean")
                 settings["affinity_reduction"] = reduction
-        if chosen.structure == "boundary":
+        if chosen.objective == "boundary":
             scaled = SIGMA / self.size.divisor
             settings["boundary_sigma"] = self.given.get("boundary_sigma", scaled)
         config = Config.for_dataset(self.dataset, **{**settings, **overrides})

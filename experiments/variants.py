@@ -8,20 +8,20 @@ class Variant:
     """What distinguishes runs of one data set and scale.
 
     Attributes:
-        structure: As the setting.
+        objective: As the setting.
         rates: R in pixels of the paper's images.
         beta: The paper's.
         weighting: As the setting.
     """
 
-    structure: str = "affinity"
+    objective: str = "affinity"
     rates: str = "none"
     beta: float | None = None
     weighting: str = "sqrt_neighbor"
 
     @property
     def has_affinity(self) -> bool:
-        return self.structure == "affinity"
+        return self.objective == "affinity"
 
 
 FOUR_RATES = "8,16,32,64"

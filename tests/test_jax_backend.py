@@ -32,6 +32,7 @@ from dilated_affinity import (
     training_dataset,
 )
 from dilated_affinity.errors import ConfigError, RunError
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import Checkpoints
 from dilated_affinity.run_dir.layout import CHECKPOINTS
 from dilated_affinity.runtime.distribution import (
@@ -40,7 +41,7 @@ from dilated_affinity.runtime.distribution import (
     find_replicas,
     join_processes,
 )
-from dilated_affinity.training.run_model import build_model, compile_model
+from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.trainer import train
 
 RATES = ((1, 1), (2, 3))

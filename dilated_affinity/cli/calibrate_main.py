@@ -17,8 +17,8 @@ from dilated_affinity.cli import app, config_flags
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.calibration import IMAGES
 from dilated_affinity.run_dir.layout import chosen_checkpoint
+from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.training.run_calibration import calibrate_run
-from dilated_affinity.training.trainer import load_run
 
 _given = config_flags.define(
     ("data_dir", "calibrate", "eval_output_stride", "propagation_iterations")

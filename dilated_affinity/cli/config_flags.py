@@ -4,15 +4,15 @@ import dataclasses
 
 from absl import flags
 
-from dilated_affinity.config import Config
+from dilated_affinity.config import OBJECTIVES, Config
 from dilated_affinity.datasets.registry import dataset_names
 from dilated_affinity.errors import ConfigError, did_you_mean
 from dilated_affinity.models.deeplab import BACKBONES
 from dilated_affinity.recipes import RECIPES
 from dilated_affinity.run_dir.layout import WHICH
 
-_NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES)}
-"""Settings whose values are names that grow with the package."""
+_NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES), "objective": OBJECTIVES}
+"""Settings whose values are names that grow, and are checked when the flags have been parsed."""
 
 VIEWS = ("eval_output_stride", "eval_scales", "eval_flip", "eval_window")
 """Settings of how a trained network sees images."""
@@ -64,7 +64,7 @@ def define(names=None, default="the run's"):
             flags.DEFINE_integer(field.name, None, text)
         elif field.type is float:
             flags.DEFINE_float(field.name, None, text)
-        elif choices:
+        elif choices and field.name not in _NAMES:
             flags.DEFINE_enum(field.name, None, choices, text)
         else:
             flags.DEFINE_string(field.name, None, text)

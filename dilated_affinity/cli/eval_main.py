@@ -28,9 +28,9 @@ from dilated_affinity.evaluation.crf import dense_crf_of, evaluate_crf
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
 from dilated_affinity.run_dir.layout import chosen_checkpoint, selection_bias
+from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.training.run_calibration import save_searched
-from dilated_affinity.training.trainer import load_run
 from dilated_affinity.visualization import refinement_search_figure
 
 _SYMMETRIC = {"yes": (True,), "no": (False,), "both": (False, True)}

@@ -33,7 +33,7 @@ from dilated_affinity.export.formats import FORMATS, QUANTIZATIONS
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words
 from dilated_affinity.run_dir.layout import load_classes
-from dilated_affinity.training.trainer import load_run
+from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.version import __version__
 
 _given = config_flags.define(

@@ -31,7 +31,7 @@ from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
 from dilated_affinity.run_dir.layout import load_classes
-from dilated_affinity.training.trainer import load_run
+from dilated_affinity.run_dir.load import load_run
 
 _given = config_flags.define(
     (

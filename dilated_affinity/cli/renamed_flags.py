@@ -9,6 +9,7 @@ _RENAMED = {
     "flip": ("random_flip", "eval_flip"),
     "scales": ("eval_scales",),
     "window": ("eval_window",),
+    "structure": ("objective",),
 }
 """New names of the flags of version 0.1.0; of several the one that the command has."""
 

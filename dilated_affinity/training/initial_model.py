@@ -18,13 +18,12 @@ from dilated_affinity.errors import ConfigError, DataError, first_line
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.run_dir.checkpoints import Checkpoints, read_state
 from dilated_affinity.run_dir.layout import BEST, CHECKPOINTS, CONFIG_FILE, load_classes
+from dilated_affinity.training.objectives.registry import class_layers
 
 SUFFIXES = (".keras", ".weights.h5")
 
 _CLASSES, _RATES = "semantic_logits", "affinity_logits"
 _NOT_LOADED = {"f": np.nan, "i": 0, "u": 0}
-_OF_CLASSES = (_CLASSES, "aaf")
-"""Layers whose weights belong to classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +101,7 @@ def load_initial_weights(
     What is left out keeps its fresh weights; the log says it.
 
     Args:
-        model: As `run_model.build_model` makes it, not compiled.
+        model: As `build_model` and `add_objective` make it, not compiled.
         initial: Where the weights come from.
         classes: The classes that the model is for.
         file: Where to read them, if not at `initial.path`.
@@ -121,9 +120,10 @@ def load_initial_weights(
         model.set_weights(before)
         raise
     fresh = _by_variable(model, before)
+    of_classes = {_CLASSES, *class_layers()}
     for layer in model.layers:
         missing = [each.path for each in layer.weights if np.isnan(values[id(each)]).any()]
-        if layer.name in (*_OF_CLASSES, _RATES) and missing:
+        if layer.name in (*of_classes, _RATES) and missing:
             left_out.setdefault(layer.name, "of another shape")
         elif missing:
             model.set_weights(before)
@@ -147,11 +147,11 @@ def _by_variable(model, values):
 
 def _foreign_heads(model, initial, classes):
     """Names of the heads that the file has for something else, and why."""
-    present = {layer.name for layer in model.layers}
+    present, of_classes = [layer.name for layer in model.layers], {_CLASSES, *class_layers()}
     found = {}
     if initial.classes is not None and initial.classes != classes.names:
         reason = f"its {len(initial.classes)} classes are others than the {len(classes.names)} here"
-        found = dict.fromkeys((name for name in _OF_CLASSES if name in present), reason)
+        found = dict.fromkeys((name for name in present if name in of_classes), reason)
     rates = affinity_rates(model)
     if rates is not None and initial.rates not in (..., rates):
         theirs = "none" if initial.rates is None else format_rates(initial.rates)

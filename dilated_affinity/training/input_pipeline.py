@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from dilated_affinity.affinity.targets import affinity_targets
-from dilated_affinity.baselines.boundary import boundary_weights
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.registry import Source, load_source, read_examples
@@ -20,6 +18,7 @@ from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.models.backbone import check_choice
 from dilated_affinity.models.deeplab import BACKBONES
+from dilated_affinity.training.objectives.registry import objective_of
 
 
 def training_dataset(
@@ -37,13 +36,11 @@ def training_dataset(
 
     Returns:
         A finite `tf.data.Dataset` of `(images, targets)`: images float32 (B, S, S, 3) in
-        [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and, unless the config's
-        rates are `"none"`, `"affinity"`, uint8 (B, S, S, 8|R|). S is `crop_size`, and B
-        `batch_size`, divided by `parts` and by `accumulation`, with that many batches to a step.
-        With `train_propagation` the targets hold the labels as `"refined"`, too; with
-        `structure="aaf"` as `"aaf"`; with
-        `structure="boundary"` elements are `(images, targets, weights)`, where weights are
-        `{"semantic": boundary_weights(labels, normalize=True)}`.
+        [0, 255]; targets a dict of `"semantic"`, uint8 labels (B, S, S), and of what the run's
+        objective adds, such as `"affinity"`, uint8 (B, S, S, 8|R|). S is `crop_size`, and B
+        `batch_size` divided by `parts` and by `accumulation`, with that many batches to a step.
+        With an objective that has sample weights, such as `"boundary"`, elements are
+        `(images, targets, weights)`, where weights are a dict of float32 (B, S, S).
 
     Raises:
         ConfigError: If the batch cannot be divided into so many parts.
@@ -73,26 +70,12 @@ def training_dataset(
     def crop(number, example):
         return augment(example["image"], example["label"], config, number)
 
-    rates = config.affinity_rates
+    objective = objective_of(config)
 
     def with_targets(images, labels):
-        targets = {"semantic": labels}
-        if rates is not None:
-            targets["affinity"] = affinity_targets(labels, rates, IGNORE_LABEL)
-        if config.train_propagation:
-            targets["refined"] = labels
-        if config.structure == "aaf":
-            targets["aaf"] = labels
-        if config.structure == "boundary":
-            weights = boundary_weights(
-                labels,
-                config.boundary_amplitude,
-                config.boundary_sigma,
-                IGNORE_LABEL,
-                normalize=True,
-            )
-            return images, targets, {"semantic": weights}
-        return images, targets
+        targets = {"semantic": labels, **objective.targets(labels, config)}
+        weights = objective.sample_weights(labels, config)
+        return (images, targets) if weights is None else (images, targets, weights)
 
     batches = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(size, drop_remainder=True)

@@ -1,18 +1,50 @@
-"""Calibration of a run: on which images, and what its folder keeps of it."""
+"""Calibration of a run: on which images, and what is saved in its folder."""
 
 from pathlib import Path
 
 import keras
+from absl import logging
 
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import Source, load_source
 from dilated_affinity.evaluation.calibration import IMAGES, calibrate
 from dilated_affinity.inference.refinement import Refinement
-from dilated_affinity.run_dir.layout import load_calibration, save_calibration
+from dilated_affinity.run_dir.checkpoints import read_state
+from dilated_affinity.run_dir.layout import BEST, load_calibration, save_calibration
+from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.runtime.distribution import broadcast, on_own_devices
+
+
+def calibrate_best(model_dir: Path, config: Config, source: Source):
+    """Calibrates the refinement of a run's best model, unless that was done before.
+
+    In several processes all must call this together; the first one computes.
+
+    Args:
+        model_dir: The run's folder.
+        config: The run's settings.
+        source: The training examples.
+
+    Raises:
+        DataError: If the model or the images cannot be read.
+        RunError: If the folder cannot be written.
+    """
+    if config.calibration_split is None:
+        return
+
+    def calibrate_once():
+        step = read_state(model_dir / BEST).step
+        if is_calibrated(model_dir, step):
+            return
+        _, model = load_run(model_dir, calibrated=False)
+        logging.info("%s", calibrate_run(model_dir, config, model, step, source))
+
+    with on_own_devices():
+        broadcast(calibrate_once)
 
 
 def is_calibrated(model_dir: Path, step: int) -> bool:
-    """Whether the folder holds settings fitted to the model of a step, by calibration or search."""
+    """Returns whether the folder holds settings that were fitted to the model of a step."""
     found = load_calibration(model_dir)
     return found is not None and found.get("step") == step
 
@@ -25,7 +57,7 @@ def calibrate_run(
     source: Source | None = None,
     images=IMAGES,
 ) -> str:
-    """Calibrates a run's model and keeps the settings in its folder, for every command to use.
+    """Calibrates a run's model and saves the settings in its folder, for every command to use.
 
     Args:
         model_dir: The run's folder.
@@ -36,7 +68,7 @@ def calibrate_run(
         images: How many images to take.
 
     Returns:
-        One line of what was found.
+        One line that says what was found.
 
     Raises:
         ConfigError: As `calibrate`.
@@ -53,7 +85,7 @@ def calibrate_run(
 
 
 def save_searched(model_dir: Path, refinement: Refinement, split: str, step: int):
-    """Keeps the settings that a search found best in a run's folder, as calibration does.
+    """Saves the settings that a search found best in a run's folder, as calibration does.
 
     Raises:
         RunError: If the folder cannot be written.

@@ -9,13 +9,14 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers, load_source
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
-from dilated_affinity.inference.refinement import decoder_resize, divided_rates
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.layout import CONFIG_FILE, given_statistics, refuse_other_settings
 from dilated_affinity.runtime.distribution import check_batch_split, find_replicas
 from dilated_affinity.runtime.progress import progress
 from dilated_affinity.training.class_weights import read_class_weights
+from dilated_affinity.training.compile import add_objective
 from dilated_affinity.training.initial_model import find_initial_model, load_initial_weights
-from dilated_affinity.training.run_model import build_model
+from dilated_affinity.training.objectives.registry import objective_of
 from dilated_affinity.training.tensorboard import check_tensorboard
 
 
@@ -90,8 +91,8 @@ def check_run(config: Config, classes: ClassTable, model_dir=None):
     downloaded = config.backbone_weights == "imagenet"
     keep = "none" if downloaded or initial else config.backbone_weights
     model = build_model(config.replace(backbone_weights=keep), classes.num_classes)
+    model = add_objective(model, config)
     if initial is not None:
         load_initial_weights(model, initial, classes)
-    if config.train_propagation:
-        divided_rates(config.affinity_rates, decoder_resize(model).source_stride)
+    objective_of(config).check(model, config)
     keras.backend.clear_session()

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C and SIGTERM, which preempted machines send, between two steps."""
+"""Stopping between two steps on Ctrl-C and on SIGTERM, which preempted machines send."""
 
 import contextlib
 import signal
@@ -6,18 +6,23 @@ import threading
 
 from absl import logging
 
+from dilated_affinity.runtime.distribution import any_process
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_ASK_OTHERS_EVERY = 10
+"""Steps after which processes tell each other whether one of them has been asked to stop."""
 
 
 class StopRequest:
-    """Context in which a signal to stop is noted where it would interrupt a step.
+    """Context that handles signals to stop.
 
     Within `noted()` the first signal only sets `received`, so that the step can end and be saved;
-    the second, and any signal outside, stops at once. In another thread than the main one, where
-    Python has no signals, nothing changes.
+    the second, and any signal outside, stops at once. In a thread other than the main one, where
+    Python handles no signals, it does nothing.
 
     Attributes:
-        received: The signal noted, or None.
+        received: The signal received within `noted()`, or None.
     """
 
     def __init__(self):
@@ -32,7 +37,7 @@ class StopRequest:
 
     def __exit__(self, *_):
         for each, handler in self._earlier.items():
-            # None is a handler that no Python code has set, and none can set again.
+            # None stands for a handler that was not set from Python and cannot be set again.
             if handler is not None:
                 signal.signal(each, handler)
 
@@ -45,10 +50,27 @@ class StopRequest:
         finally:
             self._noting = False
 
-    def stop(self):
-        """Stops as the signal received asks: `KeyboardInterrupt`, or exit status 128 + signal.
+    def agreed(self, done: int, steps: int, processes: int) -> bool:
+        """Returns whether to stop after a step; all processes come to the same answer.
 
-        Where another process received it, as SIGTERM asks.
+        Several processes ask each other every 10 steps and at the last one, where all of them must
+        call this together.
+
+        Args:
+            done: Steps done, the same number in all processes.
+            steps: Steps after which `done` ends.
+            processes: Number of processes.
+        """
+        received = self.received is not None
+        if processes == 1:
+            return received
+        now = done % _ASK_OTHERS_EVERY == 0 or done == steps
+        return now and any_process(received)
+
+    def stop(self):
+        """Ends the program: by `KeyboardInterrupt` for Ctrl-C, else with exit status 128 + signal.
+
+        If only another process received a signal, as SIGTERM does.
         """
         _stop(self.received or signal.SIGTERM)
 

@@ -30,7 +30,7 @@ def camvid(tmp_path):
 def verdicts(monkeypatch, tmp_path, capsys):
     """What the check and training say to settings: the status and the error, None for neither."""
     monkeypatch.setattr(
-        "dilated_affinity.training.trainer._Run.train",
+        "dilated_affinity.training.trainer.Trainer.train",
         lambda *_: (_ for _ in ()).throw(FirstStepReachedError),
     )
 

@@ -12,7 +12,8 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
-from dilated_affinity.training import trainer
+from dilated_affinity.run_dir.layout import BEST
+from dilated_affinity.run_dir.load import load_run
 
 VIEWS = {"scales": (0.5, 1.0, 1.5), "flip": True, "window": 33}
 FLAGS = ("--eval_scales=0.5,1,1.5", "--eval_flip", "--eval_window=33")
@@ -27,8 +28,8 @@ def run(tmp_path_factory):
 def test_a_run_is_evaluated_at_its_evaluation_output_stride(run):
     config, model_dir = run
     assert (config.output_stride, config.eval_output_stride) == (16, 8)
-    trained = keras.models.load_model(model_dir / trainer.BEST, compile=False)
-    _, model = trainer.load_run(model_dir)
+    trained = keras.models.load_model(model_dir / BEST, compile=False)
+    _, model = load_run(model_dir)
     assert _atrous_rates(model) == [12, 24, 36] and _atrous_rates(trained) == [6, 12, 18]
     for loaded, kept in zip(model.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(loaded, kept)
@@ -56,7 +57,7 @@ def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp
     assert content["scales"] == [0.5, 1.0, 1.5]
     assert content["flip"] is True and content["window"] == 33
     source = load_source(config.dataset, config.val_split, config.data_dir)
-    _, model = trainer.load_run(model_dir)
+    _, model = load_run(model_dir)
     expected = evaluate(
         model, source, (0, 2), self_weight=config.self_weight, mu=config.mu, **VIEWS
     )
@@ -73,7 +74,7 @@ def test_predict_main_averages_over_the_views_asked_for(run, tmp_path):
         "predict_main", f"--model_dir={model_dir}", "--limit=1", f"--output_dir={tmp_path}", *FLAGS
     )
     assert result.returncode == 0, result.stderr
-    _, model = trainer.load_run(model_dir)
+    _, model = load_run(model_dir)
     predict = Predictor(model, refinement=Refinement.from_config(config), **VIEWS)
     example = load_source(config.dataset, config.val_split, config.data_dir)[0]
     with Image.open(tmp_path / f"{example['id']}_labels.png") as labels:

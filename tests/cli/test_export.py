@@ -14,7 +14,7 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.export.formats import METADATA
 from dilated_affinity.inference.predictor import inference_model
 from dilated_affinity.run_dir.layout import save_settings
-from dilated_affinity.training import trainer
+from dilated_affinity.run_dir.load import load_run
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_exports_with_the_settings_of_the_run(run, tmp_path):
     assert "saved_model at output stride 16, 3 iterations of propagation with" in result.stderr
     assert f"on CPU, float32; writing to {output}" in result.stderr
 
-    _, model = trainer.load_run(model_dir)
+    _, model = load_run(model_dir)
     example = load_source(config.dataset, config.val_split, config.data_dir)[0]
     expected = inference_model(model, 3, self_weight=2.0, mu=20.0)(example["image"][np.newaxis])
     loaded = tf.saved_model.load(output)

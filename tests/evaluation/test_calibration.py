@@ -16,7 +16,8 @@ from dilated_affinity.evaluation.calibration import LOGIT_EDGES, _Fit, _Predicti
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.run_dir.layout import CALIBRATION_FILE, load_calibration
-from dilated_affinity.training.trainer import load_run, train
+from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.training.trainer import train
 
 CLASSES = ClassTable(tuple("abcd"), ((0, 0, 0),) * 4)
 OFFSETS = {33: 0, 50: 1, 35: 2, 40: 3}
@@ -219,7 +220,7 @@ def test_training_ends_with_it_and_every_command_uses_it(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"calibrate": "none"}, {"structure": "none"}, {"postprocess": "none"}]
+    [{"calibrate": "none"}, {"objective": "none"}, {"postprocess": "none"}]
     + [{"propagation_iterations": 0}],
     ids=str,
 )

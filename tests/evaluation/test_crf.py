@@ -9,7 +9,7 @@ from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU
 from dilated_affinity.inference.files import predict_examples
 from dilated_affinity.inference.predictor import Predictor
-from dilated_affinity.training.run_model import build_model
+from dilated_affinity.models.from_config import build_model
 
 pytest.importorskip("pydensecrf", reason="needs the extra crf")
 

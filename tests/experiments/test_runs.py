@@ -163,7 +163,7 @@ def test_small_scale_divides_rates_and_multiplies_betas(tmp_path):
     queue = Queue("shapes", "small", (0,), tmp_path, tmp_path, {})
     for name, variant in VARIANTS.items():
         config = queue.config(name, 3)
-        assert (config.seed, config.structure) == (3, variant.structure)
+        assert (config.seed, config.objective) == (3, variant.objective)
         if variant.has_affinity:
             halves = tuple((r1 / 2, r2 / 2) for r1, r2 in parse_rates(variant.rates))
             assert config.affinity_rates == halves

@@ -11,7 +11,8 @@ from helpers.tiny import write_camvid
 
 from dilated_affinity.config import Config
 from dilated_affinity.run_dir.layout import CONFIG_FILE
-from dilated_affinity.training.trainer import load_run, train
+from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.training.trainer import train
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run_0.1.0.tar.xz"
 

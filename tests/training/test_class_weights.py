@@ -10,6 +10,7 @@ from helpers.tiny import ListSource, tiny_config, write_camvid
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.training.class_weights import (
     CLASS_WEIGHTS_FILE,
     balanced_weights,
@@ -17,8 +18,8 @@ from dilated_affinity.training.class_weights import (
     read_class_weights,
     run_class_weights,
 )
+from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.losses import SemanticLoss
-from dilated_affinity.training.run_model import build_model, compile_model
 
 CLASSES = ClassTable(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 

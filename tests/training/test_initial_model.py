@@ -7,6 +7,7 @@ from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -19,7 +20,6 @@ from dilated_affinity.training.initial_model import (
     find_initial_model,
     load_initial_weights,
 )
-from dilated_affinity.training.run_model import build_model
 from dilated_affinity.training.trainer import train
 
 OTHER_CLASSES = ClassTable(tuple(f"thing {i}" for i in range(11)), CAMVID.palette)
@@ -90,7 +90,7 @@ def test_all_weights_of_a_run_or_a_file(tmp_path, caplog):
             ("semantic_logits",),
             "its 11 classes are others",
         ),
-        ({"rates": "2"}, {"structure": "aaf"}, ("aaf",), "aaf (of another shape)"),
+        ({"rates": "2"}, {"objective": "aaf"}, ("aaf",), "aaf (of another shape)"),
     ],
 )
 def test_heads_of_something_else_are_left_out_and_named(

@@ -16,6 +16,7 @@ from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.evaluation.evaluate import evaluate
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -32,10 +33,11 @@ from dilated_affinity.run_dir.layout import (
     selection_bias,
     trained_on,
 )
+from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.runtime.files import exclusive_lock
+from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import batch_ids, training_dataset
-from dilated_affinity.training.run_model import build_model, compile_model
-from dilated_affinity.training.trainer import load_run, train
+from dilated_affinity.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +248,7 @@ def test_numbers_gone_wrong_stop_the_run_or_are_counted(camvid, tmp_path):
 
 @pytest.mark.slow
 def test_numbers_gone_wrong_are_named_with_boundary_weights_too(camvid, tmp_path):
-    config = tiny_config(camvid, learning_rate=1e30, structure="boundary")
+    config = tiny_config(camvid, learning_rate=1e30, objective="boundary")
     message = "step 2: .*semantic.* not finite.* There is no checkpoint yet. .*Images of its batch"
     with pytest.raises(RunError, match=message):
         train(config, tmp_path)
@@ -270,7 +272,7 @@ class Ious:
 
     def __init__(self, monkeypatch, *values):
         self.values, self.taken = values, 0
-        monkeypatch.setattr("dilated_affinity.training.trainer._Run._class_iou", self)
+        monkeypatch.setattr("dilated_affinity.training.validation.Validation.class_iou", self)
 
     def __call__(self):
         self.taken += 1

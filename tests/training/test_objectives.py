@@ -1,4 +1,4 @@
-"""The baselines in a run: what `structure` changes in batches, model and training."""
+"""The baselines in a run: what `objective` changes in batches, model and training."""
 
 import keras
 import numpy as np
@@ -6,12 +6,14 @@ import pytest
 from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 from dilated_affinity.baselines.boundary import boundary_weights
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import Checkpoints
 from dilated_affinity.run_dir.layout import CHECKPOINTS
+from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import training_dataset
 from dilated_affinity.training.losses import SemanticLoss
-from dilated_affinity.training.run_model import build_model, compile_model
-from dilated_affinity.training.trainer import load_run, train
+from dilated_affinity.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +28,26 @@ def first_batch(config):
 def test_only_affinity_has_rates(camvid):
     config = tiny_config(camvid)
     assert config.affinity_rates is not None
-    for structure in ("none", "aaf", "boundary"):
-        assert config.replace(structure=structure).affinity_rates is None
+    for objective in ("none", "aaf", "boundary"):
+        assert config.replace(objective=objective).affinity_rates is None
 
 
 def test_images_and_labels_are_the_same_for_every_structure(camvid):
     config = tiny_config(camvid)
     images, targets = first_batch(config)
-    for structure in ("none", "aaf", "boundary"):
-        others = first_batch(config.replace(structure=structure))
+    for objective in ("none", "aaf", "boundary"):
+        others = first_batch(config.replace(objective=objective))
         np.testing.assert_array_equal(others[0], images)
         np.testing.assert_array_equal(others[1]["semantic"], targets["semantic"])
         assert "affinity" not in others[1]
-        if structure == "aaf":
+        if objective == "aaf":
             np.testing.assert_array_equal(others[1]["aaf"], targets["semantic"])
 
 
 def test_boundary_weights_reach_the_loss(camvid):
     settings = {"weight_decay": 0.0, "dropout": 0.0, "learning_rate": 0.0}
     config = tiny_config(
-        camvid, structure="boundary", boundary_amplitude=4.0, boundary_sigma=3.0, **settings
+        camvid, objective="boundary", boundary_amplitude=4.0, boundary_sigma=3.0, **settings
     )
     images, targets, weights = first_batch(config)
     expected = boundary_weights(targets["semantic"], 4.0, 3.0, normalize=True)
@@ -61,7 +63,7 @@ def test_boundary_weights_reach_the_loss(camvid):
 
 
 def test_a_run_trains_the_size_weights_of_aaf(camvid, tmp_path):
-    config = tiny_config(camvid, structure="aaf", head_multiplier=10.0, train_steps=2)
+    config = tiny_config(camvid, objective="aaf", head_multiplier=10.0, train_steps=2)
     train(config, tmp_path)
     model = keras.models.load_model(Checkpoints(tmp_path / CHECKPOINTS).latest())
     layer = model.get_layer("aaf")
@@ -74,9 +76,9 @@ def test_a_run_trains_the_size_weights_of_aaf(camvid, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("structure", ["aaf", "boundary", "none"])
-def test_a_stopped_run_ends_as_an_undisturbed_one(camvid, tmp_path, structure):
-    config = tiny_config(camvid, structure=structure)
+@pytest.mark.parametrize("objective", ["aaf", "boundary", "none"])
+def test_a_stopped_run_ends_as_an_undisturbed_one(camvid, tmp_path, objective):
+    config = tiny_config(camvid, objective=objective)
     train(config, tmp_path / "whole")
     train(config, tmp_path / "parts", stop_after=2)
     train(config, tmp_path / "parts")

@@ -1,0 +1,94 @@
+"""The interface of an objective, and the objective `none`."""
+
+import dataclasses
+
+import keras
+
+from dilated_affinity.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedOutput:
+    """How one output of a model is trained.
+
+    Attributes:
+        loss: Its loss.
+        weight: Weight of the loss in the total. Defaults to 1.
+        metrics: Its metrics, logged with the losses. Defaults to none.
+        output: A tensor of the model, float32, for an output that only the model that is fitted
+            has, or has in another form; the saved model is without it. None, the default, for an
+            output of the saved model.
+    """
+
+    loss: keras.losses.Loss
+    weight: float = 1.0
+    metrics: tuple = ()
+    output: keras.KerasTensor | None = None
+
+
+class Objective:
+    """What a run trains beside the classes: nothing here; subclasses override what they add.
+
+    The input pipeline, the model and its compilation ask the objective that the setting
+    `objective` names; `register_objective` gives one of your own a name.
+
+    Attributes:
+        predicts_affinity: Whether the model has an affinity head for the run's `rates`, for which
+            `AffinityStatistics` are counted over the training labels.
+        class_layers: Names of its layers whose weights belong to classes; a run that starts from
+            a model of other classes leaves them out.
+    """
+
+    predicts_affinity = False
+    class_layers: tuple[str, ...] = ()
+
+    def targets(self, labels, config: Config) -> dict:
+        """Returns the targets of its outputs, by output. Runs in the graph of the input pipeline.
+
+        Args:
+            labels: uint8 tensor (B, H, W): classes 0 to C-1, and 255 for void.
+            config: The run's settings.
+        """
+        return {}
+
+    def sample_weights(self, labels, config: Config) -> dict | None:
+        """Returns sample weights by output, or None, the default, for none; see `targets`."""
+        return None
+
+    def extra_outputs(self, model: keras.Model, config: Config) -> dict:
+        """Returns outputs to add to the saved model, by name: those with weights of their own.
+
+        Args:
+            model: The model of the run, with the float32 outputs `"semantic"` (B, H, W, C) and,
+                with affinity, `"affinity"` (B, H, W, 8|R|), both logits.
+            config: The run's settings.
+        """
+        return {}
+
+    def outputs(
+        self, model: keras.Model, config: Config, statistics=None, class_weights=None
+    ) -> dict[str, TrainedOutput]:
+        """Returns how its outputs are trained, by output.
+
+        An entry `"semantic"` replaces the semantic loss.
+
+        Args:
+            model: The saved model, with `extra_outputs`.
+            config: The run's settings.
+            statistics: `AffinityStatistics` of the training labels; None without affinity.
+            class_weights: As for `SemanticLoss`.
+        """
+        return {}
+
+    def fitted_outputs(
+        self, model: keras.Model, config: Config, statistics=None, class_weights=None
+    ) -> dict[str, TrainedOutput]:
+        """Returns what `outputs` does for the model that is fitted, where that differs."""
+        return self.outputs(model, config, statistics, class_weights)
+
+    def multipliers(self, config: Config) -> dict[str, float]:
+        """Returns learning-rate factors by layer name, each in the place of `head_multiplier`."""
+        return {}
+
+    def check(self, model: keras.Model, config: Config):
+        """Raises `ConfigError` for settings with which it cannot train the model."""
