@@ -1,7 +1,8 @@
 """Every setting of a run: one dataclass field each, with its meaning and its source.
 
 Command-line flags are generated from these fields (`cli/config_flags.py`), and a run's
-`config.json` is this dataclass, so neither can drift from what the code reads. Needs no TensorFlow.
+`config.json` is this dataclass, so neither can drift from what the code reads. This module does not
+import TensorFlow.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ class Config:
     recipe. Every field is checked when it is built.
 
     Raises:
-        ConfigError: For a value out of range, or a combination that makes no sense.
+        ConfigError: For a value out of range, or an invalid combination of values.
     """
 
     dataset: str = _setting("shapes", "Name of the data set.", "ours", group="data")
@@ -92,15 +93,15 @@ class Config:
     initial_model: str = _setting(
         "",
         "Start from these weights: the folder of a run (its best model), or a .keras or "
-        ".weights.h5 file. Heads for other classes or rates are left out; the log says it.",
+        ".weights.h5 file. Heads for other classes or rates are left out, and logged.",
         "ours",
         group="model",
         resumable=True,
     )
     rates: str = _setting(
         "8,(12,24),16",
-        "Dilation rates R; a bracketed pair stands for itself and its transpose. 'none' trains "
-        "plain DeepLabv3+.",
+        "Dilation rates R; a bracketed pair means itself and its transpose. 'none' trains plain "
+        "DeepLabv3+.",
         "paper 4.3",
         group="model",
     )
@@ -137,8 +138,8 @@ class Config:
     batch_norm: str = _setting(
         "sync",
         "Statistics of batch norm: over all replicas, over one, or the backbone's stored ones. "
-        "Only frozen allows batches of one image, for which it freezes that of ASPP and decoder, "
-        "too.",
+        "Only frozen allows batches of one image, for which it also freezes batch norm of ASPP and "
+        "decoder.",
         "paper 4.1",
         group="model",
         choices=("sync", "local", "frozen"),
@@ -153,9 +154,9 @@ class Config:
     )
     head_batch_norm_momentum: float = _setting(
         0.0,
-        "That of ASPP and decoder; 0 takes batch_norm_momentum. 0.9997 is for long schedules: "
+        "Momentum for ASPP and decoder; 0 uses batch_norm_momentum. 0.9997 is for long schedules: "
         "after 2,000 steps 55 % of the statistics are still their initial values.",
-        "ours; tensorflow/models research/deeplab has 0.9997, and so have the paper's recipes",
+        "ours; tensorflow/models research/deeplab has 0.9997, as have the paper's recipes",
         group="model",
         low=0,
         high=0.99999,
@@ -199,34 +200,35 @@ class Config:
     )
     train_propagation: int = _setting(
         0,
-        "Train through this many iterations of propagation at the decoder's stride, too: a second "
+        "Iterations of propagation at the decoder's stride through which to train, with a second "
         "semantic loss on the refined probabilities. Needs rates that are multiples of 4.",
         "ours; the paper propagates after training only",
         group="loss",
         low=0,
     )
     train_propagation_weight: float = _setting(
-        1.0, "Weight of that loss in the total.", "ours", group="loss", low=0
+        1.0, "Weight of that second loss in the total.", "ours", group="loss", low=0
     )
     class_weights: str = _setting(
         "none",
         "Weights of the classes in the semantic loss, a weighted mean: none; balanced, inversely "
-        "proportional to the pixels of the training labels; or a JSON file of a weight by class "
-        "name, or of a list in class order.",
+        "proportional to the pixels of the training labels; or a JSON file with weights by class "
+        "name, or with a list in class order.",
         "PyTorch's CrossEntropyLoss; scikit-learn's balanced",
         group="loss",
     )
     boundary_amplitude: float = _setting(
         10.0,
-        "With objective=boundary, how much more a pixel at a boundary weighs; the weights of an "
-        "image are then divided by their mean.",
+        "With objective=boundary, the additional weight of a pixel at a boundary; the weights of "
+        "an image are then divided by their mean.",
         "Ronneberger et al. 2015",
         group="loss",
         low=0,
     )
     boundary_sigma: float = _setting(
         5.0,
-        "Its width in pixels; smaller for small images.",
+        "With objective=boundary, the width in pixels over which it falls; smaller for small "
+        "images.",
         "Ronneberger et al. 2015",
         group="loss",
         low=0.1,
@@ -240,15 +242,15 @@ class Config:
     )
 
     train_steps: int = _setting(
-        30000, "Training steps in all.", "paper 4.1", group="schedule", low=1
+        30000, "Total number of training steps.", "paper 4.1", group="schedule", low=1
     )
     batch_size: int = _setting(
         16, "Images per step, over all replicas.", "paper 4.1", group="schedule", low=1
     )
     accumulation: int = _setting(
         1,
-        "Parts into which each batch is cut to save memory; their gradients are averaged. Batch "
-        "norm and the losses' means see a part at a time.",
+        "Number of parts into which each batch is split to save memory; their gradients are "
+        "averaged. Batch norm and the means of losses are over one part.",
         "ours",
         group="schedule",
         low=1,
@@ -265,23 +267,23 @@ class Config:
     )
     affinity_head_multiplier: float = _setting(
         1.0,
-        "Further factor on the learning rate of the affinity head's own weights. As many as the "
-        "affinity has channels, 8 for each rate, gives them the rate at which they would learn "
-        "were Eq. 5's sum over channels no mean.",
+        "Additional factor on the learning rate of the affinity head. The number of its channels, "
+        "8 for each rate, lets it learn as fast as with Eq. 5's sum over channels instead of the "
+        "mean.",
         "ours",
         group="schedule",
         low=0,
     )
     bias_multiplier: float = _setting(
         1.0,
-        "Factor on the learning rate of biases; batch norm's offsets are none.",
-        "Keras' way; tensorflow/models research/deeplab has 2, and so have the paper's recipes",
+        "Factor on the learning rate of biases, without batch norm's offsets.",
+        "Keras' default; tensorflow/models research/deeplab has 2, as have the paper's recipes",
         group="schedule",
         low=0,
     )
     warmup_steps: int = _setting(
         0,
-        "Steps over which the learning rate first rises from warmup_learning_rate.",
+        "Steps of linear warm-up of the learning rate from warmup_learning_rate.",
         "ZJULearning/RMI, by three of the paper's authors: 1,500 for VOC, 3,000 for Cityscapes",
         group="schedule",
         low=0,
@@ -322,7 +324,7 @@ class Config:
     )
     scale_step: float = _setting(
         0.25,
-        "Distance of the random scales; 0 draws any scale between the two.",
+        "Step between the random scales; 0 draws any scale between the two.",
         _DEEPLAB,
         group="augmentation",
         low=0,
@@ -341,22 +343,22 @@ class Config:
     )
     deterministic: bool = _setting(
         True,
-        "Compute the same bits every time, as the promise of an exact resume needs on GPUs, where "
-        "that may take longer; on CPUs it costs nothing that could be measured.",
+        "Use deterministic operations. An exact resume needs them on GPUs, where they may be "
+        "slower; on CPUs no cost was measurable.",
         "ours",
         group="run",
         resumable=True,
     )
     mixed_precision: str = _setting(
         "none",
-        "Compute type of everything but heads, losses and propagation, which stay in float32.",
+        "Compute dtype of all but heads, losses and propagation, which are in float32.",
         "ours",
         group="run",
         choices=("none", "bfloat16", "float16"),
     )
     num_replicas: int = _setting(
         0,
-        "Devices of each process to train on at once, each with its part of the batch; 0 takes all "
+        "Number of devices of each process to train on, each with a part of the batch; 0 uses all "
         "visible GPUs.",
         "paper 4.1: 4",
         group="run",
@@ -372,8 +374,8 @@ class Config:
     )
     early_stop_patience: int = _setting(
         0,
-        "Stop after so many validations in a row without a better mIoU; 0 trains to the end. The "
-        "learning rate follows the schedule of all iterations all the same.",
+        "Stop after this many validations in a row without a better mIoU; 0 trains to the end. The "
+        "learning rate still follows the schedule of all train_steps.",
         "ours",
         group="run",
         low=0,
@@ -382,7 +384,7 @@ class Config:
 
     checkpoint_every: int = _setting(
         500,
-        "Steps between checkpoints; every validation makes one, too.",
+        "Steps between checkpoints; every validation also writes one.",
         "ours",
         group="run",
         low=1,
@@ -390,7 +392,7 @@ class Config:
     )
     keep_checkpoints: int = _setting(
         3,
-        "How many checkpoints to keep, the newest, beside the best.",
+        "Number of newest checkpoints to keep, beside the best.",
         "ours",
         group="run",
         low=2,
@@ -405,7 +407,7 @@ class Config:
     )
     on_nan: str = _setting(
         "error",
-        "When the loss or a gradient is NaN or infinite: stop, or leave out the step and count it.",
+        "When the loss or a gradient is NaN or infinite: stop, or skip the step and count it.",
         "ours",
         group="run",
         choices=("error", "skip"),
@@ -413,8 +415,8 @@ class Config:
     )
     on_bad_example: str = _setting(
         "error",
-        "When a training image or label cannot be used: stop, or take another example and count "
-        "it, up to 1 % of the split.",
+        "When a training image or label cannot be used: stop, or use another example and count it, "
+        "up to 1 % of the split.",
         "ours",
         group="run",
         choices=("error", "skip"),
@@ -552,13 +554,13 @@ class Config:
             )
         if self.batch_size % self.accumulation:
             raise ConfigError(
-                "accumulation must cut batch_size into equal parts. "
+                "accumulation must divide batch_size. "
                 f"Received: accumulation={self.accumulation}, batch_size={self.batch_size}"
             )
         if self.images_at_once < 2 and self.batch_norm != "frozen":
             raise ConfigError(
                 "batch_size / accumulation must be at least 2, since batch norm over one image "
-                "cancels what is the same all over it; batch_norm='frozen' takes one. "
+                "cancels its image-level features; batch_norm='frozen' allows one. "
                 f"Received: batch_size={self.batch_size}, accumulation={self.accumulation}, "
                 f"batch_norm={self.batch_norm!r}"
             )
@@ -590,7 +592,7 @@ class Config:
 
     @property
     def images_at_once(self) -> int:
-        """Images of which batch norm and the losses see statistics and means at once."""
+        """Number of images over which batch norm and losses take statistics and means."""
         return self.batch_size // self.accumulation
 
     @property
@@ -619,7 +621,7 @@ class Config:
 
     @property
     def calibration_split(self) -> str | None:
-        """The split on which training ends by calibrating; None if it does not."""
+        """The split on which the refinement is calibrated after training; None if it is not."""
         refined = self.affinity_rates is not None and self.iterations_of_refinement > 0
         if self.calibrate == "none" or not refined:
             return None
@@ -665,8 +667,8 @@ class Config:
         """Reads what `save` wrote, in this version or since 0.1.0.
 
         Raises:
-            DataError: If the file is missing or not such a file, or holds a setting that does not
-                exist or is out of range.
+            DataError: If the file is missing or not a configuration, or holds a setting that does
+                not exist or is out of range.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -693,14 +695,14 @@ def _with_new_names(settings):
 
 
 def _rates_as_text(rates):
-    """The one text of rates that were given as text, numbers or pairs; `"none"` for None."""
+    """Returns rates, given as text, numbers or pairs, as normalised text; `"none"` for None."""
     if rates is None or rates == "none":
         return "none"
     return format_rates(check_rates(rates))
 
 
 def _checked(field, value):
-    """The value in its field's type, or a `ConfigError`."""
+    """Returns the value in its field's type, or raises `ConfigError`."""
     name, kind, limits = field.name, field.type, field.metadata
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -9,7 +9,7 @@ from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.recipes import RECIPES
 
 
-def test_defaults_are_the_papers_voc_recipe():
+def test_defaults():
     config = Config()
     assert (config.train_steps, config.batch_size, config.crop_size) == (30000, 16, 513)
     assert (config.rates, config.beta, config.weighting) == ("8,(12,24),16", 1.2, "sqrt_neighbor")
@@ -18,7 +18,7 @@ def test_defaults_are_the_papers_voc_recipe():
 
 
 @pytest.mark.parametrize("name", ["voc2012_aug", "cityscapes"])
-def test_the_papers_recipes_follow_deeplab_where_the_paper_gives_nothing(name):
+def test_recipes_of_the_paper(name):
     config = Config.for_dataset(name)
     assert (config.batch_norm_momentum, config.head_batch_norm_momentum) == (0.95, 0.9997)
     assert (config.bias_multiplier, config.head_multiplier) == (2.0, 1.0)
@@ -27,24 +27,24 @@ def test_the_papers_recipes_follow_deeplab_where_the_paper_gives_nothing(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(dataset_names()) - {"voc2012_aug", "cityscapes"}))
-def test_short_schedules_do_not_take_what_only_long_ones_bear(name):
+def test_recipes_of_short_schedules(name):
     config = Config.for_dataset(name)
     assert (config.head_batch_norm_momentum, config.bias_multiplier) == (0.0, 1.0)
 
 
-def test_every_setting_names_its_source_and_group():
+def test_settings_have_source_and_group():
     for field in dataclasses.fields(Config):
         assert field.metadata["help"].endswith(".") and field.metadata["source"]
         assert field.metadata["group"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_valid_and_belong_to_a_data_set(name):
+def test_recipes_are_valid(name):
     assert name in dataset_names()
     assert Config.for_dataset(name).dataset == name
 
 
-def test_overrides_win_over_the_recipe():
+def test_overrides():
     assert Config.for_dataset("camvid", batch_size=3).batch_size == 3
 
 
@@ -71,26 +71,26 @@ def test_overrides_win_over_the_recipe():
         ("dataset", None),
     ],
 )
-def test_a_bad_value_is_refused_by_name(name, value):
+def test_invalid_values(name, value):
     with pytest.raises(ConfigError, match=f"{name}.*Received"):
         Config(**{name: value})
 
 
-def test_whole_numbers_are_taken_for_fractions():
+def test_integers_become_floats():
     assert Config(beta=2).beta == 2.0
 
 
-def test_scales_are_read_from_text():
+def test_scales():
     assert Config(eval_scales="0.75, 1,1.25").scales == (0.75, 1.0, 1.25)
 
 
 @pytest.mark.parametrize("text", ["", "0.5,,1", "large", "0,1", "1,1.0", "nan"])
-def test_scales_that_make_no_sense_are_refused(text):
+def test_invalid_scales(text):
     with pytest.raises(ConfigError, match="scales must be .*Received"):
         Config(eval_scales=text)
 
 
-def test_saves_and_loads(tmp_path):
+def test_save_and_load(tmp_path):
     config = Config.for_dataset("shapes", seed=7)
     config.save(tmp_path / "config.json", "1.2.3")
     assert Config.load(tmp_path / "config.json") == config
@@ -110,25 +110,25 @@ def test_saves_and_loads(tmp_path):
         '{"config": {"seed": 4294967296}}',
     ],
 )
-def test_a_damaged_file_is_refused_by_name(tmp_path, text):
+def test_damaged_file(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(DataError, match="config.json"):
         Config.load(path)
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(DataError, match="config.json"):
         Config.load(tmp_path / "config.json")
 
 
-def test_differences_leave_out_what_may_move():
+def test_differences_leave_out_resumable_settings():
     config = Config()
     other = config.replace(data_dir="elsewhere", backbone_weights="none", learning_rate=0.1)
     assert config.differences(other) == ["learning_rate"]
 
 
-def test_only_propagation_has_iterations():
+def test_iterations_of_refinement():
     config = Config(propagation_iterations=4)
     assert config.iterations_of_refinement == 4
     for other in ("none", "crf"):

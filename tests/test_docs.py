@@ -1,6 +1,9 @@
 """The documentation builds without a warning, its links lead somewhere, and its code runs."""
 
+import csv
+import dataclasses
 import html.parser
+import os
 import re
 import subprocess
 import sys
@@ -10,13 +13,20 @@ from urllib.parse import unquote, urldefrag
 import keras
 import numpy as np
 import pytest
+from helpers.tiny import tiny_config, write_camvid
 from helpers.tiny_run import write_run
 from matplotlib import pyplot as plt
 from PIL import Image
 
 import dilated_affinity
 from dilated_affinity import visualization
+from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.config import OBJECTIVES, Config
 from dilated_affinity.models import deeplab
+from dilated_affinity.models.from_config import build_model
+from dilated_affinity.training.compile import compile_model
+from dilated_affinity.training.objectives import registry
+from dilated_affinity.training.objectives.registry import objective_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -102,8 +112,12 @@ def code_of(page):
 
 
 @pytest.fixture
-def known_backbones(monkeypatch):
+def known_names(monkeypatch):
+    """Takes out again what a test adds to the tables of backbones and objectives."""
     monkeypatch.setattr(deeplab, "BACKBONES", dict(deeplab.BACKBONES))
+    for table in (OBJECTIVES, registry._registered):
+        for name in ("dice", "affinity_and_dice"):
+            monkeypatch.setitem(table, name, None)
 
 
 def test_the_code_that_shows_the_affinity_of_clicked_pixels(tmp_path):
@@ -121,10 +135,11 @@ def test_the_code_that_shows_the_affinity_of_clicked_pixels(tmp_path):
     assert whole.get_title() == "click on a pixel" and pixel.collections
 
 
-def test_the_page_on_extending_does_what_it_says(tmp_path, known_backbones):
+def test_the_examples_of_extending_work(tmp_path, known_names):
     names = {}
     for block in code_of("extending.md"):
-        exec(block, names)
+        if "train_main" not in block:
+            exec(block, names)
     for split in ("train", "val"):
         for kind, pixels in (
             ("images", np.zeros((6, 8, 3), np.uint8)),
@@ -134,14 +149,49 @@ def test_the_page_on_extending_does_what_it_says(tmp_path, known_backbones):
             Image.fromarray(pixels).save(tmp_path / split / kind / "a.png")
     source = names["Rooms"](data_dir=tmp_path).source("val")
     assert source[0]["label"][0].tolist() == [0, 0, 1, 1, 2, 2, 255, 255]
+    assert names["model"](np.zeros((1, 33, 33, 3)))["semantic"].shape == (1, 33, 33, 3)
 
     logits = 50 * keras.utils.to_categorical([[[0, 1, 2, 0]]], 3)
     loss = names["DiceLoss"]()
     assert float(loss(np.array([[[0, 1, 2, 255]]]), logits)) == pytest.approx(0, abs=1e-5)
     assert float(loss(np.array([[[1, 2, 0, 255]]]), logits)) > 0.5
 
-    images = np.zeros((1, 33, 33, 3), np.float32)
-    targets = {"semantic": np.zeros((1, 33, 33), np.uint8)}
-    targets["affinity"] = np.zeros((1, 33, 33, 8), np.uint8)
-    losses = names["model"].train_on_batch(images, targets)
-    assert np.isfinite(losses).all()
+    config = tiny_config(".", objective="affinity_and_dice", rates="2", beta=0.5)
+    labels = np.array([[[0, 1, 2, 255]]], np.uint8).repeat(33, 1).repeat(9, 2)[:, :, :33]
+    statistics = AffinityStatistics.from_labels(labels, config.affinity_rates)
+    fitted = compile_model(build_model(config, 3, statistics), config, statistics)
+    targets = {"semantic": labels, **objective_of(config).targets(labels, config)}
+    logs = fitted.test_on_batch(np.zeros((1, 33, 33, 3)), targets, return_dict=True)
+    logs = {name: float(value) for name, value in logs.items()}
+    total = logs["semantic_loss"] + 0.5 * logs["affinity_loss"] + 0.5 * logs["dice_loss"]
+    assert logs["loss"] - float(sum(fitted.losses)) == pytest.approx(total, rel=1e-5)
+    assert logs["dice_loss"] > 0.1
+
+
+def test_a_script_trains_with_the_objective_of_extending(tmp_path):
+    """As printed, with the small network of the tests."""
+    data = write_camvid(tmp_path / "camvid")
+    blocks = code_of("extending.md")
+    (module,) = (block for block in blocks if "class DiceLoss" in block)
+    (script,) = (block for block in blocks if "train_main" in block)
+    (tmp_path / "dice.py").write_text(module)
+    (tmp_path / "train_dice.py").write_text(f"from helpers import tiny\n{script}")
+    config = tiny_config(data, train_steps=2)
+    given = {**dataclasses.asdict(config), "data_dir": str(data)}
+    usual = dataclasses.asdict(Config.for_dataset("camvid"))
+    flags = [
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in given.items()
+        if value != usual[name]
+    ]
+    done = subprocess.run(
+        [sys.executable, "train_dice.py", "--objective=dice", "--model_dir=run", *flags],
+        cwd=tmp_path,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines())
+    assert 0 < float(row["dice_loss"]) < 1

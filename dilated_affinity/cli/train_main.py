@@ -1,14 +1,14 @@
-"""Trains DeepLabv3+ with dilated affinity, or continues to.
+"""Trains DeepLabv3+ with dilated affinity, or continues a training.
 
     train_main --dataset=camvid --data_dir=CamVid --model_dir=runs/camvid
 
 Settings that are not given follow the data set's recipe. Started again with the same model_dir
-and settings, it continues where it stopped, and ends as if it had never been. Ctrl-C and SIGTERM
-end it after the step that it is at, with a checkpoint; a second time, at once.
+and settings, it continues where it stopped, with the same result as a run that was not stopped.
+Ctrl-C and SIGTERM end it after the current step, with a checkpoint; a second time, at once.
 
     train_main --dataset=folder --data_dir=my_data --check_only
 
-reads all the data once instead, and prints what is in it and everything that is wrong with it.
+does not train, but reads all the data once and prints its contents and all problems in it.
 """
 
 import sys
@@ -52,13 +52,13 @@ def _train():
 
 
 def _check(config, model_dir):
-    """Reads all the data, and says what training would refuse, and nothing else."""
+    """Reads all the data and prints what training would refuse."""
     report = check_dataset(config.dataset, config.data_dir, (config.train_split, config.val_split))
     status = app.RUN_ERROR
     try:
         if report.problems:
             read_all(config)
-            # Training leaves these out, or does not come to them.
+            # Training skips these or does not read them.
             report.notes += report.problems
             report.problems = []
         classes = load_sources(config)[0].classes

@@ -1,20 +1,19 @@
-"""Checkpoints that survive kills, full disks and bad sectors: several, each one checked file.
+"""Checkpoints that survive kills, full disks and bad sectors: several files with checksums.
 
 A checkpoint is a `.keras` file that Keras itself can load: the model with its optimizer. It has
-one more member, `training.json`, with all else that a run needs to go on, and ends, as the comment
-of the archive, in the SHA-256 of every byte before. One file, because one rename then makes it
-appear with everything that belongs to it. Saving is synchronous: `fit` waits until the file is on
-disk.
+one more member, `training.json`, with the rest of what a run needs to continue; and the comment of
+the archive, at its end, is the SHA-256 of all bytes before. It is one file, so that a single rename
+makes all of it appear at once. Saving is synchronous: `fit` waits until the file is on disk.
 
-Why the format is Keras' and the mechanics of the file are ours:
+Existing checkpoint managers were not enough:
 
 - `tf.train.CheckpointManager` keeps the last N, but writes a checkpoint as several files, flushes
-  none of them to disk, notices damage only while it restores, and knows no other backend.
+  none of them to disk, notices damage only while it restores, and supports no other backend.
 - `keras.callbacks.BackupAndRestore` overwrites weights and counters in place, one after the other,
   and restores to whole epochs.
 - `keras.callbacks.OrbaxCheckpoint` and orbax-checkpoint rename finished folders into place and keep
-  the last N, but do not flush a checkpoint's files before they do, have no checksum over them, and
-  would make JAX a requirement under TensorFlow.
+  the last N, but do not flush a checkpoint's files first, have no checksum over them, and would
+  make JAX a requirement under TensorFlow.
 """
 
 import contextlib
@@ -42,16 +41,16 @@ _MOST_STATE = 2**26
 
 @dataclasses.dataclass
 class TrainingState:
-    """Where a run stands, beside what its model and optimizer hold.
+    """The state of a run beside that of its model and optimizer.
 
     Attributes:
         step: Steps done.
-        batches: Batches drawn from the data; more than `step` where float16 left out steps.
-        metrics: Of each variable of the metrics `{"replicas": its value on each}` in the middle of
-            an epoch; empty between epochs.
-        rows: The rows of the log. One that has no `val_mean_iou` yet awaits validation.
-        skipped_steps: Steps left out because their loss or gradients were not finite.
-        skipped_examples: Why each example left out was left out, by what names it.
+        batches: Batches drawn from the data; more than `step` if float16 has skipped steps.
+        metrics: In the middle of an epoch, `{"replicas": [its value on each replica]}` for each
+            variable of the metrics; between epochs empty.
+        rows: The rows of the log. A row without `val_mean_iou` is still to be validated.
+        skipped_steps: Number of steps skipped because their loss or gradients were not finite.
+        skipped_examples: Why each skipped example was skipped, by its index as text.
     """
 
     step: int = 0
@@ -69,7 +68,7 @@ class TrainingState:
 
     @property
     def validations_since_best(self) -> int:
-        """Validations in a row, up to now, that were not better than the best before them."""
+        """Number of validations since the best one."""
         values = [row["val_mean_iou"] for row in self.rows if "val_mean_iou" in row]
         best, since = -math.inf, 0
         for value in values:
@@ -79,36 +78,37 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, content):
-        """The state of parsed JSON; raises `ValueError` where it is none."""
+        """Builds the state from parsed JSON; raises `ValueError` if that is not a state."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if not isinstance(content, dict) or set(content) != set(fields):
-            raise ValueError("it has other entries than the state of a run")
+            raise ValueError("its entries are not those of the state of a run")
         state = cls(**content)
         for name in ("step", "batches", "skipped_steps"):
             value = content[name]
             if type(value) is not int or not 0 <= value < 2**53:
-                raise ValueError(f"{name} is no number of steps: {value!r}"[:200])
+                raise ValueError(f"{name} is not a number of steps: {value!r}"[:200])
         for name, kind in (("metrics", list), ("rows", list), ("skipped_examples", dict)):
             if not isinstance(content[name], kind):
-                raise ValueError(f"{name} is no {kind.__name__}")
+                raise ValueError(f"{name} is not a {kind.__name__}")
         for row in state.rows:
             if not isinstance(row, dict) or not all(map(_is_number, row.values())):
-                raise ValueError("a row of the log holds something else than numbers")
+                raise ValueError("a row of the log holds values that are not numbers")
         if not all(isinstance(reason, str) for reason in state.skipped_examples.values()):
-            raise ValueError("skipped_examples holds something else than reasons")
+            raise ValueError("skipped_examples holds values that are not text")
         return state
 
 
 def write_checkpoint(path: str | os.PathLike, model: keras.Model, state: TrainingState):
-    """Writes a checkpoint, whole or not at all.
+    """Writes a checkpoint atomically.
 
     Args:
         path: The file, ending in `.keras`.
         model: The model, with its optimizer if it has been compiled.
-        state: What else to keep.
+        state: The state of the run.
 
     Raises:
-        RunError: It cannot be written, as on a full disk; an earlier file at `path` is as before.
+        RunError: If it cannot be written, as on a full disk; an earlier file at `path` is
+            unchanged.
     """
 
     def write(aside):
@@ -123,13 +123,13 @@ def write_checkpoint(path: str | os.PathLike, model: keras.Model, state: Trainin
 
     try:
         write_atomically(path, write)
-    except Exception as error:  # what a full disk makes Keras, zipfile and HDF5 raise
+    except Exception as error:  # whatever Keras, zipfile and HDF5 raise on a full disk
         cause = _os_error(error)
         if cause is None:
             raise
         raise RunError(
             f"{path}: the checkpoint cannot be written: {cause.strerror or cause}. Training "
-            "stopped; earlier checkpoints, if any, are as they were."
+            "stopped; earlier checkpoints, if any, are unchanged."
         ) from error
 
 
@@ -137,7 +137,7 @@ def read_state(path: str | os.PathLike) -> TrainingState:
     """Checks every byte of a checkpoint and returns its `TrainingState`.
 
     Raises:
-        DataError: The file is missing or damaged, or is no checkpoint.
+        DataError: If the file is missing or damaged, or is not a checkpoint.
     """
     try:
         with open(path, "rb") as file:
@@ -175,7 +175,7 @@ class Checkpoints:
 
     Args:
         folder: The folder; made when the first is written.
-        keep: How many to keep.
+        keep: Number of checkpoints to keep.
     """
 
     def __init__(self, folder: str | os.PathLike, keep=3):
@@ -183,18 +183,18 @@ class Checkpoints:
         self._keep = keep
 
     def paths(self) -> list[Path]:
-        """All checkpoints, damaged ones too, the newest last."""
+        """Returns all checkpoints, including damaged ones, the newest last."""
         found = [path for path in self._folder.glob("step-*.keras") if _NAME.fullmatch(path.name)]
         return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole; None where there is none at all.
+        """Returns the newest undamaged checkpoint; None if there are no checkpoints.
 
-        Damaged ones after it are named in a warning and renamed, so that they neither count nor
-        are lost.
+        Newer ones that are damaged are named in a warning and renamed, so that they are ignored
+        from then on, but not lost.
 
         Raises:
-            RunError: All that there are are damaged.
+            RunError: If all checkpoints are damaged.
         """
         paths = self.paths()
         damaged = []
@@ -217,15 +217,15 @@ class Checkpoints:
         return None
 
     def write(self, model: keras.Model, state: TrainingState) -> Path:
-        """Writes the checkpoint of `state.step` and removes those too old to be kept.
+        """Writes the checkpoint of `state.step` and removes the oldest beyond `keep`.
 
         Raises:
-            RunError: It cannot be written; those before it are as they were.
+            RunError: If it cannot be written; earlier ones are unchanged.
         """
         path = self._folder / f"step-{state.step:08d}.keras"
         write_checkpoint(path, model, state)
         for old in self.paths()[: -self._keep]:
-            # One that stays costs space, not the run.
+            # One that cannot be removed costs space, but must not end the run.
             with contextlib.suppress(OSError):
                 old.unlink()
         return path
@@ -243,7 +243,7 @@ def _set_aside(path, error, used):
 
 
 def _digest(file, size):
-    """SHA-256, in hexadecimal bytes, of the first `size` bytes of a file."""
+    """Returns the SHA-256 of the first `size` bytes of a file, as hexadecimal bytes."""
     digest = hashlib.sha256()
     file.seek(0)
     while size > 0 and (block := file.read(min(size, 2**20))):
@@ -253,7 +253,7 @@ def _digest(file, size):
 
 
 def _os_error(error):
-    """The `OSError` in the chain of what led to an error; None without one."""
+    """Returns the `OSError` in the chain of causes of an error; None if there is none."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,4 @@
-"""The first line that a command writes: what its settings have come to."""
+"""A line that summarises the settings in force, written by a command as its first."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.runtime.distribution import gpu_names
 
 _NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
-"""Where Linux shows NVIDIA's devices, whatever is installed to compute on them."""
+"""Where Linux lists NVIDIA devices, whether or not CUDA is installed."""
 
 _FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
 
@@ -26,16 +26,16 @@ def log_run_summary(
     output,
     devices: int = 1,
 ):
-    """Logs data, sizes, model, work, devices, precision, and where it writes, in one line.
+    """Logs data, sizes, model, work, devices, precision and output in one line.
 
     Args:
         config: The settings in force.
-        model: What is trained or used.
-        num_classes: Of the data set.
-        images: Which images, such as `"100 images of val"`.
-        work: What is done with them, such as `refinement_in_words` says it.
+        model: The model that is trained or used.
+        num_classes: Number of classes of the data set.
+        images: The images, such as `"100 images of val"`.
+        work: What is done with them, such as the result of `refinement_in_words`.
         output: The file or folder to write.
-        devices: How many devices share the work. Defaults to 1.
+        devices: Number of devices that share the work. Defaults to 1.
     """
     rates, precision = config.affinity_rates, config.mixed_precision
     logging.info(
@@ -54,12 +54,12 @@ def log_run_summary(
 
 
 def views_in_words(config: Config) -> str:
-    """How a trained network sees images.
+    """Describes the views of an evaluation: output stride, scales, flip and windows.
 
     Example:
 
     >>> views_in_words(Config(eval_scales="0.5,1", eval_flip=True))
-    'output stride 8, scales 0.5,1, mirrored, too'
+    'output stride 8, scales 0.5,1, mirrored'
     """
     return describe_views(
         config.eval_output_stride, config.scales, config.eval_flip, config.eval_window
@@ -67,23 +67,23 @@ def views_in_words(config: Config) -> str:
 
 
 def describe_views(output_stride: int, scales, flip: bool, window: int) -> str:
-    """What `views_in_words` says, from the values that an evaluation keeps of the settings."""
+    """Does what `views_in_words` does, for the values that an evaluation records."""
     words = [f"output stride {output_stride}"]
     if tuple(scales) != (1.0,):
         words.append(f"scales {','.join(f'{scale:g}' for scale in scales)}")
     if flip:
-        words.append("mirrored, too")
+        words.append("mirrored")
     if window:
         words.append(f"windows of {window}")
     return ", ".join(words)
 
 
 def refinement_in_words(config: Config, iterations=None) -> str:
-    """How predictions are refined.
+    """Describes how predictions are refined.
 
     Args:
         config: The settings in force.
-        iterations: Numbers of iterations; those of the settings when None.
+        iterations: Numbers of iterations; that of the settings when None.
 
     Example:
 
@@ -109,8 +109,7 @@ def refinement_in_words(config: Config, iterations=None) -> str:
 
 
 def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
-    """The settings of Eq. 6 and 7 in words; those that are the paper's by being absent are not
-    named.
+    """Describes the settings of Eq. 6 and 7; those of which the paper has none only if set.
 
     >>> describe_affinity(6.0, 50.0, 1.0)
     'lambda 6, mu 50, tau 1'
@@ -124,14 +123,14 @@ def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
 
 
 def unused_gpu(nvidia_files, environment: Mapping[str, str]) -> str | None:
-    """Says that there is an NVIDIA GPU that the backend does not see, and what to install.
+    """Returns a warning if the backend does not see an NVIDIA GPU, with what to install.
 
     Args:
-        nvidia_files: Paths of which one exists where there is such a GPU.
-        environment: Variables that may keep GPUs from the backend on purpose.
+        nvidia_files: Paths of which one exists if there is such a GPU.
+        environment: Environment variables, which may hide GPUs from the backend on purpose.
 
     Returns:
-        A few words; None where GPUs are seen, not wanted, or not there.
+        The warning; None if GPUs are seen, hidden on purpose, or absent.
     """
     backend = keras.backend.backend()
     hidden = environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1")

@@ -1,4 +1,4 @@
-"""The folder of a run, `model_dir`: what lies in it, and whose it is."""
+"""The folder of a run, `model_dir`: its files, and its lock."""
 
 import contextlib
 import csv
@@ -31,23 +31,23 @@ LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 BEST = Path(CHECKPOINTS, "best.keras")
 WHICH = ("best", "last")
-"""The checkpoints to choose from: that of the best validation, or the newest."""
+"""Names of checkpoints: that of the best validation, and the newest."""
 
 
 @contextlib.contextmanager
 def lock_run_dir(model_dir: Path, config: Config):
-    """Context in which `model_dir` is this run's alone.
+    """Context in which no other process can train in `model_dir`.
 
     Raises:
-        RunError: It belongs to a run of other settings or to one that is running, or cannot be
+        RunError: If it belongs to a run of other settings or to one that is running, or cannot be
             written.
     """
     with contextlib.ExitStack() as stack:
-        broadcast(lambda: _claim(model_dir, config, stack))
+        broadcast(lambda: _lock(model_dir, config, stack))
         yield
 
 
-def _claim(model_dir, config, stack):
+def _lock(model_dir, config, stack):
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(exclusive_lock(model_dir / LOCK_FILE))
@@ -58,31 +58,31 @@ def _claim(model_dir, config, stack):
     if (model_dir / CONFIG_FILE).is_file():
         refuse_other_settings(model_dir, config)
     try:
-        # Beside the checkpoints, others may be writing, such as an evaluation.
+        # Only here: other processes, such as an evaluation, may be writing in the other folders.
         remove_unfinished(model_dir / CHECKPOINTS)
     except OSError as error:
         raise _cannot_write(model_dir, error) from None
 
 
 def refuse_other_settings(model_dir: Path, config: Config):
-    """Raises `RunError` if the run in `model_dir` has settings that `config` changes."""
+    """Raises `RunError` if `config` changes settings of the run in `model_dir`."""
     changes = Config.load(model_dir / CONFIG_FILE).changes(config, "now")
     if changes:
         raise RunError(
             f"{model_dir}: holds a run of another configuration: {changes}. Give the same settings "
-            "to continue it (the learning rate of every step depends on iterations, so that more "
+            "to continue it (the learning rate of every step depends on train_steps, so that more "
             "of them make another run); or another model_dir, with "
             f"--initial_model={model_dir} to start from this run's weights; or remove the folder."
         )
 
 
 def save_settings(model_dir: Path, config: Config, classes: ClassTable):
-    """Makes the folder a run of these settings, from when on it refuses others.
+    """Saves settings and classes of a run in its folder, which from then on refuses others.
 
-    Not before the data has been found, so that who mistyped its name can type it again.
+    Call it after the data has been found, so that a misspelt data set can be corrected.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: If it cannot be written.
     """
 
     def save():
@@ -97,10 +97,10 @@ def save_settings(model_dir: Path, config: Config, classes: ClassTable):
 
 
 def load_classes(model_dir: Path) -> ClassTable | None:
-    """The classes of a run; None for a run from before they were kept in its folder.
+    """Returns the classes of a run; None for a run of a version that did not save them.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: If the file is damaged.
     """
     path = model_dir / CLASSES_FILE
     try:
@@ -110,18 +110,18 @@ def load_classes(model_dir: Path) -> ClassTable | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: no table of classes: {first_line(error)}") from None
+        raise DataError(f"{path}: not a table of classes: {first_line(error)}") from None
 
 
 def save_calibration(model_dir: Path, content: dict):
-    """Keeps settings of the refinement that were fitted to a run, for every command to use.
+    """Saves settings of the refinement that were fitted to a run, for every command to use.
 
     Args:
         model_dir: The run's folder.
-        content: Plain JSON types; under `"settings"` those of the run's settings that were fitted.
+        content: JSON types, with the settings that were fitted under `"settings"`.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: If it cannot be written.
     """
     try:
         text = json.dumps(content, indent=1) + "\n"
@@ -131,10 +131,10 @@ def save_calibration(model_dir: Path, content: dict):
 
 
 def load_calibration(model_dir: Path) -> dict | None:
-    """What `save_calibration` kept; None where nothing was.
+    """Returns what `save_calibration` saved; None if there is nothing.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: If the file is damaged.
     """
     path = model_dir / CALIBRATION_FILE
     try:
@@ -144,20 +144,20 @@ def load_calibration(model_dir: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"{path}: no calibration: {first_line(error)}") from None
+        raise DataError(f"{path}: not a calibration: {first_line(error)}") from None
 
 
 def record_environment(model_dir: Path):
-    """Adds what this process computes with to what the run is trained on, unless it stands there.
+    """Adds backend, versions and hardware of this process to those the run was trained on.
 
-    Of several processes the first one speaks.
+    With several processes, those of the first one. Known ones are not repeated.
 
     Raises:
-        DataError: The file is damaged.
-        RunError: It cannot be written.
+        DataError: If the file is damaged.
+        RunError: If it cannot be written.
     """
 
-    def note():
+    def record():
         earlier, now = trained_on(model_dir), environment()
         if now in earlier:
             return
@@ -167,14 +167,14 @@ def record_environment(model_dir: Path):
         except OSError as error:
             raise _cannot_write(model_dir, error) from None
 
-    broadcast(note)
+    broadcast(record)
 
 
 def trained_on(model_dir: Path) -> list[dict]:
-    """What a run has been trained on, as `environment` says it; nothing if it was not noted.
+    """Returns each `environment` that a run was trained on; none if it was not recorded.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: If the file is damaged.
     """
     path = model_dir / TRAINED_ON_FILE
     try:
@@ -193,14 +193,14 @@ def _cannot_write(model_dir, error):
 
 
 def run_statistics(config: Config, source: Source, model_dir: Path) -> AffinityStatistics | None:
-    """Statistics of the training labels: from the run, from the given file, or counted now.
+    """Returns the statistics of the training labels; None for a run without affinity.
 
-    None for a run without affinity. Where there are several processes, the first one reads,
-    counts and writes.
+    They come from the run's folder, from the file that the settings name, or are counted now. With
+    several processes the first one reads, counts and writes.
 
     Raises:
-        DataError: The file or a label cannot be read.
-        RunError: The file is of other rates.
+        DataError: If the file or a label cannot be read.
+        RunError: If the file is of other rates.
     """
     if config.affinity_rates is None:
         return None
@@ -221,16 +221,16 @@ def _statistics(config, source, model_dir):
 
 
 def chosen_checkpoint(model_dir: str | os.PathLike, which: str) -> tuple[Path, TrainingState]:
-    """The best or the last checkpoint of a run, checked, and where the run stood then.
+    """Returns the best or the last checkpoint of a run, after checking it, and its state.
 
     Args:
         model_dir: The run's folder, in which nothing is changed.
-        which: `"best"`, of the highest validation mIoU; or `"last"`, of the most steps.
+        which: `"best"`, that of the highest validation mIoU; or `"last"`, that of the most steps.
 
     Raises:
         ConfigError: For another `which`.
-        RunError: There is no such checkpoint yet.
-        DataError: It is damaged.
+        RunError: If there is no such checkpoint yet.
+        DataError: If it is damaged.
     """
     if which not in WHICH:
         raise ConfigError(f"checkpoint must be one of {', '.join(WHICH)}. Received: {which!r}")
@@ -246,10 +246,10 @@ def chosen_checkpoint(model_dir: str | os.PathLike, which: str) -> tuple[Path, T
 
 
 def read_log(model_dir: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of a run's log, one for each validation; none where there is no log yet.
+    """Returns the rows of a run's log, one for each validation; none if there is no log yet.
 
     Raises:
-        DataError: It is no log.
+        DataError: If it is not a log.
     """
     path = Path(model_dir) / LOG_FILE
     try:
@@ -262,12 +262,12 @@ def read_log(model_dir: str | os.PathLike) -> list[dict[str, str]]:
 
 
 def selection_bias(model_dir: str | os.PathLike, which: str, config: Config, source: Source) -> str:
-    """Says so where what is measured has also chosen the checkpoint; else empty.
+    """Returns a warning if the evaluated images have also chosen the checkpoint; else "".
 
     Args:
         model_dir: The run's folder.
-        which: The checkpoint measured, as for `chosen_checkpoint`.
-        config: The settings in force, of which `val_split` is what is measured.
+        which: The evaluated checkpoint, as for `chosen_checkpoint`.
+        config: The settings in force; `val_split` is the evaluated split.
         source: Its examples.
     """
     validations = len(read_log(model_dir))
@@ -281,22 +281,22 @@ def selection_bias(model_dir: str | os.PathLike, which: str, config: Config, sou
         if not set(chosen_on) & set(source.ids):
             return ""
     return (
-        f"the checkpoint is the best of {validations} by mIoU on {split}, which is measured here, "
-        "too; that of the last checkpoint is free of this choice"
+        f"the checkpoint is the best of {validations} by mIoU on {split}, which is measured here "
+        "as well; the last checkpoint is free of this choice"
     )
 
 
 def _names(split):
-    """The splits that one made of parts, such as `train+val[:10]`, takes them from."""
+    """Returns the names of the splits in an expression such as `train+val[:10]`."""
     return {part.partition("[")[0].strip() for part in split.split("+")}
 
 
 def given_statistics(config: Config, path: str | os.PathLike) -> AffinityStatistics:
-    """Statistics from a file.
+    """Reads statistics from a file.
 
     Raises:
-        DataError: It cannot be read.
-        RunError: It is of other rates than the run.
+        DataError: If it cannot be read.
+        RunError: If its rates are not those of the run.
     """
     statistics = AffinityStatistics.load(path)
     if statistics.rates != config.affinity_rates:
@@ -308,7 +308,7 @@ def given_statistics(config: Config, path: str | os.PathLike) -> AffinityStatist
 
 
 def write_log(model_dir: str | os.PathLike, state: TrainingState):
-    """Writes the log of a run as CSV, a row for each validation."""
+    """Writes the log of a run as CSV, with a row for each validation."""
     rows = [row for row in state.rows if "val_mean_iou" in row]
     columns = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()

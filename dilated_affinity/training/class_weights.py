@@ -19,11 +19,11 @@ from dilated_affinity.runtime.progress import progress
 from dilated_affinity.training.losses import check_class_weights
 
 CLASS_WEIGHTS_FILE = "class_weights.json"
-"""Where a run keeps its class weights."""
+"""File of a run with its class weights."""
 
 
 def count_class_pixels(source: Source) -> np.ndarray:
-    """Pixels of each class over the labels of a split, int64 (C,)."""
+    """Returns the number of pixels of each class over the labels of a split, int64 (C,)."""
 
     def count(read):
         return np.bincount(read().ravel(), minlength=256)[: source.classes.num_classes]
@@ -35,20 +35,20 @@ def count_class_pixels(source: Source) -> np.ndarray:
 
 
 def balanced_weights(pixels) -> np.ndarray:
-    """Weights under which every class that occurs counts alike over all pixels.
+    """Returns weights with which each class that occurs has the same total over all pixels.
 
-    Inversely proportional to the classes' pixels, N / (C * n_c) as in scikit-learn, where N are all
-    pixels, C is the number of classes that occur, and n_c the pixels of class c. Their mean over
-    the pixels is 1. A class that does not occur has weight 0.
+    They are inversely proportional to the classes' pixels, N / (C * n_c) as in scikit-learn, where
+    N is the number of all pixels, C that of the classes that occur, and n_c that of the pixels of
+    class c. Their mean over the pixels is 1. A class that does not occur has weight 0.
 
     Args:
-        pixels: Pixels of each class, whole numbers (C,).
+        pixels: Number of pixels of each class, integers (C,).
 
     Returns:
         float64 array (C,).
 
     Raises:
-        DataError: There is not a single pixel.
+        DataError: If there are no pixels.
 
     Example:
 
@@ -66,15 +66,15 @@ def read_class_weights(path: str | os.PathLike, classes: ClassTable) -> list[flo
     """Reads the weights of classes from a JSON file.
 
     Args:
-        path: A file with an object that gives each class, by its name, its weight; or with a list
-            of weights in the order of the classes.
+        path: A file with an object of weights by class name, or with a list of weights in the
+            order of the classes.
         classes: The classes.
 
     Returns:
         A weight, at least 0, for each class in order.
 
     Raises:
-        DataError: The file cannot be read, names other classes, or holds something else than
+        DataError: If the file cannot be read, names other classes, or contains anything but
             numbers of at least 0, one of them above 0.
     """
     try:
@@ -89,7 +89,7 @@ def read_class_weights(path: str | os.PathLike, classes: ClassTable) -> list[flo
             others = sorted(set(content) - set(classes.names))
             raise DataError(
                 f"{path}: class weights must name each class once. "
-                f"Received: none for {missing}, and some for {others}, which are no classes"
+                f"Received: no weight for {missing}, and weights for unknown classes {others}"
             )
         content = [content[name] for name in classes.names]
     try:
@@ -99,13 +99,13 @@ def read_class_weights(path: str | os.PathLike, classes: ClassTable) -> list[flo
 
 
 def run_class_weights(config: Config, source: Source, model_dir: Path) -> list[float] | None:
-    """The class weights of a run: from its folder, or as its settings say, and then kept there.
+    """Returns the class weights of a run, or None for a run without.
 
-    None for a run without. Where there are several processes, the first one reads, counts and
-    writes.
+    They come from its folder, or for a new run from its settings, and are then saved there. With
+    several processes the first one reads, counts and writes.
 
     Raises:
-        DataError: The file or a label cannot be read.
+        DataError: If the file or a label cannot be read.
     """
     if config.class_weights == "none":
         return None
@@ -128,7 +128,7 @@ def _class_weights(config, source, path):
 
 
 def class_weights_in_words(weights: Sequence[float], classes: ClassTable) -> str:
-    """The smallest and the largest weight and whose they are."""
+    """Names the smallest and the largest weight and their classes."""
     named = sorted(zip(weights, classes.names, strict=True))
     (low, lowest), (high, highest) = named[0], named[-1]
     return f"class weights from {low:.3g} ({lowest}) to {high:.3g} ({highest})"

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from dilated_affinity.config import Config
+from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.metrics import PixelAccuracy
 from dilated_affinity.models.from_config import mixed_precision
 from dilated_affinity.training.losses import SemanticLoss
@@ -38,22 +39,42 @@ def compile_model(
         The model to fit, a `SkipNonFiniteModel` with the same layers, weights, optimizer and
         losses. Its outputs are those that the objective trains, such as affinity logits at the
         decoder's stride, where their loss takes less time and memory.
+
+    Raises:
+        ConfigError: If the objective has sample weights, but not for every target.
     """
-    objective = objective_of(config)
+    objective, targets = objective_of(config), _example_targets(config)
     semantic = TrainedOutput(SemanticLoss(class_weights=class_weights), 1.0, (PixelAccuracy(),))
-    data = {"statistics": statistics, "class_weights": class_weights}
-    saved = {"semantic": semantic, **objective.outputs(model, config, **data)}
+    arguments = model, config, statistics, class_weights
+    saved = {"semantic": semantic, **objective.outputs(*arguments)}
     saved = {name: each for name, each in saved.items() if each.output is None}
     _compile(model, saved, _optimizer(model, config))
     model.optimizer.build(model.trainable_variables)
 
     semantic = TrainedOutput(SemanticLoss(class_weights=class_weights), 1.0, (PixelAccuracy(),))
-    trained = {"semantic": semantic, **objective.fitted_outputs(model, config, **data)}
+    trained = {"semantic": semantic, **objective.fitted_outputs(*arguments)}
     own = {name: each.output for name, each in trained.items() if each.output is not None}
     fitted = SkipNonFiniteModel(model.input, {**model.output, **own}, name=model.name)
     _compile(fitted, trained, model.optimizer)
-    _make_trackers(fitted, config)
+    _make_trackers(fitted, targets)
     return fitted
+
+
+def _example_targets(config):
+    """Targets of an image of one pixel.
+
+    Raises:
+        ConfigError: If the objective has sample weights, but not for every target.
+    """
+    objective, labels = objective_of(config), tf.zeros((1, 1, 1), tf.uint8)
+    targets = {"semantic": labels, **objective.targets(labels, config)}
+    weights = objective.sample_weights(labels, config)
+    if weights is not None and weights.keys() != targets.keys():
+        raise ConfigError(
+            f"sample_weights of the objective {config.objective!r} must be for each of "
+            f"{', '.join(targets)}. Received: {', '.join(weights)}"
+        )
+    return targets
 
 
 def _optimizer(model, config):
@@ -106,15 +127,13 @@ def _compile(model, outputs, optimizer):
     )
 
 
-def _make_trackers(model, config):
+def _make_trackers(model, targets):
     """Makes the variables that Keras' losses and metrics make when they are first called.
 
     Within `fit` under TensorFlow that would be during its tracing, which is then done once more.
     """
     if keras.backend.backend() != "tensorflow":
         return
-    labels = tf.zeros((1, 1, 1), tf.uint8)
-    targets = {"semantic": labels, **objective_of(config).targets(labels, config)}
     predicted = {
         name: np.zeros((1, 1, 1, output.shape[-1]), "float32")
         for name, output in model.output.items()

@@ -28,12 +28,12 @@ _NOT_LOADED = {"f": np.nan, "i": 0, "u": 0}
 
 @dataclasses.dataclass(frozen=True)
 class InitialModel:
-    """Where a run's first weights come from.
+    """A file of initial weights, and what is known of its model.
 
     Attributes:
         path: The `.keras` or `.weights.h5` file.
-        classes: Names of the classes it was trained for; None where that is not known.
-        rates: Its affinity's rates, None without affinity; `...` where that is not known.
+        classes: Names of the classes it was trained for; None if unknown.
+        rates: The rates of its affinity, None without affinity; `...` if unknown.
     """
 
     path: Path
@@ -41,13 +41,13 @@ class InitialModel:
     rates: Rates | None | EllipsisType = ...
 
     def to_json(self) -> dict:
-        """What processes tell each other, see `from_json`."""
+        """Returns it as JSON types, to be sent to other processes; see `from_json`."""
         known = {} if self.rates is ... else {"rates": self.rates}
         return {"path": str(self.path), "classes": self.classes, **known}
 
     @classmethod
     def from_json(cls, content):
-        """What `to_json` tells."""
+        """Builds it from what `to_json` returned."""
         classes, rates = content["classes"], content.get("rates", ...)
         return cls(
             Path(content["path"]),
@@ -57,16 +57,17 @@ class InitialModel:
 
 
 def find_initial_model(initial_model: str) -> InitialModel:
-    """What `initial_model` names.
+    """Finds the file of weights that the setting `initial_model` names.
 
     Args:
-        initial_model: The folder of a run, for its best model, or the newest where none has been
-            validated; or a `.keras` or `.weights.h5` file. A file in a run's `checkpoints/` is
-            known to be of that run.
+        initial_model: The folder of a run, for its best model, or for its newest if it has not
+            been validated; or a `.keras` or `.weights.h5` file. For a file in the `checkpoints/`
+            of a run, that run tells classes and rates.
 
     Raises:
-        ConfigError: It is neither.
-        DataError: There is no such file or folder, or the run has no model yet or a damaged one.
+        ConfigError: If it is neither.
+        DataError: If there is no such file or folder, or the run has no model yet, or a damaged
+            one.
     """
     path = Path(initial_model).expanduser()
     if (path / CONFIG_FILE).is_file():
@@ -96,22 +97,22 @@ def find_initial_model(initial_model: str) -> InitialModel:
 def load_initial_weights(
     model: keras.Model, initial: InitialModel, classes: ClassTable, file=None
 ) -> None:
-    """Gives a model the weights of another, but for the heads of other classes or rates.
+    """Gives a model the weights of another, except for heads of other classes or rates.
 
-    What is left out keeps its fresh weights; the log says it.
+    Heads that are left out keep their fresh weights, and the log names them.
 
     Args:
         model: As `build_model` and `add_objective` make it, not compiled.
-        initial: Where the weights come from.
-        classes: The classes that the model is for.
-        file: Where to read them, if not at `initial.path`.
+        initial: The file of weights.
+        classes: The classes of the model.
+        file: Path to read instead of `initial.path`, which errors name.
 
     Raises:
-        DataError: The file cannot be read, or holds another network; `model` is as before.
+        DataError: If the file cannot be read, or is of another network; `model` is unchanged.
     """
     left_out = _foreign_heads(model, initial, classes)
     before = model.get_weights()
-    # Keras passes over what does not fit; what it has passed over is still NaN.
+    # Keras skips variables that do not fit; those that it skipped are still NaN.
     model.set_weights([np.full_like(each, _NOT_LOADED[each.dtype.kind]) for each in before])
     try:
         _load(model, initial.path, file or initial.path)
@@ -146,7 +147,7 @@ def _by_variable(model, values):
 
 
 def _foreign_heads(model, initial, classes):
-    """Names of the heads that the file has for something else, and why."""
+    """Returns the names of heads that are for other classes or rates in the file, and why."""
     present, of_classes = [layer.name for layer in model.layers], {_CLASSES, *class_layers()}
     found = {}
     if initial.classes is not None and initial.classes != classes.names:
@@ -162,16 +163,16 @@ def _foreign_heads(model, initial, classes):
 def _load(model, path, file):
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of what it passes over
+            warnings.simplefilter("ignore", UserWarning)  # of variables that it skips
             model.load_weights(file, skip_mismatch=True)
-    except Exception as error:  # whatever Keras and HDF5 raise on what is no such file
+    except Exception as error:  # whatever Keras and HDF5 raise for other files
         raise DataError(
             f"{path}: initial_model: cannot be read as weights: {first_line(error)}"
         ) from error
 
 
 def _rates_in(path):
-    """The rates of the `AffinityHead` in a `.keras` file; `...` where the file does not tell."""
+    """Returns the rates of the `AffinityHead` in a `.keras` file; `...` for other files."""
     if path.suffix != ".keras":
         return ...
     try:

@@ -1,8 +1,8 @@
-"""From a data set to the batches of `model.fit`: read, scale, crop, flip, targets, batch.
+"""Input pipeline: read, scale, crop, flip, compute targets and batch the examples of a data set.
 
 Everything random about example k of a run is drawn from (seed, k) alone: which image it is, its
-scale, crop and flip. A run therefore starts at any step without replaying the ones before, and
-the parallelism of the machine changes nothing. Only indices are shuffled, never images.
+scale, crop and flip. A run can therefore start at any step without replaying earlier ones, and
+does not depend on the parallelism of the machine. Only indices are shuffled, not images.
 """
 
 import functools
@@ -24,15 +24,15 @@ from dilated_affinity.training.objectives.registry import objective_of
 def training_dataset(
     config: Config, source: Source | None = None, first_step=0, steps=None, part=0, parts=1
 ):
-    """Batches for `model.fit`, from any step of a run on.
+    """Returns batches for `model.fit`, from any step of a run on.
 
     Args:
         config: The run's settings.
         source: The training examples; loaded from the config's data set when None.
         first_step: Step at which to begin, 0 for the start of the run.
-        steps: Number of steps; all that are left of `config.train_steps` when None.
-        part: Which part of every batch to read, from 0, where several processes share it.
-        parts: Number of these parts; they are equal.
+        steps: Number of steps; all remaining steps of `config.train_steps` when None.
+        part: Index of the part of every batch to read, where several processes share it.
+        parts: Number of these parts, which have the same size.
 
     Returns:
         A finite `tf.data.Dataset` of `(images, targets)`: images float32 (B, S, S, 3) in
@@ -84,14 +84,14 @@ def training_dataset(
 
 
 def batch_ids(config: Config, source: Source, step: int) -> list[str]:
-    """Ids of the examples that `training_dataset` gives as the batch of a step, from 0."""
+    """Returns the ids of the examples in the batch of a step, counted from 0."""
     numbers = tf.range(step * config.batch_size, (step + 1) * config.batch_size, dtype=tf.int64)
     indices = tf.map_fn(lambda n: _example_index(n, len(source), config.seed), numbers)
     return [source[int(index)]["id"] for index in indices]
 
 
 def evaluation_dataset(config: Config, split=None):
-    """Every example of a split once, in order, at its original size.
+    """Returns every example of a split once, in order, at its original size.
 
     Args:
         config: The run's settings.
@@ -105,12 +105,12 @@ def evaluation_dataset(config: Config, split=None):
 
 
 def augment(image, label, config: Config, number):
-    """Random scale, crop and flip of one example (section 4.1; DeepLab's augmentation).
+    """Scales, crops and flips an example at random (section 4.1; DeepLab's augmentation).
 
-    Of an axis that is longer than the crop once scaled, a window of whole pixels is cut out and
-    scaled to the crop; so nothing but the crop is computed. A shorter one is scaled as it is, and
-    the crop shows the backbone's `padding_pixel` beyond it, labelled void. Images are interpolated
-    bilinearly, labels take the nearest pixel.
+    If an axis is longer than the crop once scaled, a window of whole pixels is cut out of it and
+    scaled to the crop, so that only the crop is computed. A shorter axis is scaled as a whole, and
+    the rest of the crop is the backbone's `padding_pixel`, labelled void. Images are interpolated
+    bilinearly, labels by the nearest pixel.
 
     Args:
         image: uint8 (H, W, 3).
@@ -139,7 +139,7 @@ def augment(image, label, config: Config, number):
 
 
 def _crop(side, padding, image, label, scale, places, mirrored):
-    """The crop at `places` (vertical, horizontal), from 0 to 1, of an example in NumPy."""
+    """Returns the crop of a NumPy example at `places`, (vertical, horizontal) from 0 to 1."""
     sizes = label.shape
     windows = [_window(size, scale, side, place) for size, place in zip(sizes, places, strict=True)]
     (rows, height), (columns, width) = windows
@@ -158,7 +158,7 @@ def _crop(side, padding, image, label, scale, places, mirrored):
 
 
 def _window(size, scale, side, place):
-    """Which of an axis' pixels to show, as a slice, and how many of the crop's they become."""
+    """Returns the slice of an axis that the crop shows, and its length in pixels of the crop."""
     scaled = max(round(float(size * scale)), 1)
     if scaled <= side:
         return slice(0, size), scaled
@@ -168,7 +168,7 @@ def _window(size, scale, side, place):
 
 
 def _nearest(size, scaled):
-    """The pixels of an axis nearest to the centres of those it is scaled to."""
+    """Returns the indices of the pixels nearest to the centres of the scaled axis' pixels."""
     centers = (np.arange(scaled) + 0.5) * (size / scaled)
     return np.minimum(centers.astype(np.intp), size - 1)
 
@@ -177,13 +177,13 @@ def _random_scale(draw, config):
     low, high, step = config.min_scale, config.max_scale, config.scale_step
     if step == 0 or low == high:
         return low + draw * (high - low)
-    # A little more than a whole number of steps is one, in spite of rounding.
+    # The small addend makes up for rounding, where the range is a whole number of steps.
     scales = (low + step * np.arange(int((high - low) / step + 1e-6) + 1)).astype(np.float32)
     return tf.gather(scales, tf.cast(draw * len(scales), tf.int32))
 
 
 def _example_index(number, size, seed):
-    """Index of the run's example `number`: a new permutation of the data set every epoch."""
+    """Returns the index of the run's example `number`; each epoch is another permutation."""
     epoch, position = number // size, number % size
     if size == 1:
         return tf.zeros_like(number)

@@ -15,14 +15,15 @@ class SemanticLoss(keras.losses.Loss):
     """Softmax cross entropy from logits, in float32, averaged over the non-void pixels.
 
     With the default reduction, `"sum_over_batch_size"`, the loss is the sum over non-void pixels
-    of the batch, on all replicas, divided by their number, and 0 for a batch of only void.
+    of the batch, on all replicas, divided by their number, and 0 if all pixels are void.
     Per-pixel values (`reduction="none"`) are scaled so that their mean over all pixels is that
     scalar. A `sample_weight` of shape (B, H, W) multiplies the pixels' losses and leaves the
     divisor.
 
-    With `class_weights` it is the weighted mean, as of PyTorch's `CrossEntropyLoss`: a pixel's loss
+    With `class_weights` it is the weighted mean, as in PyTorch's `CrossEntropyLoss`: a pixel's loss
     is multiplied by the weight of its class, and the sum is divided by the sum of the weights of
-    the non-void pixels. Only the weights' ratios matter, then: all of 1, or all of 5, are none.
+    the non-void pixels. Therefore only the ratios of the weights matter; equal weights give the
+    plain mean.
 
     Args:
         ignore_label: The void label. Defaults to 255.
@@ -36,8 +37,8 @@ class SemanticLoss(keras.losses.Loss):
         y_pred: Logits, shape (B, H, W, C).
 
     Raises:
-        ConfigError: For class weights that are no such numbers.
-        ValueError: When called on logits of another number of classes than has weights.
+        ConfigError: For invalid class weights.
+        ValueError: When called on logits whose number of classes is not that of the weights.
 
     Example:
 
@@ -86,14 +87,14 @@ class SemanticLoss(keras.losses.Loss):
 
 
 def check_class_weights(class_weights, num_classes: int | None = None) -> tuple[float, ...]:
-    """Class weights as a tuple of floats.
+    """Returns class weights as a tuple of floats.
 
     Args:
         class_weights: Numbers of at least 0, one of them above 0.
-        num_classes: How many there must be; None for any number.
+        num_classes: Number of classes; None for any.
 
     Raises:
-        ConfigError: They are none.
+        ConfigError: If they are invalid.
     """
     try:
         weights = tuple(float(weight) for weight in class_weights)

@@ -1,7 +1,4 @@
-"""What DeepLab's recipe asks of an optimizer and Keras does not offer.
-
-SGD with a learning rate of its own for some variables, and a polynomial schedule with warm-up.
-"""
+"""The optimizer of DeepLab's recipe: SGD with learning-rate multipliers, and its schedule."""
 
 import keras
 from keras import ops
@@ -9,19 +6,20 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Polynomial decay to 0, with a linear rise to its curve before.
+    """Polynomial decay to 0 after a linear warm-up.
 
-    At step s the learning rate is `initial * (1 - s / steps) ** power`; while s is below
-    `warmup_steps` it is on the line from `warmup_learning_rate` to `initial`, where that is lower.
+    At step s the learning rate is `initial * (1 - s / steps) ** power`. During the warm-up it is
+    the lower of that and a linear rise from `warmup_learning_rate` at step 0 to `initial` at step
+    `warmup_steps`.
 
     Args:
         initial_learning_rate: The learning rate from which it decays.
-        steps: Number of optimizer steps in all, after which it is 0.
+        steps: Total number of optimizer steps, after which the learning rate is 0.
         power: Power of the decay. Defaults to 0.9.
-        warmup_steps: Number of steps of the rise. Defaults to 0.
-        warmup_learning_rate: Where the rise begins. Defaults to 0.
-        accumulation: The optimizer's `gradient_accumulation_steps`; Keras asks a schedule for a
-            learning rate by the number of batches. Defaults to 1.
+        warmup_steps: Number of steps of the warm-up. Defaults to 0.
+        warmup_learning_rate: Learning rate at the start of the warm-up. Defaults to 0.
+        accumulation: The optimizer's `gradient_accumulation_steps`, since Keras calls a schedule
+            with the number of batches. Defaults to 1.
 
     Example:
 
@@ -69,17 +67,17 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class MultiplierSGD(keras.optimizers.SGD):
-    """`keras.optimizers.SGD` whose learning rate is multiplied for some variables.
+    """`keras.optimizers.SGD` with learning-rate multipliers.
 
-    Momentum accumulates `learning_rate * gradient` in Keras, so a multiplied learning rate acts as
-    it would in an optimizer of that variable alone.
+    Momentum accumulates `learning_rate * gradient` in Keras, so a multiplied learning rate has the
+    same effect as in an optimizer of that variable alone.
 
-    It refuses an update if the loss or any gradient is NaN or infinite: variables and momentum
-    stay as they are, while `iterations` goes on. `skipped_updates` counts these.
+    An update is skipped if the loss or any gradient is NaN or infinite: variables and momentum
+    keep their values, while `iterations` is incremented. `skipped_updates` counts such updates.
 
     Args:
         *args: As for `keras.optimizers.SGD`.
-        multipliers: Factor by variable path (`variable.path`); 1 for variables not named.
+        multipliers: Factors by variable path (`variable.path`); 1 for all other variables.
         **kwargs: As for `keras.optimizers.SGD`.
     """
 
@@ -91,20 +89,21 @@ class MultiplierSGD(keras.optimizers.SGD):
         unknown = set(self.multipliers) - {variable.path for variable in variables}
         if unknown:
             raise ValueError(
-                f"multipliers name variables that are not trained: {', '.join(sorted(unknown))}"
+                "multipliers must be of trainable variables. "
+                f"Received: {', '.join(sorted(unknown))}"
             )
         self._factors = [self.multipliers.get(variable.path, 1.0) for variable in variables]
         super().build(variables)
         self.skipped_updates = self.add_variable((), dtype="int", name="skipped_updates")
 
     def scale_loss(self, loss):
-        """The loss, by which Keras differentiates; one that is not finite has NaN gradients."""
+        """Returns the loss that Keras differentiates; gradients of a non-finite one are NaN."""
         loss = super().scale_loss(loss)
         return loss * ops.where(ops.isfinite(loss), 1.0, float("nan"))
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if keras.backend.backend() == "tensorflow":
-            # Comes to `_distributed_tf_update_step`, which has the sums over all replicas.
+            # Calls `_distributed_tf_update_step`, which has the sums over all replicas.
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         finite = _all_finite(grads)
@@ -122,10 +121,10 @@ class MultiplierSGD(keras.optimizers.SGD):
         def apply():
             update(distribution, grads_and_vars, learning_rate)
 
-        def refuse():
+        def skip():
             self.skipped_updates.assign_add(1)
 
-        ops.cond(_all_finite(reduced), apply, refuse)
+        ops.cond(_all_finite(reduced), apply, skip)
 
     def update_step(self, gradient, variable, learning_rate):
         factor = self._factors[self._get_variable_index(variable)]

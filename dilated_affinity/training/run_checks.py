@@ -1,4 +1,4 @@
-"""What training refuses before its first step, for training itself and for `--check_only`."""
+"""Checks before the first step, for training itself and for `--check_only`."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from dilated_affinity.training.tensorboard import check_tensorboard
 
 
 def load_sources(config: Config) -> tuple[Source, Source]:
-    """The training and the validation split of a run.
+    """Returns the training and the validation split of a run.
 
     Raises:
-        ConfigError: There is no such data set or split, or none to calibrate on.
-        DataError: It is not there or incomplete, or nobody could train on it: it has one class, or
-            a split has no example, or no pixel that is not void.
+        ConfigError: If there is no such data set or split, or none to calibrate on.
+        DataError: If the data set is missing or incomplete, has only one class, or a split has no
+            examples or only void pixels.
     """
     sources = []
     for split in (config.train_split, config.val_split):
@@ -35,8 +35,8 @@ def load_sources(config: Config) -> tuple[Source, Source]:
             source = SkippingSource(source)
         if source.classes.num_classes < 2:
             raise DataError(
-                f"{config.dataset}: training needs at least 2 classes, void not counted; what is "
-                "not of a class, such as the background, is one, too. "
+                f"{config.dataset}: training needs at least 2 classes, not counting void; the "
+                "background is a class as well. "
                 f"Received: the only class {source.classes.names[0]!r}"
             )
         if not len(source):
@@ -52,11 +52,11 @@ def load_sources(config: Config) -> tuple[Source, Source]:
 
 
 def read_all(config: Config):
-    """Reads every example that training reads, and leaves out those that it would.
+    """Reads every example that training reads, and skips those that it would skip.
 
     Raises:
         ConfigError: As `load_sources`.
-        DataError: As `load_sources`, or for an example.
+        DataError: As `load_sources`, or if an example cannot be used.
     """
     for source in load_sources(config):
         for index in progress(range(len(source)), "reading again"):
@@ -64,19 +64,20 @@ def read_all(config: Config):
 
 
 def check_run(config: Config, classes: ClassTable, model_dir=None):
-    """Raises what training would raise for the settings of a run on data with these classes.
+    """Raises the errors that training would raise for the settings of a run.
 
-    Only what has to be downloaded, and whether `model_dir` can be written, is not tried.
+    Downloads, and whether `model_dir` can be written, are not tried.
 
     Args:
         config: The run's settings.
         classes: The classes of the data set.
-        model_dir: The run's folder; None where it is not known yet.
+        model_dir: The run's folder; None if it is not known yet.
 
     Raises:
-        ConfigError: Settings make no sense together, or on this machine.
-        DataError: A file that they name cannot be read, or is of something else.
-        RunError: `model_dir` is of a run of other settings, or statistics are of other rates.
+        ConfigError: If settings are not possible together, or on this machine.
+        DataError: If a file that they name cannot be read or has other content.
+        RunError: If `model_dir` belongs to a run of other settings, or statistics are of other
+            rates.
     """
     check_batch_split(config, find_replicas(config.num_replicas))
     if model_dir is not None and (Path(model_dir) / CONFIG_FILE).is_file():

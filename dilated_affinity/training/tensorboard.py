@@ -18,20 +18,21 @@ from dilated_affinity.visualization import comparison
 
 
 class TensorBoardMonitor(keras.callbacks.Callback):
-    """Writes what happens in `model.fit` where `tensorboard --logdir` shows it.
+    """Writes losses, metrics and pictures of `model.fit` for TensorBoard.
 
-    While training: `loss/*`, `metrics/*` and `learning_rate`, every `every` batches, and after an
-    epoch `affinity_accuracy/n0` to `n8`, by the number of a pixel's neighbours of the same class.
-    Losses and accuracies are Keras' running means over the epoch. With `validation`, after every
-    epoch, before and after refinement: `mean_iou/*`, `iou_before_refinement/<class>`,
-    `iou_after_refinement/<class>`, the affinity's accuracy, and pictures of some examples.
+    During training it writes `loss/*`, `metrics/*` and `learning_rate` every `every` batches, and
+    after an epoch `affinity_accuracy/n0` to `n8`, by the number of a pixel's neighbours of the same
+    class. Losses and accuracies are Keras' running means over the epoch. With `validation` it
+    writes after every epoch, before and after refinement, `mean_iou/*`,
+    `iou_before_refinement/<class>`, `iou_after_refinement/<class>`, the affinity's accuracy, and
+    pictures of some examples.
 
     Args:
         log_dir: Folder of the event files, made if missing.
-        validation: Examples to measure after every epoch. None, the default, measures none;
-            `write_evaluation` and `write_pictures` write what is measured elsewhere.
-        every: Batches between two notes of losses and learning rate. Defaults to 50.
-        pictures: How many examples of `validation` to draw. Defaults to 3.
+        validation: Examples to evaluate after every epoch; None, the default, for none. Then
+            `write_evaluation` and `write_pictures` write results obtained elsewhere.
+        every: Batches between two values of losses and learning rate. Defaults to 50.
+        pictures: Number of examples of `validation` to draw. Defaults to 3.
         iterations: Iterations of propagation for `validation`. Defaults to those of `refinement`.
         refinement: As for `inference_model`.
         **settings: As for `inference_model`.
@@ -95,8 +96,8 @@ class TensorBoardMonitor(keras.callbacks.Callback):
 
         Args:
             class_names: Name of each class.
-            class_iou: IoU of each class, 0 to 1; NaN, for one not in the labels, is left out.
-            when: What the mean is called beside others. Defaults to `"before_refinement"`.
+            class_iou: IoU of each class, 0 to 1; NaN, for a class not in the labels, is left out.
+            when: Suffix of the tags. Defaults to `"before_refinement"`.
             step: Training step; that of the model's optimizer when None.
         """
         with self._writing("validation", step):
@@ -105,11 +106,11 @@ class TensorBoardMonitor(keras.callbacks.Callback):
                 self._scalar(f"iou_{when}/{_tag(name)}", value)
 
     def write_evaluation(self, evaluation: Evaluation, step=None):
-        """Writes what `evaluate` measured: IoU before and after refinement, affinity accuracy.
+        """Writes an `Evaluation`: IoU before and after refinement, and affinity accuracy.
 
         Args:
-            evaluation: With one number of iterations or several; the first counts as before
-                refinement, the last as after it.
+            evaluation: An evaluation at one or more numbers of iterations; the first is written
+                as before refinement, the last as after it.
             step: Training step; that of the model's optimizer when None.
         """
         names, iou = evaluation.class_names, evaluation.class_iou
@@ -118,16 +119,16 @@ class TensorBoardMonitor(keras.callbacks.Callback):
             self.write_class_iou(names, iou[-1], "after_refinement", step)
         if evaluation.affinity_accuracy is not None:
             with self._writing("validation", step):
-                # Rates differ little in how often each count occurs: a plain mean over them.
+                # A plain mean over the rates, in which counts occur about equally often.
                 _write_by_count(_mean_over_rates(evaluation.affinity_accuracy))
 
     def write_pictures(self, predictor: Predictor, source: Source, count=3, step=None):
         """Writes image, prediction, affinity, refinement and ground truth of the first examples.
 
         Args:
-            predictor: What predicts.
+            predictor: Predicts the examples.
             source: The examples.
-            count: How many, from the first on. Defaults to 3.
+            count: Number of examples, from the first on. Defaults to 3.
             step: Training step; that of the model's optimizer when None.
         """
         with self._writing("validation", step):
@@ -162,7 +163,7 @@ class TensorBoardMonitor(keras.callbacks.Callback):
             tf.summary.scalar(name, value)
 
     def _writing(self, part, step=None):
-        """Context in which summaries of a part, at a step, go to the part's own event file."""
+        """Returns a context that writes summaries at a step to the event file of a part."""
         if part not in self._writers:
             self._writers[part] = tf.summary.create_file_writer(str(self._log_dir / part))
         if step is None:
@@ -171,7 +172,7 @@ class TensorBoardMonitor(keras.callbacks.Callback):
 
 
 def check_tensorboard():
-    """Raises `ConfigError` where TensorBoard is not installed."""
+    """Raises `ConfigError` if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError("TensorBoard is not installed: pip install tensorboard")
 
@@ -199,5 +200,5 @@ def _mean_over_rates(accuracy):
 
 
 def _tag(name):
-    """A name in which TensorBoard finds no group of its own."""
+    """Returns a name without slashes, which TensorBoard would take for groups."""
     return str(name).replace("/", "_").replace(" ", "_")

@@ -1,4 +1,4 @@
-"""A model whose training steps leave nothing behind when their numbers are not finite."""
+"""A model that skips training steps whose loss or gradients are not finite."""
 
 import keras
 from keras import ops
@@ -7,16 +7,16 @@ from dilated_affinity.runtime.distribution import sum_over_replicas
 
 
 class SkipNonFiniteModel(keras.Model):
-    """`keras.Model` that takes back a training step whose loss or gradients are not finite.
+    """`keras.Model` that undoes a training step whose loss or gradients are not finite.
 
-    The optimizer, a `MultiplierSGD`, refuses such gradients; what the forward pass changed beside
-    it, the moving statistics of batch norm and the metrics, is set back. The step is counted by
-    the optimizer, so that schedule and data go on, and reports its loss as NaN. Nothing else tells
-    of it: who calls `fit` is to look.
+    The optimizer, a `MultiplierSGD`, skips such an update; the moving statistics of batch norm and
+    the metrics, which the forward pass has changed, are set back. The optimizer counts the step,
+    so that schedule and data advance, and the step reports its loss as NaN. It raises nothing:
+    a callback of `fit` has to look at the loss.
     """
 
     def train_step(self, *arguments):
-        """One step: Keras' own, and what takes it back."""
+        """Does Keras' own step and undoes it if it is not finite."""
         if keras.backend.backend() == "jax":
             return self._jax_step(*arguments)
         return self._tensorflow_step(*arguments)
@@ -24,13 +24,13 @@ class SkipNonFiniteModel(keras.Model):
     def _tensorflow_step(self, data):
         import tensorflow as tf
 
-        skipped_updates = _refusals(self.optimizer)
+        skipped_updates = _skipped_updates(self.optimizer)
         count = tf.identity(skipped_updates.value)
         for metric in self.metrics:
-            # The compiled metrics, which show their variables no sooner.
+            # Compiled metrics have no variables before they are built.
             if not getattr(metric, "built", True):
                 metric.build(keras.utils.unpack_x_y_sample_weight(data)[1], self.output)
-        # The states of random generators, whole numbers, go on.
+        # The states of random generators, which are integers, advance.
         moving = (each for each in self.non_trainable_variables if _is_float(each))
         changing = [variable.value for variable in (*moving, *self.metrics_variables)]
         before = [tf.identity(variable) for variable in changing]
@@ -43,10 +43,10 @@ class SkipNonFiniteModel(keras.Model):
 
     def _jax_step(self, state, data):
         logs, new_state = super().train_step(state, data)
-        index = _index_of(self.optimizer.variables, _refusals(self.optimizer))
+        index = _index_of(self.optimizer.variables, _skipped_updates(self.optimizer))
         finite = ops.isfinite(logs["loss"]) & (state[2][index] == new_state[2][index])
         trainable, moving, optimizer, metrics = new_state
-        # The states of random generators, whole numbers, go on.
+        # The states of random generators, which are integers, advance.
         moving = [
             ops.where(finite, new, old) if ops.is_tensor(new) and _is_float(new) else new
             for new, old in zip(moving, state[1], strict=True)
@@ -56,9 +56,10 @@ class SkipNonFiniteModel(keras.Model):
 
 
 def heads_not_finite(model: SkipNonFiniteModel, images, targets) -> list[str]:
-    """Names of the outputs whose loss, or gradients of it, are not finite on a batch.
+    """Returns the names of outputs whose loss, or its gradients, are not finite on a batch.
 
-    Only under TensorFlow, elsewhere it finds none. Batch norm's moving statistics change.
+    Works under TensorFlow; with other backends it returns none. Changes the moving statistics of
+    batch norm.
     """
     if keras.backend.backend() != "tensorflow":
         return []
@@ -76,8 +77,8 @@ def heads_not_finite(model: SkipNonFiniteModel, images, targets) -> list[str]:
     return found
 
 
-def _refusals(optimizer):
-    """The `skipped_updates` of a `MultiplierSGD`, or of the one that scales its loss."""
+def _skipped_updates(optimizer):
+    """Returns `skipped_updates` of a `MultiplierSGD`, also within a loss-scaling optimizer."""
     return getattr(optimizer, "inner_optimizer", optimizer).skipped_updates
 
 

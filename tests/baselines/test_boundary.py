@@ -41,7 +41,7 @@ def test_distances_equal_scipy_and_plain_loops(labels):
         np.testing.assert_allclose(boundary_distances(label)[y, x], nearest, rtol=1e-5)
 
 
-def test_weights_are_the_formula_inside_a_tf_data_pipeline(labels):
+def test_weights_in_tf_data(labels):
     batches = tf.data.Dataset.from_tensors(labels).map(
         lambda each: boundary_weights(each, 7.0, 3.0)
     )
@@ -52,7 +52,7 @@ def test_weights_are_the_formula_inside_a_tf_data_pipeline(labels):
         np.testing.assert_allclose(weight, np.where(label == VOID, 0, expected), rtol=1e-5)
 
 
-def test_normalized_weights_are_the_formula_over_its_mean(labels):
+def test_normalized_weights(labels):
     labels = np.concatenate([labels, np.full_like(labels[:1], VOID)])
     found = boundary_weights(labels, normalize=True).numpy()
     for weights, plain, label in zip(found, boundary_weights(labels).numpy(), labels, strict=True):
@@ -64,7 +64,7 @@ def test_normalized_weights_are_the_formula_over_its_mean(labels):
         np.testing.assert_allclose(weights, plain / plain[valid].mean(), rtol=1e-5)
 
 
-def test_a_void_contour_does_not_hide_the_class_behind_it():
+def test_void_contour_between_classes():
     label = np.array([[1, 1, VOID, VOID, 2]])
     assert boundary_distances(label).tolist() == [[4, 3, 0, 0, 3]]
 

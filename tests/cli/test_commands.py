@@ -129,7 +129,7 @@ def test_the_classes_of_a_run(run, tmp_path):
     assert load_classes(tmp_path) is None
     for content in ("", "[]", '{"names": ["a"], "palette": [[0, 0]], "void_color": [0, 0, 0]}'):
         (tmp_path / "classes.json").write_text(content)
-        with pytest.raises(DataError, match="classes.json: no table of classes"):
+        with pytest.raises(DataError, match="classes.json: not a table of classes"):
             load_classes(tmp_path)
 
 

@@ -162,7 +162,7 @@ def test_the_package_lists_its_commands(capsys):
     printed = capsys.readouterr().out
     for name in ("train_main", "eval_main", "predict_main", "export_main", "report_main"):
         assert f"\n  {name} " in printed
-    assert "Trains DeepLabv3+ with dilated affinity, or continues to." in printed
+    assert "Trains DeepLabv3+ with dilated affinity, or continues a training." in printed
 
 
 def test_a_misspelt_command_is_refused_with_the_nearest(monkeypatch, capsys):

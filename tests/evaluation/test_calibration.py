@@ -248,7 +248,7 @@ def test_a_run_without_affinity_is_not_calibrated(tmp_path):
 def test_a_damaged_calibration_is_named(tmp_path, content):
     _, model_dir = write_run(tmp_path)
     (model_dir / CALIBRATION_FILE).write_text(content)
-    with pytest.raises(DataError, match=rf"{CALIBRATION_FILE}: no calibration"):
+    with pytest.raises(DataError, match=rf"{CALIBRATION_FILE}: not a calibration"):
         load_run(model_dir)
 
 

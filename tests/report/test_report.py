@@ -56,9 +56,9 @@ def test_the_report_is_one_file_that_loads_nothing(report):
     assert "http" not in re.sub(r"data:[^\"']*", "", page)
     for name in (*CAMVID.names, "43.21", "56.78", "dropout", "Worst images"):
         assert name in page
-    assert "stride 16, scales 0.5,1, mirrored, too, windows of 65, early_stop; columns" in page
+    assert "stride 16, scales 0.5,1, mirrored, windows of 65, early_stop; columns" in page
     assert "training steps, best checkpoint" in page
-    assert "The checkpoint is the best of 2 by mIoU on val, which is measured here, too" in page
+    assert "The checkpoint is the best of 2 by mIoU on val, which is measured here as well" in page
     assert "eval_main --model_dir" in page and "--refine_with=ground_truth" in page
 
 

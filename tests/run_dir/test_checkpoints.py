@@ -36,7 +36,7 @@ def checkpoints(model, tmp_path):
     return checkpoints
 
 
-def test_a_checkpoint_is_a_keras_file_with_the_state_of_the_run(model, tmp_path):
+def test_checkpoint_is_keras_file_with_state(model, tmp_path):
     state = TrainingState(6, 7, [1.1, [2.0, 3]], ROWS, 4, {"5": "a.png: damaged"})
     write_checkpoint(tmp_path / "a.keras", model, state)
     assert str(read_state(tmp_path / "a.keras")) == str(state)
@@ -46,7 +46,7 @@ def test_a_checkpoint_is_a_keras_file_with_the_state_of_the_run(model, tmp_path)
         np.testing.assert_array_equal(first, second)
 
 
-def test_the_newest_are_kept(checkpoints, tmp_path):
+def test_newest_are_kept(checkpoints, tmp_path):
     names = ["step-00000002.keras", "step-00000003.keras"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert checkpoints.latest().name == names[1]
@@ -69,7 +69,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_one_is_named_and_the_one_before_used(checkpoints, tmp_path, damage, caplog):
+def test_damaged_checkpoints_are_set_aside(checkpoints, tmp_path, damage, caplog):
     path = tmp_path / "step-00000003.keras"
     damaged = DAMAGE[damage](path.read_bytes())
     path.write_bytes(damaged)
@@ -79,7 +79,7 @@ def test_a_damaged_one_is_named_and_the_one_before_used(checkpoints, tmp_path, d
     assert [found.name for found in checkpoints.paths()] == ["step-00000002.keras"]
 
 
-def test_every_flipped_bit_is_noticed(model, tmp_path):
+def test_flipped_bits(model, tmp_path):
     path = tmp_path / "a.keras"
     write_checkpoint(path, model, TrainingState())
     data = path.read_bytes()
@@ -89,7 +89,7 @@ def test_every_flipped_bit_is_noticed(model, tmp_path):
             read_state(path)
 
 
-def test_where_all_are_damaged_nothing_is_started_again_by_itself(checkpoints, tmp_path):
+def test_all_checkpoints_damaged(checkpoints, tmp_path):
     for path in checkpoints.paths():
         path.write_bytes(b"")
     with pytest.raises(RunError, match=r"step-00000003.keras.*nor any of the 1 before it"):
@@ -97,11 +97,11 @@ def test_where_all_are_damaged_nothing_is_started_again_by_itself(checkpoints, t
     assert len(checkpoints.paths()) == 2
 
 
-def test_a_folder_without_checkpoints_has_none(tmp_path):
+def test_folder_without_checkpoints(tmp_path):
     assert Checkpoints(tmp_path / "missing").latest() is None
 
 
-def test_a_full_disk_leaves_the_earlier_ones(checkpoints, model, tmp_path):
+def test_full_disk(checkpoints, model, tmp_path):
     """The limit on the size of files stands in for the end of the disk."""
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_earlier_ones(checkpoints, model, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_of_the_run(model, tmp_path):
+def test_folder_that_cannot_be_written(model, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="cannot be written"):
         Checkpoints(tmp_path / "file").write(model, TrainingState(step=1))
@@ -135,19 +135,19 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_run(model, tmp_path)
         {**vars(TrainingState()), "skipped_examples": {"1": []}},
     ],
 )
-def test_a_state_that_is_none_is_refused(state):
+def test_invalid_state(state):
     with pytest.raises(ValueError):
         TrainingState.from_json(state)
 
 
-def test_a_file_of_keras_alone_is_no_checkpoint(model, tmp_path):
+def test_plain_keras_file_is_not_a_checkpoint(model, tmp_path):
     model.save(tmp_path / "a.keras")
     assert zipfile.is_zipfile(tmp_path / "a.keras")
     with pytest.raises(DataError, match="do not end in their checksum"):
         read_state(tmp_path / "a.keras")
 
 
-def test_a_lock_can_be_held_once(tmp_path):
+def test_lock(tmp_path):
     with exclusive_lock(tmp_path / "lock"):
         with pytest.raises(BlockingIOError), exclusive_lock(tmp_path / "lock"):
             pass
@@ -155,7 +155,7 @@ def test_a_lock_can_be_held_once(tmp_path):
         pass
 
 
-def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+def test_unfinished_files_are_removed(tmp_path):
     (tmp_path / "kept").write_text("")
     (tmp_path / ".writing-x").mkdir()
     (tmp_path / ".writing-x" / "file").write_text("")
@@ -176,6 +176,6 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
         ((0.3, 0.1, 0.4, 0.2), 1),
     ],
 )
-def test_validations_since_the_best_one(values, since):
+def test_validations_since_best(values, since):
     rows = [{"val_mean_iou": value} for value in values]
     assert TrainingState(rows=[*rows, {"step": 9}]).validations_since_best == since

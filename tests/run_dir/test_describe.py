@@ -17,13 +17,13 @@ def device(tmp_path):
     return path
 
 
-def test_a_gpu_that_tensorflow_does_not_see_is_named_with_what_to_install(device, tmp_path):
+def test_unused_gpu(device, tmp_path):
     words = unused_gpu((tmp_path / "other", device), environment={})
     assert words.startswith("WARNING: TensorFlow does not see the NVIDIA GPU")
     assert words.endswith("pip install -e '.[gpu]'")
 
 
-def test_nothing_is_said_where_no_gpu_is_there_wanted_or_unseen(device, tmp_path, monkeypatch):
+def test_no_warning_without_or_with_hidden_gpu(device, tmp_path, monkeypatch):
     assert unused_gpu((tmp_path / "other",), environment={}) is None
     for hidden in ("", "-1"):
         assert unused_gpu((device,), environment={"CUDA_VISIBLE_DEVICES": hidden}) is None
@@ -32,7 +32,7 @@ def test_nothing_is_said_where_no_gpu_is_there_wanted_or_unseen(device, tmp_path
     assert unused_gpu((device,), environment={}) is None
 
 
-def test_jax_is_told_of_its_own_package(device, monkeypatch):
+def test_unused_gpu_under_jax(device, monkeypatch):
     monkeypatch.setattr(describe.keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr(describe, "gpu_names", list)
     assert "jax[cuda13]" in unused_gpu((device,), environment={})
@@ -40,7 +40,7 @@ def test_jax_is_told_of_its_own_package(device, monkeypatch):
     assert unused_gpu((device,), environment={"JAX_PLATFORMS": "cuda,cpu"}) is not None
 
 
-def test_the_first_line_warns(device, monkeypatch, caplog):
+def test_summary_warns_of_unused_gpu(device, monkeypatch, caplog):
     monkeypatch.setattr(describe, "_NVIDIA_FILES", (device,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     config = tiny_config("unused")

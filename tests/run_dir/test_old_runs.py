@@ -25,14 +25,14 @@ def old_run(tmp_path):
     return tmp_path / "run_0.1.0"
 
 
-def test_settings_have_their_new_names(old_run):
+def test_settings_get_new_names(old_run):
     written = json.loads((old_run / CONFIG_FILE).read_text())["config"]
     config = Config.load(old_run / CONFIG_FILE)
     assert config.train_steps == written["iterations"] == 4
     assert config.random_flip is written["flip"] is True
 
 
-def test_the_checkpoint_is_the_model_that_it_was(old_run):
+def test_load_old_checkpoint(old_run):
     _, model = load_run(old_run, checkpoint="last")
     (checkpoint,) = (old_run / "checkpoints").glob("step-*.keras")
     saved = keras.models.load_model(checkpoint, compile=False)
@@ -43,7 +43,7 @@ def test_the_checkpoint_is_the_model_that_it_was(old_run):
     assert np.ptp(logits["semantic"]) > 0
 
 
-def test_it_is_trained_to_its_end(old_run, tmp_path):
+def test_continue_old_run(old_run, tmp_path):
     config = Config.load(old_run / CONFIG_FILE)
     result = train(config.replace(data_dir=str(write_camvid(tmp_path / "data"))), old_run)
     rows = (old_run / "log.csv").read_text().splitlines()

@@ -35,7 +35,7 @@ def weighted_mean(labels, logits, weights):
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0, 0.5), (1e-3, 0.0, 2e-3), (5, 5, 5)])
-def test_the_loss_is_the_weighted_mean(weights):
+def test_loss_is_weighted_mean(weights):
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 2, 255], (2, 3, 4)).astype("uint8")
     logits = rng.normal(size=(2, 3, 4, 3)).astype("float32")
@@ -49,7 +49,7 @@ def test_the_loss_is_the_weighted_mean(weights):
     assert float(loss(np.full_like(labels, 255), logits)) == 0
 
 
-def test_equal_weights_are_none():
+def test_equal_weights_give_plain_mean():
     rng = np.random.default_rng(1)
     labels, logits = rng.integers(0, 3, (1, 4, 4)), rng.normal(size=(1, 4, 4, 3))
     plain = float(SemanticLoss()(labels, logits))
@@ -57,17 +57,17 @@ def test_equal_weights_are_none():
 
 
 @pytest.mark.parametrize("weights", [(), (0, 0), (1, -1), (1, float("nan")), "ab", 3])
-def test_weights_that_make_no_sense_are_refused(weights):
+def test_invalid_weights(weights):
     with pytest.raises(ConfigError, match="class_weights must be .*Received"):
         SemanticLoss(class_weights=weights)
 
 
-def test_weights_of_another_number_of_classes_are_refused():
+def test_wrong_number_of_classes():
     with pytest.raises(ValueError, match="must have 2 classes, as class_weights"):
         SemanticLoss(class_weights=(1, 2))(np.zeros((1, 2, 2), int), np.zeros((1, 2, 2, 3)))
 
 
-def test_balanced_weights_make_the_classes_count_alike():
+def test_balanced_weights():
     labels = [np.array([[0, 0, 0, 0, 2]]), np.array([[2, 255, 0, 0, 0]])]
     source = ListSource(
         [{"image": None, "label": each.astype("uint8"), "id": ""} for each in labels], CLASSES
@@ -82,7 +82,7 @@ def test_balanced_weights_make_the_classes_count_alike():
         balanced_weights([0, 0])
 
 
-def test_a_file_gives_weights_by_name_or_in_order(tmp_path):
+def test_file_by_name_or_in_order(tmp_path):
     path = tmp_path / "weights.json"
     for content in ({"b": 2, "a": 1, "c": 0.5}, [1, 2, 0.5]):
         path.write_text(json.dumps(content))
@@ -100,7 +100,7 @@ def test_a_file_gives_weights_by_name_or_in_order(tmp_path):
         ("[0, 0, 0]", "one of them above 0"),
     ],
 )
-def test_a_file_of_something_else_is_refused_by_name(tmp_path, content, message):
+def test_invalid_files(tmp_path, content, message):
     path = tmp_path / "weights.json"
     path.write_text(content)
     with pytest.raises(DataError, match=f"weights.json: .*{message}"):
@@ -109,7 +109,7 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path, content, message)
         read_class_weights(tmp_path / "none.json", CLASSES)
 
 
-def test_a_run_keeps_its_weights(tmp_path):
+def test_weights_are_saved_with_the_run(tmp_path):
     config = tiny_config(write_camvid(tmp_path / "camvid"), rates="none")
     source = load_source(config.dataset, config.train_split, config.data_dir)
     assert run_class_weights(config, source, tmp_path) is None

@@ -15,6 +15,7 @@ from dilated_affinity.run_dir.checkpoints import (
     write_checkpoint,
 )
 from dilated_affinity.run_dir.layout import BEST, CHECKPOINTS, save_settings
+from dilated_affinity.training.compile import add_objective
 from dilated_affinity.training.initial_model import (
     InitialModel,
     find_initial_model,
@@ -34,7 +35,7 @@ def write_source(folder, classes=CAMVID, **settings):
     """A run whose weights are numbers of their own; returns its model."""
     config = tiny_config("nowhere", **settings)
     save_settings(folder, config, classes)
-    model = build_model(config, classes.num_classes)
+    model = add_objective(build_model(config, classes.num_classes), config)
     rng = np.random.default_rng(3)
     model.set_weights([rng.normal(size=each.shape) for each in model.get_weights()])
     write_checkpoint(folder / BEST, model, TrainingState())
@@ -42,9 +43,10 @@ def write_source(folder, classes=CAMVID, **settings):
 
 
 def loaded(initial_model, classes=CAMVID, **settings):
-    """A fresh model, and what starting it from another has made of it: by layer, its weights."""
+    """Weights by layer of a fresh model, before and after it is given those of another."""
     keras.utils.set_random_seed(1)
-    model = build_model(tiny_config("nowhere", **settings), classes.num_classes)
+    config = tiny_config("nowhere", **settings)
+    model = add_objective(build_model(config, classes.num_classes), config)
     fresh = by_layer(model)
     load_initial_weights(model, find_initial_model(str(initial_model)), classes)
     return fresh, by_layer(model)
@@ -68,7 +70,7 @@ def assert_from(source, result, left_out=()):
         assert same(weights, expected), name
 
 
-def test_all_weights_of_a_run_or_a_file(tmp_path, caplog):
+def test_all_weights_from_run_or_file(tmp_path, caplog):
     source = write_source(tmp_path / "run")
     for path in ("plain.weights.h5", "plain.keras"):
         (source.save_weights if path.endswith("h5") else source.save)(tmp_path / path)
@@ -93,7 +95,7 @@ def test_all_weights_of_a_run_or_a_file(tmp_path, caplog):
         ({"rates": "2"}, {"objective": "aaf"}, ("aaf",), "aaf (of another shape)"),
     ],
 )
-def test_heads_of_something_else_are_left_out_and_named(
+def test_heads_of_other_classes_or_rates_are_left_out(
     tmp_path, caplog, source, target, left_out, words
 ):
     """Though they may have the same shape."""
@@ -103,7 +105,7 @@ def test_heads_of_something_else_are_left_out_and_named(
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
-def test_a_file_by_itself_tells_shapes_and_a_model_its_rates(tmp_path, suffix):
+def test_files_outside_of_runs(tmp_path, suffix):
     source = build_model(tiny_config("nowhere", rates="4"), 5)
     path = tmp_path / f"model{suffix}"
     (source.save if suffix == ".keras" else source.save_weights)(path)
@@ -111,13 +113,13 @@ def test_a_file_by_itself_tells_shapes_and_a_model_its_rates(tmp_path, suffix):
     assert_from(source, loaded(path, rates="2"), left_out)
 
 
-def test_without_a_validation_it_is_the_newest(tmp_path):
+def test_newest_checkpoint_without_validation(tmp_path):
     source = write_source(tmp_path / "run")
     (tmp_path / "run" / BEST).rename(tmp_path / "run" / CHECKPOINTS / "step-00000003.keras")
     assert_from(source, loaded(tmp_path / "run"))
 
 
-def test_another_network_is_refused_and_changes_nothing(tmp_path):
+def test_other_networks_are_refused(tmp_path):
     write_source(tmp_path / "run", filters=8)
     model = build_model(tiny_config("nowhere"), NUM_CLASSES)
     before = model.get_weights()
@@ -136,20 +138,20 @@ def test_another_network_is_refused_and_changes_nothing(tmp_path):
         (".", None, DataError, "initial_model: no run here"),
     ],
 )
-def test_what_is_no_model_is_refused_by_name(tmp_path, name, content, error, message):
+def test_invalid_files(tmp_path, name, content, error, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=message):
         loaded(tmp_path / name)
 
 
-def test_what_processes_tell_each_other_is_whole():
+def test_json_round_trip():
     for rates in (..., None, ((2, 2), (2, 4), (4, 2))):
         initial = InitialModel(BEST, ("a", "b"), rates)
         assert InitialModel.from_json(initial.to_json()) == initial
 
 
-def test_a_run_starts_from_another_and_continues_without_it(tmp_path):
+def test_resume_does_not_need_initial_model(tmp_path):
     data = write_camvid(tmp_path / "camvid")
     source = write_source(tmp_path / "first")
     initial = str(tmp_path / "first")

@@ -35,7 +35,7 @@ def assert_same(first, second):
             np.testing.assert_array_equal(targets[head], other_targets[head])
 
 
-def test_batches_have_the_documented_shapes(camvid):
+def test_batch_shapes(camvid):
     config = tiny_config(camvid)
     (images, targets), *rest = batches(config)
     assert len(rest) == config.train_steps - 1
@@ -44,32 +44,32 @@ def test_batches_have_the_documented_shapes(camvid):
     assert targets["affinity"].shape == (2, 33, 33, 24) and targets["affinity"].dtype == np.uint8
 
 
-def test_the_targets_are_those_of_the_augmented_labels(camvid):
+def test_targets_of_augmented_labels(camvid):
     config = tiny_config(camvid)
     for _, targets in batches(config):
         expected = affinity_targets(targets["semantic"], config.affinity_rates)
         np.testing.assert_array_equal(targets["affinity"], expected)
 
 
-def test_without_rates_there_are_no_affinity_targets(camvid):
+def test_no_affinity_targets_without_rates(camvid):
     assert set(batches(tiny_config(camvid, rates="none"))[0][1]) == {"semantic"}
 
 
-def test_the_seed_decides_everything(camvid):
+def test_seed(camvid):
     config = tiny_config(camvid)
     assert_same(batches(config), batches(config))
     other = batches(config.replace(seed=1))
     assert not np.array_equal(batches(config)[0][0], other[0][0])
 
 
-def test_starts_at_any_step_as_if_it_had_done_those_before(camvid):
+def test_start_at_any_step(camvid):
     config = tiny_config(camvid, train_steps=7)
     whole = batches(config)
     assert_same(whole[3:5], batches(config, first_step=3, steps=2))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_every_epoch_is_a_new_permutation(size):
+def test_epochs_are_permutations(size):
     rng = np.random.default_rng(0)
     label = np.zeros((33, 33), np.uint8)
     examples = [
@@ -86,7 +86,7 @@ def test_every_epoch_is_a_new_permutation(size):
         assert len({tuple(epoch) for epoch in epochs}) > 4
 
 
-def test_evaluation_gives_every_image_once_in_order_at_its_own_size(camvid):
+def test_evaluation_dataset(camvid):
     examples = list(evaluation_dataset(tiny_config(camvid)).as_numpy_iterator())
     assert [example["id"].decode() for example in examples] == ["val_0", "val_1", "val_2"]
     assert all(example["image"].shape == (40, 48, 3) for example in examples)
@@ -99,7 +99,7 @@ def draw(image, label, number=3, **settings):
     return image.numpy(), label.numpy()
 
 
-def test_an_image_of_the_crops_size_comes_out_as_it_went_in():
+def test_identity_at_crop_size():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (33, 33, 3), np.uint8)
     label = rng.integers(0, 11, (33, 33)).astype(np.uint8)
@@ -110,7 +110,7 @@ def test_an_image_of_the_crops_size_comes_out_as_it_went_in():
 
 @pytest.mark.parametrize("size", [(97, 131), (20, 131), (5, 7), (1, 1)])
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.75])
-def test_scaling_agrees_with_tensorflows_resize_of_the_window(size, scale):
+def test_scaling_equals_tensorflow_resize(size, scale):
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (*size, 3), np.uint8)
     label = rng.integers(0, 11, size).astype(np.uint8)
@@ -134,7 +134,7 @@ def test_scaling_agrees_with_tensorflows_resize_of_the_window(size, scale):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_what_lies_beyond_the_image_is_0_to_the_backbone(name):
+def test_padding_is_0_after_preprocessing(name):
     image, label = np.zeros((9, 40, 3), np.uint8), np.zeros((9, 40), np.uint8)
     cropped, labels = draw(image, label, backbone=name, min_scale=1, max_scale=1)
     seen = np.asarray(BACKBONES[name].preprocess()(cropped))
@@ -143,19 +143,19 @@ def test_what_lies_beyond_the_image_is_0_to_the_backbone(name):
     assert (seen[labels != 255] < -0.9).all()
 
 
-def test_padding_of_caffes_resnets_is_imagenets_mean_in_rgb():
+def test_padding_of_resnets_is_imagenet_mean():
     cropped, _ = draw(
         np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), backbone="resnet101"
     )
     np.testing.assert_allclose(cropped[-1, -1], [123.68, 116.779, 103.939], rtol=1e-6)
 
 
-def test_an_unknown_backbone_is_refused():
+def test_unknown_backbone():
     with pytest.raises(ConfigError, match="Received: backbone='resnet1001'"):
         draw(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), backbone="resnet1001")
 
 
-def test_crops_reach_every_corner_of_a_large_image():
+def test_crops_reach_every_corner():
     label = np.arange(40 * 40).reshape(40, 40) % 251
     corners = set()
     for number in range(300):
@@ -170,7 +170,7 @@ def test_crops_reach_every_corner_of_a_large_image():
     assert len(corners) > 50
 
 
-def test_half_of_the_images_are_mirrored_with_their_labels():
+def test_half_of_images_are_flipped():
     image = np.zeros((33, 33, 3), np.uint8)
     image[:, :10] = 200
     label = np.zeros((33, 33), np.uint8)
@@ -184,7 +184,7 @@ def test_half_of_the_images_are_mirrored_with_their_labels():
     assert 15 < mirrored < 45
 
 
-def test_scales_are_those_of_the_recipe():
+def test_scales_of_the_recipe():
     image = np.zeros((100, 100, 3), np.uint8)
     label = np.zeros((100, 100), np.uint8)
     config = tiny_config("unused", min_scale=0.05, max_scale=0.2, scale_step=0.05)
@@ -204,14 +204,14 @@ def test_scales_are_those_of_the_recipe():
         (0.7, 1.0, 0.1, (0.7, 0.8, 0.9, 1.0)),
     ],
 )
-def test_no_scale_is_above_the_largest(low, high, step, scales):
+def test_scales_end_at_the_largest(low, high, step, scales):
     config = tiny_config("unused", min_scale=low, max_scale=high, scale_step=step)
     draws = np.linspace(0, 1, 50, endpoint=False, dtype=np.float32)
     drawn = {round(float(_random_scale(draw, config)), 6) for draw in draws}
     assert drawn == set(scales)
 
 
-def test_bad_examples_are_skipped_where_the_config_says_so(tmp_path):
+def test_skip_bad_examples(tmp_path):
     data = write_camvid(tmp_path, train=120)
     config = tiny_config(data, rates="none", on_bad_example="skip", train_steps=60)
     (data / "train" / "train_0.png").write_bytes(b"no image")

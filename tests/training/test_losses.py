@@ -32,7 +32,7 @@ def test_other_sizes_equal_loops(shape):
     np.testing.assert_allclose(loss, reference.semantic_loss(labels, logits), rtol=1e-5)
 
 
-def test_images_with_more_void_do_not_weigh_more():
+def test_mean_over_nonvoid_pixels_of_batch():
     """The mean runs over the batch's pixels, not over images."""
     labels, logits = batch()
     labels[0, :, 3:] = 255
@@ -42,7 +42,7 @@ def test_images_with_more_void_do_not_weigh_more():
 
 
 @pytest.mark.parametrize("void", [3, -1])
-def test_another_void_label(void):
+def test_other_void_label(void):
     labels, logits = batch()
     labels = np.where(labels == 255, np.int32(void), labels)
     expected = reference.semantic_loss(labels, logits, void)
@@ -50,7 +50,7 @@ def test_another_void_label(void):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_only_void_gives_0_and_no_gradient():
+def test_all_void():
     labels, logits = np.full((2, 3, 4), 255, np.uint8), tf.Variable(batch((2, 3, 4))[1])
     with tf.GradientTape() as tape:
         loss = SemanticLoss()(labels, logits)
@@ -70,7 +70,7 @@ def test_gradient_equals_finite_differences():
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])
-def test_extreme_logits_stay_finite(size):
+def test_extreme_logits(size):
     labels, logits = batch((1, 6, 7))
     logits = tf.Variable(np.sign(logits) * np.float32(size))
     with tf.GradientTape() as tape:
@@ -80,7 +80,7 @@ def test_extreme_logits_stay_finite(size):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_float_types_are_computed_in_float32(dtype):
+def test_half_precision_inputs(dtype):
     labels, logits = batch((2, 6, 7))
     logits = tf.cast(logits, dtype)
     loss = SemanticLoss()(labels, logits)
@@ -89,7 +89,7 @@ def test_other_float_types_are_computed_in_float32(dtype):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_per_pixel_losses_average_to_the_loss():
+def test_per_pixel_losses():
     labels, logits = batch()
     each = SemanticLoss(reduction="none")(labels, logits)
     assert each.shape == labels.shape
@@ -97,7 +97,7 @@ def test_per_pixel_losses_average_to_the_loss():
     np.testing.assert_allclose(np.mean(each), SemanticLoss()(labels, logits), rtol=1e-5)
 
 
-def test_sample_weight_multiplies_and_leaves_the_divisor():
+def test_sample_weight():
     labels, logits = batch()
     halves = np.full(labels.shape, 0.5, np.float32)
     loss = SemanticLoss()

@@ -22,7 +22,7 @@ def test_schedule_by_hand():
         assert float(schedule(step)) == pytest.approx(decayed, rel=1e-5)
 
 
-def test_schedule_without_warm_up_is_keras_own():
+def test_schedule_without_warmup_equals_keras():
     ours = WarmupPolynomialDecay(0.02, 70, 0.9)
     theirs = keras.optimizers.schedules.PolynomialDecay(0.02, 70, 0.0, power=0.9)
     for step in (0, 1, 35, 69, 70, 80):
@@ -82,7 +82,7 @@ def test_keras_serialisation(each):
     assert copy.get_config() == each.get_config()
 
 
-def test_a_multiplier_of_an_unknown_variable_is_refused():
+def test_unknown_variable_in_multipliers():
     optimizer = MultiplierSGD(0.1, multipliers={"other": 2.0})
     with pytest.raises(ValueError, match="other"):
         optimizer.build([variable([1.0], "weight")])

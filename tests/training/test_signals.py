@@ -11,7 +11,7 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_stops(number):
+def test_first_signal_is_recorded_second_stops(number):
     reached = False
     error = KeyboardInterrupt if number == signal.SIGINT else SystemExit
     with StopRequest() as request:
@@ -28,13 +28,13 @@ def test_the_first_signal_is_noted_and_the_second_stops(number):
         assert raised.value.code == 143
 
 
-def test_outside_a_step_a_signal_stops_at_once_and_says_so(caplog):
+def test_signal_outside_of_steps(caplog):
     with pytest.raises(SystemExit), StopRequest():
         send(signal.SIGTERM)
     assert "ended by SIGTERM" in caplog.text
 
 
-def test_the_earlier_handlers_come_back():
+def test_handlers_are_restored():
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) not in before

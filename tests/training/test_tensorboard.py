@@ -63,7 +63,7 @@ def fitted(tmp_path_factory):
     return model, validation, history.history, folder / "logs"
 
 
-def test_losses_of_each_head_and_the_learning_rate_are_written(fitted):
+def test_losses_and_learning_rate(fitted):
     _, _, history, folder = fitted
     scalars, _ = read(folder / "train")
     for tag, name in (
@@ -80,7 +80,7 @@ def test_losses_of_each_head_and_the_learning_rate_are_written(fitted):
     np.testing.assert_allclose(accuracy[6], history["affinity_accuracy"][1], rtol=1e-5)
 
 
-def test_training_accuracy_of_the_affinity_is_written_by_neighbour_count(fitted):
+def test_affinity_accuracy_by_neighbour_count(fitted):
     model, _, _, folder = fitted
     scalars, _ = read(folder / "train")
     written = [tag for tag in scalars if tag.startswith("affinity_accuracy/n")]
@@ -89,7 +89,7 @@ def test_training_accuracy_of_the_affinity_is_written_by_neighbour_count(fitted)
     assert sorted(values) == [3, 6] and all(0 <= value <= 1 for value in values.values())
 
 
-def test_validation_is_that_of_evaluate(fitted):
+def test_validation_equals_evaluate(fitted):
     model, validation, _, folder = fitted
     scalars, _ = read(folder / "validation")
     expected = evaluate(model, validation, (0, 1))
@@ -105,7 +105,7 @@ def test_validation_is_that_of_evaluate(fitted):
     assert dict(scalars["affinity_accuracy/n8"])[6] == pytest.approx(by_count[8], abs=1e-6)
 
 
-def test_pictures_show_the_first_examples(fitted):
+def test_pictures(fitted):
     _, validation, _, folder = fitted
     _, images = read(folder / "validation")
     assert set(images) == {f"examples/{name}" for name in validation.ids[:2]}
@@ -117,7 +117,7 @@ def test_pictures_show_the_first_examples(fitted):
     assert any(np.array_equal(strip, image) for strip in strips)
 
 
-def test_an_evaluation_at_one_number_of_iterations_has_no_after(tmp_path):
+def test_evaluation_at_one_number_of_iterations(tmp_path):
     evaluation = Evaluation(
         1, ("a/b c", "d"), (0,), "prediction", np.array([[0.25, np.nan]]), (0.5,), (0.5,)
     )
@@ -131,7 +131,7 @@ def test_an_evaluation_at_one_number_of_iterations_has_no_after(tmp_path):
     }
 
 
-def test_without_tensorboard_it_says_how_to_get_it(monkeypatch, tmp_path):
+def test_tensorboard_not_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install tensorboard"):
         TensorBoardMonitor(tmp_path)

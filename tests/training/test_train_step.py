@@ -70,7 +70,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize("wrong", ["image", "loss", "gradient"])
-def test_nothing_but_the_count_of_steps_is_left(wrong):
+def test_non_finite_step_is_undone(wrong):
     model = make(a=RootOfZero() if wrong == "gradient" else Squared())
     step(model)
     before = state(model)
@@ -83,7 +83,7 @@ def test_nothing_but_the_count_of_steps_is_left(wrong):
     assert int(model.optimizer.iterations) == 2 and int(model.optimizer.skipped_updates) == 1
 
 
-def test_steps_before_and_after_are_those_of_keras():
+def test_finite_steps_equal_keras():
     model = make(a=Squared())
     step(model)
     step(model, np.full((2, 4, 4, 1), np.inf))
@@ -98,7 +98,7 @@ def test_steps_before_and_after_are_those_of_keras():
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
 
 
-def test_a_whole_accumulated_step_is_refused():
+def test_non_finite_accumulated_step():
     model = make(accumulation=2, a=Squared())
     for _ in range(2):
         step(model)
@@ -117,7 +117,7 @@ def test_a_whole_accumulated_step_is_refused():
     assert np.isfinite(sum(value.sum() for value in state(model).values()))
 
 
-def test_the_heads_whose_loss_or_gradients_are_wrong_are_found():
+def test_heads_not_finite():
     images = np.ones((2, 4, 4, 1), np.float32)
     model = make(a=Squared(), b=RootOfZero())
     wrong, right = np.full((2, 2, 2, 1), INFINITE), np.zeros((2, 2, 2, 1))

@@ -52,7 +52,10 @@ class Objective:
         return {}
 
     def sample_weights(self, labels, config: Config) -> dict | None:
-        """Returns sample weights by output, or None, the default, for none; see `targets`."""
+        """Returns sample weights, or None, the default, for none. See `targets`.
+
+        Keras takes weights for all outputs that are trained, `"semantic"` included, or for none.
+        """
         return None
 
     def extra_outputs(self, model: keras.Model, config: Config) -> dict:
