@@ -46,9 +46,9 @@ REFINEMENTS = ("exact", "decoder_stride", "early_stop")
 """Variants of the refinement; `dilated_affinity.inference.refinement` says what they are."""
 
 OBJECTIVES = {"none": False, "affinity": True, "aaf": False, "boundary": False}
-"""Names of what a run may train beside the classes, and whether that predicts affinity.
+"""Names of the training objectives beside the classes, and whether they predict affinity.
 
-`dilated_affinity.training.objectives` says what they are; `register_objective` adds to them."""
+They are defined in `dilated_affinity.training.objectives`; `register_objective` adds to them."""
 
 POSTPROCESSES = ("none", "propagate", "crf")
 """What may refine predictions."""

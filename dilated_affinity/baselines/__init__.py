@@ -1,1 +1,1 @@
-"""What the paper compares with in Table 5, usable in the place of dilated affinity."""
+"""The methods that Table 5 compares with: AAF, boundary reweighting and dense CRF."""

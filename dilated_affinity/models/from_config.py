@@ -74,7 +74,7 @@ def at_output_stride(model: keras.Model, config: Config) -> keras.Model:
 
 
 def copy_weights(model: keras.Model, other: keras.Model):
-    """Gives a model of `build_model` the weights of a run's model, whose outputs may be more."""
+    """Copies the weights of a run's model, which may have more outputs, to one of `build_model`."""
     # Without the layers of an objective, weights have the same order in both.
     outputs = {name: model.output[name] for name in other.output}
     other.set_weights(keras.Model(model.input, outputs).get_weights())

@@ -12,7 +12,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.runtime.distribution import gpu_names
 
 _NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
-"""Where Linux lists NVIDIA devices, whether or not CUDA is installed."""
+"""Files by which Linux lists NVIDIA devices, even without CUDA."""
 
 _FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
 

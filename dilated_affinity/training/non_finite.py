@@ -19,8 +19,8 @@ _SCALING = 20
 class NonFiniteSteps:
     """Applies the setting `on_nan`.
 
-    `SkipNonFiniteModel` has already taken back such a step; here the run says which images and
-    which losses it was, and what to change.
+    `SkipNonFiniteModel` has already undone such a step; this reports its images, its losses, and
+    what to change.
 
     Args:
         config: The run's settings.

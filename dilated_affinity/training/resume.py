@@ -87,7 +87,7 @@ def resume(
 
 
 def updates(model: keras.Model) -> int:
-    """How many steps a model's optimizer has done."""
+    """Returns the number of steps that a model's optimizer has done."""
     # int() does not know the variables of several replicas.
     return int(np.asarray(model.optimizer.iterations))
 

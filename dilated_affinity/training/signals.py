@@ -37,7 +37,7 @@ class StopRequest:
 
     def __exit__(self, *_):
         for each, handler in self._earlier.items():
-            # None stands for a handler that was not set from Python and cannot be set again.
+            # None means a handler that was not set from Python and cannot be set again.
             if handler is not None:
                 signal.signal(each, handler)
 

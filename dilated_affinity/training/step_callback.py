@@ -1,4 +1,4 @@
-"""What a run does after each step of `fit`."""
+"""The callback after each step of `fit`."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a run says before its first step."""
+"""Log messages of a run before its first step."""
 
 import keras
 from absl import logging
@@ -18,7 +18,7 @@ def log_training_summary(
     model_dir,
     devices: int,
 ):
-    """Logs what is trained on what, and warns of batch norm that will not leave its initial values.
+    """Logs data, model and steps of a run, and warns if batch norm keeps its initial values.
 
     Args:
         config: The run's settings.

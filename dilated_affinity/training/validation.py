@@ -62,7 +62,7 @@ class Validation:
 
 
 def is_whole(best: Path) -> bool:
-    """Whether the best model can be read; says so where it has to be replaced."""
+    """Returns whether the best model can be read; warns if it has to be replaced."""
     try:
         read_state(best)
     except DataError as error:

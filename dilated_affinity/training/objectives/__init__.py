@@ -1,1 +1,1 @@
-"""What a run trains beside the classes: one file for each objective, and their table."""
+"""Training objectives beside the classes: a file for each, and their table."""

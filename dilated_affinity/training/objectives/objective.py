@@ -9,15 +9,15 @@ from dilated_affinity.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOutput:
-    """How one output of a model is trained.
+    """Loss and metrics of one output of a model.
 
     Attributes:
         loss: Its loss.
         weight: Weight of the loss in the total. Defaults to 1.
         metrics: Its metrics, logged with the losses. Defaults to none.
-        output: A tensor of the model, float32, for an output that only the model that is fitted
-            has, or has in another form; the saved model is without it. None, the default, for an
-            output of the saved model.
+        output: A float32 tensor of the model, for an output that the saved model does not have,
+            or has in another form; only the model that is fitted has it. None, the default, for
+            an output of the saved model.
     """
 
     loss: keras.losses.Loss
@@ -27,10 +27,10 @@ class TrainedOutput:
 
 
 class Objective:
-    """What a run trains beside the classes: nothing here; subclasses override what they add.
+    """Training objective beside the classes. This base class has none; subclasses add to it.
 
-    The input pipeline, the model and its compilation ask the objective that the setting
-    `objective` names; `register_objective` gives one of your own a name.
+    The setting `objective` of a run names its objective, which the input pipeline, the model and
+    its compilation ask for what they need. `register_objective` adds one of your own.
 
     Attributes:
         predicts_affinity: Whether the model has an affinity head for the run's `rates`, for which
@@ -43,7 +43,7 @@ class Objective:
     class_layers: tuple[str, ...] = ()
 
     def targets(self, labels, config: Config) -> dict:
-        """Returns the targets of its outputs, by output. Runs in the graph of the input pipeline.
+        """Returns the targets of its outputs, by name. Runs in the graph of the input pipeline.
 
         Args:
             labels: uint8 tensor (B, H, W): classes 0 to C-1, and 255 for void.
@@ -59,7 +59,7 @@ class Objective:
         return None
 
     def extra_outputs(self, model: keras.Model, config: Config) -> dict:
-        """Returns outputs to add to the saved model, by name: those with weights of their own.
+        """Returns outputs to add to the saved model, by name; for layers that have weights.
 
         Args:
             model: The model of the run, with the float32 outputs `"semantic"` (B, H, W, C) and,
@@ -71,7 +71,7 @@ class Objective:
     def outputs(
         self, model: keras.Model, config: Config, statistics=None, class_weights=None
     ) -> dict[str, TrainedOutput]:
-        """Returns how its outputs are trained, by output.
+        """Returns the losses and metrics of its outputs, by name.
 
         An entry `"semantic"` replaces the semantic loss.
 
@@ -86,7 +86,7 @@ class Objective:
     def fitted_outputs(
         self, model: keras.Model, config: Config, statistics=None, class_weights=None
     ) -> dict[str, TrainedOutput]:
-        """Returns what `outputs` does for the model that is fitted, where that differs."""
+        """Returns those of the model that is fitted; by default those of `outputs`."""
         return self.outputs(model, config, statistics, class_weights)
 
     def multipliers(self, config: Config) -> dict[str, float]:

@@ -19,15 +19,15 @@ _registered: dict[str, Objective] = dict(_BUILT_IN)
 def register_objective(name: str, objective: Objective):
     """Makes an objective available to `Config(objective=name)` and `train_main --objective=name`.
 
-    Whatever trains, evaluates or otherwise loads a run with it has to register it before. A name
-    that was registered before now stands for the new objective.
+    Each program that trains or loads a run with it has to register it first. Registering a name
+    again replaces its objective.
 
     Args:
         name: Its name.
         objective: The objective.
 
     Raises:
-        ConfigError: For the name of an objective of this package, or something that is no
+        ConfigError: If the name is that of an objective of this package, or `objective` is not an
             `Objective`.
     """
     if name in _BUILT_IN or not isinstance(objective, Objective):
@@ -40,10 +40,10 @@ def register_objective(name: str, objective: Objective):
 
 
 def objective_of(config: Config) -> Objective:
-    """The objective that a run's settings name."""
+    """Returns the objective that the settings of a run name."""
     return _registered[config.objective]
 
 
 def class_layers() -> set[str]:
-    """Names of the layers of all objectives whose weights belong to classes."""
+    """Returns the names of the layers of all objectives whose weights belong to classes."""
     return {name for objective in _registered.values() for name in objective.class_layers}
