@@ -164,9 +164,9 @@ class Config:
 
     objective: str = _setting(
         "affinity",
-        "What is trained beside the classes: affinity, the paper's method; aaf (adaptive affinity "
-        "fields) or boundary (larger weights near boundaries), which the paper compares with; "
-        "none; or the name of a registered objective.",
+        "Training objective beside the classes: affinity, the paper's method; aaf (adaptive "
+        "affinity fields) or boundary (larger weights near boundaries), which the paper compares "
+        "with; or none.",
         "paper 4.3",
         group="loss",
         choices=OBJECTIVES,
