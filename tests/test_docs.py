@@ -187,7 +187,11 @@ def test_a_script_trains_with_the_objective_of_extending(tmp_path):
     done = subprocess.run(
         [sys.executable, "train_dice.py", "--objective=dice", "--model_dir=run", *flags],
         cwd=tmp_path,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"},
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests", ROOT))),
+        },
         capture_output=True,
         text=True,
         timeout=300,

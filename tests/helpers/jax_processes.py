@@ -39,7 +39,7 @@ def run_under_jax(script, function, folder, *arguments, processes=1, flags=""):
             **os.environ,
             "KERAS_BACKEND": "jax",
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
             "XLA_FLAGS": f"{QUICK_COMPILATION} {flags}",
         }
         if processes > 1:

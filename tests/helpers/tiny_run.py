@@ -18,7 +18,7 @@ def command(name, *arguments):
     environment = {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
     }
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
