@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import scipy.io
+from helpers.encoding import png_chunk
 from PIL import Image
 
 from dilated_affinity.config import Config
@@ -20,16 +21,16 @@ from dilated_affinity.datasets.voc2012_aug.sbd import decode_sbd
 from dilated_affinity.errors import DataError
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def test_decompression_bomb(monkeypatch):
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(99)))
+    )
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(DataError, match="pixels at most"):
-        decode_image(png + chunk(b"IEND", b""), "x.png")
+        decode_image(png + png_chunk(b"IEND", b""), "x.png")
 
 
 def test_postscript_is_refused():

@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 import tensorflow_datasets as tfds
+from helpers.encoding import add_file, encoded
 from PIL import Image
 
 from dilated_affinity.datasets import registry
@@ -32,12 +33,6 @@ def palette_png(mask):
     image = Image.fromarray(mask)
     image.putpalette(VOC2012.color_map().ravel().tolist())
     return encoded(image, "PNG")
-
-
-def encoded(image, image_format, **options):
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
 
 
 def sbd_mat(mask):
@@ -102,9 +97,7 @@ def write_tar(path, files, mode):
             member.type = tarfile.DIRTYPE
             tar.addfile(member)
         for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            add_file(tar, name, data)
 
 
 def write_archives(folder, voc, sbd):

@@ -1,6 +1,6 @@
-"""Processes under the JAX backend: a process has one, and that of the tests is TensorFlow.
+"""Processes under the JAX backend, since the backend of the tests' process is TensorFlow.
 
-A test file that compares the two is also the script of these processes, by `main`:
+A test file that compares the two backends is also the script of these processes, through `main`:
 `test_x.py <function> <output.npz> <arguments>`.
 """
 
@@ -25,10 +25,10 @@ needs_jax = pytest.mark.skipif(
 
 
 def run_under_jax(script, function, folder, *arguments, processes=1, flags=""):
-    """Calls a function of a script in JAX processes that know of each other.
+    """Calls a function of a script in connected JAX processes.
 
     Returns:
-        Its results from each process.
+        Its results in each process.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -63,7 +63,7 @@ def run_under_jax(script, function, folder, *arguments, processes=1, flags=""):
 
 
 def main(functions, name, output, *arguments):
-    """Saves what one of the functions, a dict by name, returns: a dict of arrays."""
+    """Calls one of some functions, given by name, and saves its result, a dict of arrays."""
     join_processes()
     results = functions[name](*arguments)
     np.savez(output, **{name: np.asarray(value) for name, value in results.items()})

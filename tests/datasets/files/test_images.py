@@ -1,9 +1,9 @@
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from helpers.encoding import encoded, png_chunk
 from PIL import Image
 
 from dilated_affinity.datasets.files import images
@@ -21,28 +21,14 @@ RGB = RNG.integers(0, 256, (5, 7, 3), np.uint8)
 GREY = RNG.integers(0, 256, (5, 7), np.uint8)
 
 
-def encoded(image, image_format="PNG", **options):
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
 def png(width, height, bits, color_type, rows):
     """Encodes a PNG from raw rows with filter bytes, also in formats that Pillow cannot write."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
     )
 
 

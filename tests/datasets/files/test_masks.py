@@ -1,11 +1,11 @@
 """Tests of masks without images, from folders and archives."""
 
-import io
 import tarfile
 
 import numpy as np
 import pytest
 from absl import logging
+from helpers.encoding import add_file, encoded
 from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
@@ -24,9 +24,7 @@ def png(values, palette=False):
     if palette:
         image = Image.frombytes("P", values.shape[::-1], values.tobytes())
         image.putpalette(list(range(255, -1, -1)) * 3)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(image)
 
 
 FILES = {
@@ -39,9 +37,7 @@ FILES = {
 def write_tar(path, files, mode):
     with tarfile.open(path, mode) as tar:
         for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            add_file(tar, name, data)
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         tar.addfile(link)
