@@ -303,7 +303,7 @@ def test_outputs_and_gradients_equal_tensorflow(under_jax):
 
 
 @needs_jax
-def test_a_short_fit_lowers_the_loss(under_jax):
+def test_fit_lowers_the_loss(under_jax):
     losses = under_jax["step/fitted"]
     assert len(losses) == 3 and losses[-1] < losses[0] < under_jax["step/first/loss"]
 

@@ -174,28 +174,30 @@ def _focal_terms(logits, targets):
     small = ops.exp(-ops.abs(margin))
     cross_entropy = ops.maximum(-margin, 0.0) + ops.log1p(small)
     larger, smaller = 1.0 / (1.0 + small), small / (1.0 + small)
-    right = ops.where(margin >= 0, larger, smaller)
-    wrong = ops.where(margin >= 0, smaller, larger)
-    return cross_entropy, right, wrong, sign
+    p_target = ops.where(margin >= 0, larger, smaller)
+    p_other = ops.where(margin >= 0, smaller, larger)
+    return cross_entropy, p_target, p_other, sign
 
 
 @compiled
 def _focal_sums(logits, targets, weights, gamma):
-    cross_entropy, _, wrong, _ = _focal_terms(logits, targets)
-    losses = weights * wrong**gamma * cross_entropy
+    cross_entropy, _, p_other, _ = _focal_terms(logits, targets)
+    losses = weights * p_other**gamma * cross_entropy
     ones = np.ones((weights.shape[-1], 1), "float32")
     return ops.squeeze(ops.matmul(losses, ones), -1)
 
 
 @compiled
 def _focal_gradient(upstream, logits, targets, weights, gamma):
-    cross_entropy, right, wrong, sign = _focal_terms(logits, targets)
-    return upstream[..., None] * weights * _focal_slope(cross_entropy, right, wrong, sign, gamma)
+    cross_entropy, p_target, p_other, sign = _focal_terms(logits, targets)
+    return (
+        upstream[..., None] * weights * _focal_slope(cross_entropy, p_target, p_other, sign, gamma)
+    )
 
 
-def _focal_slope(cross_entropy, right, wrong, sign, gamma):
+def _focal_slope(cross_entropy, p_target, p_other, sign, gamma):
     """The derivative of Eq. 4, without its weight, with respect to the logit."""
-    return -(wrong**gamma) * (gamma * right * cross_entropy + wrong) * sign
+    return -(p_other**gamma) * (gamma * p_target * cross_entropy + p_other) * sign
 
 
 def _focal_loss(logits, targets, weights, gamma):
@@ -237,12 +239,12 @@ def _resized_focal_sums(logits, targets, table, gamma, stride, padding):
         wide = ops.reshape(ops.matmul(columns, small), (small_height, width * channels))
         full = ops.reshape(ops.matmul(rows, wide), (height, width, channels))
         weights, pixels = _weights_and_pixels(targets, table)
-        cross_entropy, right, wrong, sign = _focal_terms(full, targets)
-        slope = weights * _focal_slope(cross_entropy, right, wrong, sign, gamma)
+        cross_entropy, p_target, p_other, sign = _focal_terms(full, targets)
+        slope = weights * _focal_slope(cross_entropy, p_target, p_other, sign, gamma)
         slope = ops.reshape(slope, (height, width * channels))
         wide = ops.reshape(ops.matmul(ops.transpose(rows), slope), (small_height, width, channels))
         gradient = ops.matmul(ops.transpose(columns), wide)
-        return ops.sum(weights * wrong**gamma * cross_entropy), gradient, pixels
+        return ops.sum(weights * p_other**gamma * cross_entropy), gradient, pixels
 
     # A loop over images would gather all of them on each of several JAX devices.
     each_image = ops.vectorized_map if keras.backend.backend() == "jax" else ops.map

@@ -64,7 +64,7 @@ def _sizes(labels):
 
 @tf.function(jit_compile=True, autograph=False)
 def _bits(labels, rates, ignore_label):
-    """For each rate, uint8 (N, H, W) masks: bit c is set if neighbour c is the same, is no pair."""
+    """Returns two uint8 (N, H, W) masks of each rate, with bit c for neighbour c: same, no pair."""
     shape = tf.shape(labels)
     height, width = shape[-2], shape[-1]
     center = tf.reshape(labels, tf.stack([-1, height, width]))

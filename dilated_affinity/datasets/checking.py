@@ -90,7 +90,7 @@ def _read_split(report, split, source, survey):
 
 
 def _has_files(source):
-    # Not by its class, which is slow to import.
+    # An instance check would need its class, which is slow to import.
     return hasattr(source, "inspect")
 
 

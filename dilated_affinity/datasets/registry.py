@@ -1,6 +1,6 @@
 """Builders, examples and `tf.data.Dataset`s of the data sets by name.
 
-Every data set is a TFDS builder in a folder of its own, and a line of `_BUILDERS`.
+Every data set has a TFDS builder in a separate folder, and a line of `_BUILDERS`.
 """
 
 import functools

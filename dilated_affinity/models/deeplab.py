@@ -160,7 +160,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     features = AlignedResize(output_stride, LOW_LEVEL_STRIDE, entry.padding, name="decoder_resize")(
         [features, images]
     )
-    low_level = block.point(low_level, "decoder_low_level", filters=48)
+    low_level = block.conv1x1(low_level, "decoder_low_level", filters=48)
     features = layers.Concatenate(name="decoder_concat")([features, low_level])
     for index in range(2):
         features = block.conv3x3(features, f"decoder_conv{index}")
@@ -244,14 +244,14 @@ def _dilations(atrous_rates, output_stride):
 
 def _aspp(block, features, dilations, dropout):
     """Atrous spatial pyramid pooling with image-level features."""
-    branches = [block.point(features, "aspp_conv1x1")]
+    branches = [block.conv1x1(features, "aspp_conv1x1")]
     for index, rate in enumerate(dilations):
         branches.append(block.conv3x3(features, f"aspp_atrous{index}", dilation_rate=rate))
     pooled = layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
-    pooled = block.point(pooled, "aspp_pool_conv")
+    pooled = block.conv1x1(pooled, "aspp_pool_conv")
     branches.append(BroadcastLike(name="aspp_pool_broadcast")([pooled, features]))
     features = layers.Concatenate(name="aspp_concat")(branches)
-    features = block.point(features, "aspp_projection")
+    features = block.conv1x1(features, "aspp_projection")
     return layers.Dropout(dropout, name="aspp_dropout")(features)
 
 
@@ -280,7 +280,7 @@ class _Blocks:
         self.momentum = momentum
         self.regularizer = kernel_regularizer(weight_decay)
 
-    def point(self, features, name, filters=None):
+    def conv1x1(self, features, name, filters=None):
         return self._conv(features, name, filters or self.filters, 1, 1)
 
     def conv3x3(self, features, name, dilation_rate=1):

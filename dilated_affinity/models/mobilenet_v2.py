@@ -7,7 +7,7 @@ import keras
 from dilated_affinity.models.backbone import Backbone
 
 
-def _entry(alpha):
+def _backbone(alpha):
     return Backbone(
         application=functools.partial(
             keras.applications.MobileNetV2, include_top=False, alpha=alpha
@@ -24,6 +24,6 @@ def _entry(alpha):
 
 
 BACKBONES = {
-    "mobilenet_v2": _entry(alpha=1.0),
-    "mobilenet_v2_0.35": _entry(alpha=0.35),
+    "mobilenet_v2": _backbone(alpha=1.0),
+    "mobilenet_v2_0.35": _backbone(alpha=0.35),
 }

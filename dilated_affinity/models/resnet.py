@@ -39,7 +39,7 @@ class CaffePreprocessing(keras.layers.Layer):
         return input_shape
 
 
-def _entry(application):
+def _backbone(application):
     return Backbone(
         application=functools.partial(application, include_top=False),
         # In float32, since bfloat16 with its 8 bits would round the mean.
@@ -54,6 +54,6 @@ def _entry(application):
 
 
 BACKBONES = {
-    "resnet50": _entry(keras.applications.ResNet50),
-    "resnet101": _entry(keras.applications.ResNet101),
+    "resnet50": _backbone(keras.applications.ResNet50),
+    "resnet101": _backbone(keras.applications.ResNet101),
 }

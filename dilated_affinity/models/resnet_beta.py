@@ -109,7 +109,7 @@ def _convolution(features, filters, kernel_size, name, strides=1, relu=True):
     return layers.ReLU(name=f"{name}_relu")(features) if relu else features
 
 
-def _entry(depth):
+def _backbone(depth):
     name = f"resnet_v1_{depth}_beta"
     return Backbone(
         application=functools.partial(_application, UNITS[depth], name),
@@ -124,4 +124,4 @@ def _entry(depth):
     )
 
 
-BACKBONES = {f"resnet_v1_{depth}_beta": _entry(depth) for depth in UNITS}
+BACKBONES = {f"resnet_v1_{depth}_beta": _backbone(depth) for depth in UNITS}

@@ -56,7 +56,7 @@ def at_decoder_stride(model: keras.Model) -> tuple[dict, dict]:
     if not isinstance(resize, AlignedResize):
         raise ConfigError(
             "training_model needs a model of DeepLabV3Plus. "
-            f"Received: the model {model.name!r}, whose affinity is no AlignedResize"
+            f"Received: the model {model.name!r}, whose affinity is not an AlignedResize"
         )
     # Replaces the resize, so that Keras orders the variables as in the given model: under JAX an
     # optimizer identifies them by their order.

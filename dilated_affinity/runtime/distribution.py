@@ -132,7 +132,7 @@ def gpu_names() -> list[str]:
 def _jax_replicas(num_replicas):
     import jax
 
-    _leave_gpus_to_jax()
+    _hide_gpus_from_tensorflow()
     processes = jax.process_count()
     by_process = [
         [device for device in jax.devices() if device.process_index == process]
@@ -148,7 +148,7 @@ def _jax_replicas(num_replicas):
     return Replicas(len(names), processes, jax.process_index(), strategy)
 
 
-def _leave_gpus_to_jax():
+def _hide_gpus_from_tensorflow():
     """Hides the GPUs from TensorFlow, which only provides data, so that it reserves no memory."""
     import tensorflow as tf
 
@@ -270,27 +270,27 @@ def _bytes_from_process(function, process=0):
         try:
             message = _RESULT + function()
         except (DilatedAffinityError, OSError) as error:
-            message = _ERROR + json.dumps(_described(error)).encode()
+            message = _ERROR + json.dumps(_error_to_json(error)).encode()
     size = multihost_utils.broadcast_one_to_all(np.int32(len(message)), calls)
     content = np.zeros(size, np.uint8)
     if calls:
         content[:] = np.frombuffer(message, np.uint8)
     message = multihost_utils.broadcast_one_to_all(content, calls).tobytes()
     if message[:1] == _ERROR:
-        raise _error_of(json.loads(message[1:]))
+        raise _error_from_json(json.loads(message[1:]))
     return message[1:]
 
 
 _RESULT, _ERROR = b"+", b"-"
 
 
-def _described(error):
+def _error_to_json(error):
     if isinstance(error, OSError):
         return ["OSError", error.errno, error.strerror or str(error), error.filename]
     return [type(error).__name__, str(error)]
 
 
-def _error_of(description):
+def _error_from_json(description):
     name, *arguments = description
     return {"OSError": OSError, **vars(errors)}[name](*arguments)
 

@@ -137,7 +137,7 @@ def test_counts_are_uint8_from_0_to_8():
     checkers = (np.indices((6, 7)).sum(0) % 2).astype(np.uint8)
     counts = neighbor_counts(affinity_targets(checkers, ((1, 1), (2, 2), (1, 2))))
     assert counts.dtype == tf.uint8
-    # Of one class: the diagonal neighbours at rate 1, all at rate 2, the horizontal two at (1, 2).
+    # Equal are the diagonal neighbours at rate 1, all at rate 2, the horizontal two at (1, 2).
     assert counts[2, 3].numpy().tolist() == [4, 8, 2]
 
 

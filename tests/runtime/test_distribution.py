@@ -12,8 +12,8 @@ from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.runtime.distribution import (
     Replicas,
-    _described,
-    _error_of,
+    _error_from_json,
+    _error_to_json,
     _mirrored_strategy,
     check_batch_split,
     replica_strategy,
@@ -175,5 +175,5 @@ def test_strategy_is_cached():
 
 @pytest.mark.parametrize("error", [RunError("full"), ConfigError("a=1"), OSError(28, "No space")])
 def test_errors_as_json(error):
-    received = _error_of(json.loads(json.dumps(_described(error))))
+    received = _error_from_json(json.loads(json.dumps(_error_to_json(error))))
     assert type(received) is type(error) and str(received) == str(error)

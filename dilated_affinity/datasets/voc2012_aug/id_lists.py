@@ -84,7 +84,7 @@ def derive_splits(
     full = len(train) == FULL_TRAIN and len(val) == FULL_VAL
     trainaug = tuple(sorted({*(sbd or ()), *train} - set(val)))
     if full and sbd is None:
-        logging.warning("%s: there is no trainaug, since SBD's masks are not there", name)
+        logging.warning("%s: there is no trainaug, since SBD's masks are missing", name)
     elif full and len(trainaug) != FULL_TRAINAUG:
         raise DataError(
             f"{name}: VOC's full lists and all of SBD make {FULL_TRAINAUG} images of trainaug. "

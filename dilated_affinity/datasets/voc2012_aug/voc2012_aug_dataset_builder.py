@@ -61,7 +61,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         f"downloaded from {VOC_URL} and {SBD_URL}."
     )
     # Sizes and SHA-256 as in TFDS' own `voc` and torchvision's `sbd`. Given here, not in a file
-    # checksums.tsv, so that there is no package data to be found.
+    # checksums.tsv, so that no package data is needed.
     url_infos = {
         VOC_URL: tfds.download.checksums.UrlInfo(
             size=1_999_639_040,
