@@ -10,7 +10,7 @@ from helpers import jax_processes, reference
 from helpers.jax_processes import needs_jax, run_under_jax
 from keras import ops
 
-from dilated_affinity import affinity, propagate
+from dilated_affinity import propagate
 from dilated_affinity.affinity.early_stopping import EarlyStop, propagate_until_stable
 from dilated_affinity.affinity.forms import select
 from dilated_affinity.affinity.propagation import AffinityPropagation
@@ -274,7 +274,7 @@ def test_form_on_cpu():
 
 
 def test_form_on_gpu(monkeypatch):
-    monkeypatch.setattr(affinity.forms, "on_gpu", lambda: True)
+    monkeypatch.setattr(select, "on_gpu", lambda: True)
     assert select.suitable_form() == "fused"
     taken = []
     build = select.grid

@@ -5,16 +5,15 @@ A test file that compares the two backends is also the script of these processes
 """
 
 import importlib.util
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dilated_affinity.runtime.distribution import PROCESS_VARIABLES, join_processes
+from helpers.processes import environment
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -35,21 +34,19 @@ def run_under_jax(script, function, folder, *arguments, processes=1, flags=""):
         address = f"localhost:{free.getsockname()[1]}"
     running = []
     for process in range(processes):
-        environment = {
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            "XLA_FLAGS": f"{QUICK_COMPILATION} {flags}",
-        }
+        variables = environment(
+            KERAS_BACKEND="jax",
+            JAX_PLATFORMS="cpu",
+            XLA_FLAGS=f"{QUICK_COMPILATION} {flags}",
+        )
         if processes > 1:
             values = (address, str(processes), str(process))
-            environment.update(zip(PROCESS_VARIABLES, values, strict=True))
+            variables.update(zip(PROCESS_VARIABLES, values, strict=True))
         command = [sys.executable, script, function, folder / f"{process}.npz", *arguments]
         with open(folder / f"{process}.log", "w") as log:
             running.append(
                 subprocess.Popen(
-                    list(map(str, command)), env=environment, stdout=log, stderr=subprocess.STDOUT
+                    list(map(str, command)), env=variables, stdout=log, stderr=subprocess.STDOUT
                 )
             )
     try:

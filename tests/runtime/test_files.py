@@ -2,14 +2,12 @@ import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.processes import environment
 
 from dilated_affinity.runtime import files
 from dilated_affinity.runtime.files import write_atomically
-
-TESTS = Path(__file__).parents[1]
 
 
 def test_write_atomically_creates_folders(tmp_path):
@@ -104,7 +102,7 @@ def test_package_without_fcntl(tmp_path):
         [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))},
+        env=environment(),
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
