@@ -46,7 +46,7 @@ class Replicas:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the first process, which writes files."""
+        """True in the first process, which writes files."""
         return self.process == 0
 
     def building(self):

@@ -14,7 +14,7 @@ except ImportError:  # on Windows
     fcntl = None
 
 _FOLDERS_OPEN = os.name != "nt"
-"""Whether a folder can be opened to flush it; not needed on Windows."""
+"""True if a folder can be opened to flush it, which is not needed on Windows."""
 
 _ASIDE = ".writing-"
 

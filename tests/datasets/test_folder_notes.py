@@ -62,7 +62,7 @@ def note(report, *words):
 
 
 def counted(line, count):
-    """Whether a line has a number of files and the names of a few of them."""
+    """Returns whether a line has a number of files and the names of a few of them."""
     return f": {count} (" in line and line.count(".png") + line.count(".jpg") <= 6
 
 

@@ -33,7 +33,7 @@ def build(rates=RATES, **options):
 
 
 built_once = functools.cache(build)
-"""For tests that do not change the model."""
+"""A cached model for tests that do not change it."""
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ class MaskClasses:
 
     @property
     def reads_indices(self) -> bool:
-        """Whether masks may encode classes as indices."""
+        """True if masks may encode classes as indices."""
         return self.indices is not None or self.colors is None
 
     def table(self) -> np.ndarray:
