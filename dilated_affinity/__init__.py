@@ -1,7 +1,7 @@
 """Sharper semantic segmentation by dilated affinity (arXiv 1907.07011).
 
-DeepLabv3+ learns, beside the classes, which of a pixel's neighbours at several dilation rates share
-its class; that makes the features better while training, and repairs the prediction afterwards.
+DeepLabv3+ also learns which of a pixel's neighbours at several dilation rates share its class. This
+improves the features during training, and refines the prediction by affinity propagation.
 """
 
 from dilated_affinity.affinity.affinities import (

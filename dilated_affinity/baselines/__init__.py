@@ -1,1 +1,1 @@
-"""What the paper compares with in Table 5, usable in the place of dilated affinity."""
+"""The methods of Table 5 that the paper compares dilated affinity with."""

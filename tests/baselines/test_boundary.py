@@ -20,7 +20,7 @@ def labels():
 
 
 def scipy_distances(label):
-    """The distance to the nearest of all pixels of other classes, by SciPy's exact transform."""
+    """Distances to the nearest pixel of another class by SciPy's exact transform."""
     distances = np.zeros(label.shape)
     for k in set(np.unique(label)) - {VOID}:
         other = (label != k) & (label != VOID)
@@ -29,7 +29,7 @@ def scipy_distances(label):
     return distances
 
 
-def test_distances_equal_scipy_and_plain_loops(labels):
+def test_distances_equal_scipy_and_loops(labels):
     for label in labels:
         np.testing.assert_allclose(boundary_distances(label), scipy_distances(label), rtol=1e-5)
     label = labels[0, :10, :12]
@@ -41,7 +41,7 @@ def test_distances_equal_scipy_and_plain_loops(labels):
         np.testing.assert_allclose(boundary_distances(label)[y, x], nearest, rtol=1e-5)
 
 
-def test_weights_are_the_formula_inside_a_tf_data_pipeline(labels):
+def test_weights_in_tf_data(labels):
     batches = tf.data.Dataset.from_tensors(labels).map(
         lambda each: boundary_weights(each, 7.0, 3.0)
     )
@@ -52,7 +52,7 @@ def test_weights_are_the_formula_inside_a_tf_data_pipeline(labels):
         np.testing.assert_allclose(weight, np.where(label == VOID, 0, expected), rtol=1e-5)
 
 
-def test_normalized_weights_are_the_formula_over_its_mean(labels):
+def test_normalized_weights(labels):
     labels = np.concatenate([labels, np.full_like(labels[:1], VOID)])
     found = boundary_weights(labels, normalize=True).numpy()
     for weights, plain, label in zip(found, boundary_weights(labels).numpy(), labels, strict=True):
@@ -64,7 +64,7 @@ def test_normalized_weights_are_the_formula_over_its_mean(labels):
         np.testing.assert_allclose(weights, plain / plain[valid].mean(), rtol=1e-5)
 
 
-def test_a_void_contour_does_not_hide_the_class_behind_it():
+def test_distances_across_void_contour():
     label = np.array([[1, 1, VOID, VOID, 2]])
     assert boundary_distances(label).tolist() == [[4, 3, 0, 0, 3]]
 
@@ -77,7 +77,7 @@ def test_images_without_a_boundary(value, weight):
     assert (boundary_weights(labels).numpy()[0, 1:] == weight).all()
 
 
-def test_refuses_settings_out_of_range():
+def test_settings_out_of_range_are_refused():
     for settings in ({"amplitude": -1.0}, {"sigma": 0.0}):
         with pytest.raises(ConfigError, match="Received: amplitude="):
             boundary_weights(np.zeros((1, 2, 2), np.uint8), **settings)

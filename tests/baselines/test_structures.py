@@ -1,4 +1,4 @@
-"""The baselines in a run: what `structure` changes in batches, model and training."""
+"""Tests of the baselines in a run: batches, model and training with each `structure`."""
 
 import keras
 import numpy as np
@@ -23,14 +23,14 @@ def first_batch(config):
     return next(iter(training_dataset(config).take(1)))
 
 
-def test_only_affinity_has_rates(camvid):
+def test_rates_of_each_structure(camvid):
     config = tiny_config(camvid)
     assert config.affinity_rates is not None
     for structure in ("none", "aaf", "boundary"):
         assert config.replace(structure=structure).affinity_rates is None
 
 
-def test_images_and_labels_are_the_same_for_every_structure(camvid):
+def test_images_and_labels_of_each_structure(camvid):
     config = tiny_config(camvid)
     images, targets = first_batch(config)
     for structure in ("none", "aaf", "boundary"):
@@ -42,7 +42,7 @@ def test_images_and_labels_are_the_same_for_every_structure(camvid):
             np.testing.assert_array_equal(others[1]["aaf"], targets["semantic"])
 
 
-def test_boundary_weights_reach_the_loss(camvid):
+def test_boundary_weights_in_the_loss(camvid):
     settings = {"weight_decay": 0.0, "dropout": 0.0, "learning_rate": 0.0}
     config = tiny_config(
         camvid, structure="boundary", boundary_amplitude=4.0, boundary_sigma=3.0, **settings
@@ -60,7 +60,7 @@ def test_boundary_weights_reach_the_loss(camvid):
     assert reported > 1.5 * float(SemanticLoss()(targets["semantic"], logits))
 
 
-def test_a_run_trains_the_size_weights_of_aaf(camvid, tmp_path):
+def test_training_of_aaf_size_weights(camvid, tmp_path):
     config = tiny_config(camvid, structure="aaf", head_multiplier=10.0, train_steps=2)
     train(config, tmp_path)
     model = keras.models.load_model(Checkpoints(tmp_path / CHECKPOINTS).latest())
@@ -75,7 +75,7 @@ def test_a_run_trains_the_size_weights_of_aaf(camvid, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("structure", ["aaf", "boundary", "none"])
-def test_a_stopped_run_ends_as_an_undisturbed_one(camvid, tmp_path, structure):
+def test_resumed_run_equals_uninterrupted_run(camvid, tmp_path, structure):
     config = tiny_config(camvid, structure=structure)
     train(config, tmp_path / "whole")
     train(config, tmp_path / "parts", stop_after=2)

@@ -230,11 +230,11 @@ def test_what_is_passed_over_or_turned_is_counted(images, tmp_path):
     assert stored_labels(tmp_path / "out", "turned").shape == (40, 30)
     counts = dict(line.split(" (/")[0].rsplit(": ", 1) for line in result.notes.lines())
     assert counts == {
-        "files that macOS writes beside others (._*), passed over": "2",
-        "hidden files, passed over": "1",
-        "files that are no images by their ending, passed over (1 .mov)": "1",
+        "files that macOS writes beside others (._*), ignored": "2",
+        "hidden files, ignored": "1",
+        "files without the ending of an image, ignored (1 .mov)": "1",
         "folders that are links, followed": "1",
-        "folders that links lead to once more, passed over": "1",
+        "folders reached again through links, ignored": "1",
         "images turned upright by their EXIF orientation 6": "1",
     }
 
