@@ -65,7 +65,7 @@ def with_results(text: str, results_dir: Path = RESULTS) -> str:
     def written(found):
         begin, name, end = found.groups()
         if name == "paper":
-            sections = [*paper_tables(results_dir), *paper_figures(results_dir)]
+            sections = [*table_sections(results_dir), *figure_sections(results_dir)]
             content = "\n{}\n".format("\n\n".join(sections))
         else:
             content = run_table(_runs(results_dir, name))
@@ -74,7 +74,7 @@ def with_results(text: str, results_dir: Path = RESULTS) -> str:
     return _SECTION.sub(written, text)
 
 
-def paper_tables(results_dir: Path) -> list[str]:
+def table_sections(results_dir: Path) -> list[str]:
     """Title and Markdown of every table, and of the settings that were searched for its runs."""
     records = Records(results_dir)
     written = []
@@ -108,7 +108,7 @@ def _choices(results_dir):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Drawing:
+class Drawing:
     """A figure that records fill: its title, the name of its file, and what draws it."""
 
     title: str
@@ -116,10 +116,10 @@ class _Drawing:
     draw: Callable[[], Figure]
 
 
-def figures(results_dir: Path) -> list[_Drawing]:
+def figures(results_dir: Path) -> list[Drawing]:
     """Figures 3 and 4 for every data set and scale that has records of them."""
     found = [
-        _Drawing(
+        Drawing(
             "Figure 3",
             f"figure3_{path.stem.removeprefix('frequencies_')}.png",
             lambda path=path: count_frequency_figure(AffinityStatistics.load(path)),
@@ -128,7 +128,7 @@ def figures(results_dir: Path) -> list[_Drawing]:
     ]
     records = Records(results_dir)
     return found + [
-        _Drawing(
+        Drawing(
             "Figure 4",
             f"figure4_{dataset}_{scale}.png",
             lambda dataset=dataset, scale=scale: accuracy_figure(records, dataset, scale),
@@ -138,7 +138,7 @@ def figures(results_dir: Path) -> list[_Drawing]:
     ]
 
 
-def paper_figures(results_dir: Path) -> list[str]:
+def figure_sections(results_dir: Path) -> list[str]:
     """Title and Markdown of the figures."""
     shown = [
         f"{each.title}, `{each.name}`:\n\n![{each.title}]({results_dir.name}/{each.name})"

@@ -6,7 +6,7 @@ from scipy import stats
 
 from experiments.paper_tables import TABLES, Row, Table
 from experiments.plots import accuracy_figure, mean_accuracy
-from experiments.report import paper_figures, paper_tables
+from experiments.report import figure_sections, table_sections
 from experiments.tables import Records, Summary, filled
 from experiments.variants import VARIANTS
 
@@ -92,7 +92,7 @@ def test_cell_without_runs_says_not_run(tmp_path):
 
 def test_table_omits_columns_without_runs(tmp_path):
     write(tmp_path, "deeplab", 0, 0.5)
-    written = paper_tables(tmp_path)
+    written = table_sections(tmp_path)
     heads = {
         title: table.splitlines()[0] for title, table in zip(*[iter(written)] * 2, strict=True)
     }
@@ -133,6 +133,6 @@ def test_every_row_has_a_variant_that_is_evaluated_so(name):
 
 
 def test_results_without_records_say_not_run(tmp_path):
-    text = "\n".join([*paper_tables(tmp_path), *paper_figures(tmp_path)])
+    text = "\n".join([*table_sections(tmp_path), *figure_sections(tmp_path)])
     paper_columns = sum(len(table.rows) for table in TABLES.values())
     assert text.count("not run") == paper_columns and text.count("Not run.") == 2
