@@ -73,7 +73,7 @@ def complain(error):
     print(f"{command_name()}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
-def _parse(arguments, module, description):
+def _parse(arguments, module, description=None):
     asked = {argument.lstrip("-") for argument in _before_separator(arguments[1:])}
     if asked & {"help", "helpshort", "h"}:
         print(help_page(command_name(), module, description))
