@@ -1,14 +1,13 @@
-"""Gathers a finished run of `train_main` into one JSON of `experiments/results/`.
+"""Writes a finished run of train_main as one JSON record to experiments/results.
 
     eval_main --model_dir=runs/camvid --checkpoint=last
     eval_main --model_dir=runs/camvid --checkpoint=last --refine_with=ground_truth
     eval_main --model_dir=runs/camvid --checkpoint=last --nocalibrated
-    python -m experiments.record_run --model_dir=runs/camvid --name=camvid_mobilenet_v2
+    python -m experiments.run record_run --model_dir=runs/camvid --name=camvid_mobilenet_v2
 
-It holds the settings, the seed, the log, what calibration found, the evaluations (the last of them
-where it was done), package versions and the hardware. It is of the last checkpoint, so that the
-reported split chooses nothing.
-Folders of this machine are left out.
+The record holds the settings, the log, the calibration, the evaluations (--nocalibrated is
+optional), package versions and the hardware, without folders of this machine. Evaluations must be
+of the last checkpoint, so that the reported split chooses nothing.
 """
 
 from pathlib import Path
@@ -23,6 +22,11 @@ from experiments.records import RESULTS, read_json, run_record, write_json
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _NAME = flags.DEFINE_string("name", None, "Name of the JSON file, without .json.")
+
+
+def main():
+    """Entry point."""
+    app.run(_record)
 
 
 def _record():
@@ -41,7 +45,3 @@ def _record():
             )
     write_json(output, {**run_record(model_dir), "evaluation": evaluation})
     print(output)
-
-
-if __name__ == "__main__":
-    app.run(_record)

@@ -1,21 +1,17 @@
-"""Time and mIoU of each variant of the refinement against the exact one, on a trained run.
+"""Measures time and mIoU of each variant of the refinement against the exact one, on a run.
 
-    python experiments/refinement_variants.py --model_dir=runs/camvid
+    python -m experiments.run refinement_variants --model_dir=runs/camvid
 
-With the predicted affinity and with that of the ground truth. Time is that of refining one image
-from full-resolution probabilities to labels, without the network; the variants take turns on each
-image, and the first image is not timed. Every `--every`-th image of the split is measured.
+Both the predicted affinity and that of the ground truth are measured. The time is that of refining
+one image, from probabilities at full resolution to labels, without the network. The variants take
+turns on each image, and the first image is not timed.
 """
 
-import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from keras import ops
 
@@ -30,10 +26,11 @@ from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU, mean_over_
 from dilated_affinity.inference.padding import PaddedShapes, pad_to
 from dilated_affinity.inference.predictor import logits_fn
 from dilated_affinity.inference.refinement import Refinement, Refiner
-from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
+from dilated_affinity.runtime.system import environment
 from dilated_affinity.training.trainer import load_run
 from dilated_affinity.version import __version__
+from experiments.records import RESULTS, write_json
 
 VARIANTS = {
     "exact": {"variant": "exact"},
@@ -51,16 +48,16 @@ _given = config_flags.define(
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CHECKPOINT = config_flags.define_checkpoint()
-_EVERY = flags.DEFINE_integer("every", 4, "Take every n-th image.", lower_bound=1)
+_EVERY = flags.DEFINE_integer("every", 4, "Measure every n-th image of the split.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
     "output",
-    str(Path(__file__).parent / "results" / "refinement_variants.json"),
+    str(RESULTS / "refinement_variants.json"),
     "JSON file to write.",
 )
 
 
 class _Measured:
-    """What one variant did over the images."""
+    """Metrics and times of one variant over the images."""
 
     def __init__(self, num_classes):
         self.iou = MeanIoU(num_classes)
@@ -74,7 +71,7 @@ class _Measured:
 
 
 def _summary(variants):
-    """What each variant did, as JSON types."""
+    """Metrics and median time of each variant as JSON types."""
     return {
         name: {
             "mean_iou": float(mean_over_classes(each.iou.class_iou())),
@@ -109,7 +106,7 @@ def _measure(config, model, source):
         }
         for affinity, values in affinities.items():
             for name in names:
-                # Without iterations: the labels alone, which is what the time of "unrefined" is.
+                # Without iterations, "unrefined" is the time of the labels alone.
                 count = 0 if name == "unrefined" else config.propagation_iterations
                 refine = refiners["exact" if name == "unrefined" else name]
                 start = time.perf_counter()
@@ -122,13 +119,18 @@ def _measure(config, model, source):
     return {affinity: _summary(variants) for affinity, variants in measured.items()}
 
 
+def main():
+    """Entry point."""
+    app.run(_run)
+
+
 def _run():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     config, model = load_run(model_dir, checkpoint=_CHECKPOINT.value, **_given())
     source = load_source(config.dataset, config.val_split, config.data_dir)
     if len(source) <= _EVERY.value:
         raise ConfigError(
-            "every must leave two images or more: the time of the first is not counted. "
+            "--every must leave two or more images, since the first is not timed. "
             f"Received: every={_EVERY.value}, {len(source)} images"
         )
     measured = _measure(config, model, source)
@@ -144,8 +146,7 @@ def _run():
             )
     content = {
         "package_version": __version__,
-        "tensorflow_version": tf.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        **environment(),
         "dataset": config.dataset,
         "split": config.val_split,
         "checkpoint": _CHECKPOINT.value,
@@ -157,8 +158,4 @@ def _run():
         **Refinement.from_config(config).to_config(),
         **measured,
     }
-    write_atomically(_OUTPUT.value, (json.dumps(content, indent=1) + "\n").encode())
-
-
-if __name__ == "__main__":
-    app.run(_run)
+    write_json(Path(_OUTPUT.value), content)
