@@ -30,6 +30,7 @@ from absl import app, flags
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.datasets.classes import CITYSCAPES
 from dilated_affinity.evaluation.evaluate import evaluate
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.version import __version__
 
@@ -76,7 +77,7 @@ def measure(rates, iterations, settings):
     )
     source = OneImage(settings["height"], settings["width"])
     start = time.perf_counter()
-    evaluate(model, source, iterations, window=settings["window"])
+    evaluate(model, source, iterations, views=Views(window=settings["window"]))
     seconds = time.perf_counter() - start
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024

@@ -34,7 +34,7 @@ from absl import app, flags
 
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.affinity.propagation import AffinityPropagation
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.version import __version__
 
@@ -61,7 +61,7 @@ def _graph(function, size=(None, None)):
     return tf.function(function, input_signature=signature, autograph=False)
 
 
-def _labels(model, iterations, refinement="exact"):
+def _labels(model, iterations, refinement="propagation"):
     whole = inference_model(model, iterations, refinement=refinement)
     return _graph(lambda images: whole(images, training=False)["labels"])
 
@@ -143,7 +143,7 @@ def _compare(backbone, size):
         "total": _labels(model, _ITERATIONS.value),
         "network": _labels(model, 0),
         "refinement": _refinement(model, image),
-        "decoder_stride": _labels(model, _ITERATIONS.value, "decoder_stride"),
+        "decoder_stride": _labels(model, _ITERATIONS.value, "propagation_decoder_stride"),
         "backbone": _backbone(backbone),
     }
     if backbone == "resnet101":

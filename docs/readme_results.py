@@ -19,7 +19,7 @@ RESULTS = ROOT / "experiments" / "results"
 _TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.S)
 _ROWS = (
     ("predicted, the paper's settings", "given"),
-    ("predicted, calibrated", "prediction"),
+    ("predicted, calibrated", "predicted"),
     ("ground truth", "ground_truth"),
 )
 
@@ -35,13 +35,13 @@ def records(name: str) -> list[dict]:
 
 def table(runs: list[dict]) -> str:
     """mIoU in % by iterations of propagation, a row for each kind of affinity, as Markdown."""
-    iterations = runs[0]["evaluation"]["prediction"]["iterations"]
+    iterations = runs[0]["evaluation"]["predicted"]["iterations"]
     lines = ["| affinity | " + " | ".join(map(str, iterations)) + " |"]
     lines.append("|---" * (1 + len(iterations)) + "|")
     for name, kind in _ROWS:
         if kind not in runs[0]["evaluation"]:
             continue
-        if kind == "prediction" and not runs[0].get("calibration"):
+        if kind == "predicted" and not runs[0].get("calibration"):
             name = "predicted"
         values = zip(*(run["evaluation"][kind]["mean_iou"] for run in runs), strict=True)
         cells = [_cell([100 * value for value in at_once]) for at_once in values]

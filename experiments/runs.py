@@ -28,7 +28,6 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation.calibration import calibrate
-from dilated_affinity.evaluation.crf import evaluate_crf
 from dilated_affinity.runtime.system import configure_malloc
 from dilated_affinity.training.trainer import load_run, train
 from experiments.records import (
@@ -250,19 +249,20 @@ class Queue:
         if VARIANTS[variant].has_affinity:
             train_source = load_source(config.dataset, config.train_split, config.data_dir)
             return self._refinements(model, train_source, source, self.choices().get(variant))
-        found = {"prediction": evaluation.evaluate(model, source, (0,)).to_json()}
+        found = {"predicted": evaluation.evaluate(model, source, (0,)).to_json()}
         if variant == "deeplab":
             crf = self._dense_crf()
             if crf is not None:
-                measured = evaluate_crf(model, source, crf)
+                counts = (0, crf.iterations)
+                measured = evaluation.evaluate(model, source, counts, refinement=crf)
                 found["crf"] = {"settings": dataclasses.asdict(crf), **measured.to_json()}
         return found
 
     def _refinements(self, model, train_source, source, choice):
         """Tables 3 and 4: the paper's lambda and mu, calibrated, and those of `beta_search`."""
         found = {
-            kind: evaluation.evaluate(model, source, refine_with=kind).to_json()
-            for kind in evaluation.REFINE_WITH
+            kind: evaluation.evaluate(model, source, affinity_source=kind).to_json()
+            for kind in evaluation.AFFINITY_SOURCES
         }
         calibration = calibrate(model, train_source, images=self.size.calibration_images)
         measured = evaluation.evaluate(model, source, refinement=calibration.refinement)
@@ -285,7 +285,9 @@ class Queue:
     def _dense_crf(self):
         """The CRF of Table 5 at this scale; None, saying so, without the extra."""
         try:
-            return DenseCRF(bilateral_xy=DenseCRF.bilateral_xy / self.size.divisor)
+            crf = DenseCRF(bilateral_xy=DenseCRF.bilateral_xy / self.size.divisor)
+            crf.check_installed()
+            return crf
         except ConfigError as error:
             logging.warning("%s Remove the run's JSON then, to measure it again.", error)
             return None

@@ -29,7 +29,7 @@ TABLE = Table(
         Row("+ boundary reweighting", "boundary", paper=77.65),
         Row("+ dilated affinity, no propagation", "rates_8_12x24_16", paper=78.62),
         Row(
-            "+ dilated affinity, 10 iterations", "rates_8_12x24_16", ("prediction", 10), paper=79.21
+            "+ dilated affinity, 10 iterations", "rates_8_12x24_16", ("predicted", 10), paper=79.21
         ),
         Row("+ dilated affinity, calibrated", "rates_8_12x24_16", ("calibrated", 10)),
         Row("+ dilated affinity, settings searched", "rates_8_12x24_16", ("chosen", None)),

@@ -22,7 +22,7 @@ TABLE = Table(
         Row("DeepLabv3+", "deeplab", paper=77.15),
         Row("+ dilated affinity, no propagation", "rates_8_12x24_16"),
         Row(
-            "+ dilated affinity, 10 iterations", "rates_8_12x24_16", ("prediction", 10), paper=78.70
+            "+ dilated affinity, 10 iterations", "rates_8_12x24_16", ("predicted", 10), paper=78.70
         ),
         Row("+ dilated affinity, calibrated", "rates_8_12x24_16", ("calibrated", 10)),
     ),

@@ -26,7 +26,7 @@ class Row:
 
     label: str
     variant: str
-    measured: tuple[str, int | None] = ("prediction", 0)
+    measured: tuple[str, int | None] = ("predicted", 0)
     paper: float | None = None
 
 
@@ -91,7 +91,7 @@ class Records:
     def head(self, dataset, scale) -> str:
         """What stands over a column: the runs, and how many images measured them."""
         counts = {
-            record["evaluation"]["prediction"]["images"]
+            record["evaluation"]["predicted"]["images"]
             for (*setting, _), runs in self._records.items()
             if setting == [dataset, scale]
             for record in runs.values()
@@ -184,7 +184,7 @@ def propagation_table(name, title, variant, predicted, ground_truth) -> Table:
     rows = [
         Row(f"{label}, {_count_text(iterations, 'iteration')}", variant, (kind, iterations), paper)
         for label, kind, numbers in (
-            ("predicted", "prediction", predicted),
+            ("predicted", "predicted", predicted),
             ("ground truth", "ground_truth", ground_truth),
         )
         for iterations, paper in zip(ITERATIONS, numbers, strict=True)

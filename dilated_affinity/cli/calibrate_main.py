@@ -37,7 +37,7 @@ def _calibrate():
         raise ConfigError(
             "calibration needs a run with affinity, iterations of propagation, and images: "
             "--calibrate=training, or a split. "
-            f"Received: rates={config.rates!r}, postprocess={config.postprocess!r}, "
+            f"Received: rates={config.rates!r}, refine={config.refine!r}, "
             f"propagation_iterations={config.propagation_iterations}, "
             f"calibrate={config.calibrate!r}"
         )

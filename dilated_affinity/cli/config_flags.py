@@ -18,8 +18,8 @@ VIEWS = ("eval_output_stride", "eval_scales", "eval_flip", "eval_window")
 """Settings of how a trained network sees images."""
 
 REFINEMENT = (
-    *("postprocess", "self_weight", "mu", "affinity_threshold", "symmetric_affinity"),
-    *("refinement", "stop_patience", "stop_tolerance"),
+    *("refine", "self_weight", "mu", "affinity_threshold", "symmetric_affinity"),
+    *("stop_patience", "stop_tolerance"),
 )
 """Settings of how its predictions are refined."""
 

@@ -27,10 +27,11 @@ from dilated_affinity.datasets.files.images import decode_image, read_bytes
 from dilated_affinity.datasets.files.pairs import images_by_id, raise_first
 from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.datasets.shapes.drawing import draw_example
-from dilated_affinity.errors import ConfigError, MissingDataError
+from dilated_affinity.errors import MissingDataError
 from dilated_affinity.export.export import check_output, export_model
 from dilated_affinity.export.formats import FORMATS, QUANTIZATIONS
 from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.inference.views import Views
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words
 from dilated_affinity.run_dir.layout import load_classes
 from dilated_affinity.training.trainer import load_run
@@ -100,15 +101,10 @@ def _export():
     precision, quantization = given.get("mixed_precision"), _QUANTIZATION.value
     check_output(output, _FORMAT.value, _OVERWRITE.value, precision, quantization)
     config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **given)
-    if config.scales != (1.0,) or config.eval_flip or config.eval_window:
+    if config.views != Views():
         logging.warning(
             "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
             "eval_window are for eval_main and predict_main."
-        )
-    if config.postprocess == "crf":
-        raise ConfigError(
-            "A CRF cannot be exported; give --postprocess=propagate or none. "
-            "Received: postprocess='crf'"
         )
     image, name, classes = _image_to_check_with(config, Path(model_dir))
     log_run_summary(
@@ -193,8 +189,8 @@ def _metadata(config, classes):
         "classes": list(classes.names),
         "rates": config.affinity_rates,
         **Refinement.from_config(config).to_config(),
-        "propagation_iterations": config.iterations_of_refinement if config.affinity_rates else 0,
-        "refinement": config.refinement,
+        "propagation_iterations": config.refinement_iterations if config.affinity_rates else 0,
+        "refine": config.refine,
         "mixed_precision": config.mixed_precision,
         "fold_batch_norm": _FOLD_BATCH_NORM.value,
     }

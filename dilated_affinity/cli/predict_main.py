@@ -25,7 +25,6 @@ from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation.crf import CRFPredictor, dense_crf_of
 from dilated_affinity.inference.files import predict_examples, predict_files
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
@@ -93,7 +92,7 @@ def _predict():
                 f"Received: a run on {config.dataset}"
             )
         label_ids = CITYSCAPES_LABEL_IDS
-    predictor = _predictor(config, model)
+    predictor = Predictor(model, None, Refinement.from_config(config), config.views)
     options = {
         "overwrite": _OVERWRITE.value,
         "resume": _RESUME.value,
@@ -136,13 +135,6 @@ def _log_summary(config, model, classes, images, output_dir):
         f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {refinement_in_words(config)}"
     )
     log_run_summary(config, model, classes.num_classes, images, work, output_dir)
-
-
-def _predictor(config, model):
-    views = config.scales, config.eval_flip, config.eval_window
-    if config.postprocess == "crf":
-        return CRFPredictor(model, dense_crf_of(config), *views)
-    return Predictor(model, None, Refinement.from_config(config), *views)
 
 
 def main():

@@ -7,8 +7,11 @@ _RENAMED = {
     "flip": ("random_flip", "eval_flip"),
     "scales": ("eval_scales",),
     "window": ("eval_window",),
+    "postprocess": ("refine",),
+    "refinement": ("refine",),
+    "refine_with": ("affinity_source",),
 }
-"""New names of the flags of version 0.1.0; of several the one that the command has."""
+"""New names of the flags of version 0.1.0; of several, the one that the command defines."""
 
 
 def new_name(name: str) -> str | None:

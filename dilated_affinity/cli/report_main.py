@@ -46,24 +46,17 @@ def _report():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = Path(_OUTPUT.value or model_dir / "report.html")
     config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **_given())
-    if config.postprocess == "crf":
+    if config.refine == "crf":
         raise ConfigError(
-            "A report shows propagation or nothing: --postprocess=propagate or none. "
-            "Received: postprocess='crf'"
+            "A report shows propagation or no refinement (--refine=propagation or none). "
+            "Received: refine='crf'"
         )
     files = RunFiles.read(model_dir, _CHECKPOINT.value)
     source = load_source(config.dataset, config.val_split, config.data_dir)
     biased = selection_bias(model_dir, _CHECKPOINT.value, config, source)
     if biased:
         logging.warning("%s: %s (--checkpoint=last)", model_dir, biased)
-    predictor = Predictor(
-        model,
-        None,
-        Refinement.from_config(config),
-        config.scales,
-        config.eval_flip,
-        config.eval_window,
-    )
+    predictor = Predictor(model, None, Refinement.from_config(config), config.views)
     log_run_summary(
         config,
         model,

@@ -15,7 +15,7 @@ from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
 from dilated_affinity.export import graph_transforms
 from dilated_affinity.export.formats import FORMATS, Options, arrays
-from dilated_affinity.inference.predictor import InferenceModel, check_images, inference_model
+from dilated_affinity.inference.model import InferenceModel, check_images, inference_model
 from dilated_affinity.inference.refinement import as_refinement
 from dilated_affinity.models.backbone import check_choice
 from dilated_affinity.models.deeplab import affinity_rates

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from dilated_affinity.affinity.early_stopping import EarlyStoppingPropagation
 from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.export.graph_transforms import PRECISIONS
 from dilated_affinity.runtime.files import write_atomically
@@ -106,32 +105,30 @@ def _checked(images):
 
 
 def _few_sizes(layer):
-    padded = {
-        AffinityPropagation: _PaddedPropagation,
-        EarlyStoppingPropagation: _PaddedEarlyStoppingPropagation,
-    }
-    if type(layer) in padded:
-        return padded[type(layer)].from_config(layer.get_config())
-    return layer
+    """A layer that propagates, compiled for few sizes; any other layer as it is."""
+    return _OnPaddedSides(layer) if isinstance(layer, AffinityPropagation) else layer
 
 
-class _OnPaddedSides:
-    """Propagation behind a mask on sides rounded up, which XLA compiles for few sizes only."""
+class _OnPaddedSides(keras.layers.Layer):
+    """Propagation behind a mask on sides rounded up, for which XLA compiles it.
+
+    Args:
+        propagation: The layer, of any kind of propagation.
+    """
+
+    def __init__(self, propagation):
+        super().__init__(name=propagation.name, dtype="float32")
+        self._propagation = type(propagation).from_config(propagation.get_config())
 
     def call(self, inputs):
         height, width = ops.shape(inputs[0])[1:3]
         margin = [[0, 0], [0, -height % _SIDE_STEP], [0, -width % _SIDE_STEP]]
         padded = [ops.pad(each, [*margin, [0, 0]]) for each in inputs]
         inside = ops.pad(ops.ones_like(inputs[0][..., 0], "bool"), margin)
-        return super().call(padded, inside)[:, :height, :width]
+        return self._propagation(padded, inside)[:, :height, :width]
 
-
-class _PaddedPropagation(_OnPaddedSides, AffinityPropagation):
-    pass
-
-
-class _PaddedEarlyStoppingPropagation(_OnPaddedSides, EarlyStoppingPropagation):
-    pass
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
 
 
 def _load_saved_model(path):

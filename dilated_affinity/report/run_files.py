@@ -1,4 +1,4 @@
-"""What training and evaluation have left in a run's folder."""
+"""The files of a run that its report shows."""
 
 import dataclasses
 import json
@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from dilated_affinity.errors import DataError
-from dilated_affinity.evaluation.evaluate import REFINE_WITH
+from dilated_affinity.evaluation.evaluate import AFFINITY_SOURCES
+from dilated_affinity.inference.refiners import RENAMED
 from dilated_affinity.run_dir.layout import (
     CHECKPOINTS,
     chosen_checkpoint,
@@ -48,7 +49,7 @@ class RunFiles:
             DataError: If a file is there but damaged.
         """
         model_dir = Path(model_dir)
-        evaluations = {kind: _json(model_dir / f"evaluation_{kind}.json") for kind in REFINE_WITH}
+        evaluations = {kind: _evaluation(model_dir, kind) for kind in AFFINITY_SOURCES}
         step = None
         if (model_dir / CHECKPOINTS).is_dir():
             step = chosen_checkpoint(model_dir, checkpoint)[1].step
@@ -62,6 +63,20 @@ class RunFiles:
         if calibration is not None and calibration.get("step") != step:
             calibration = None
         return cls(model_dir, read_log(model_dir), evaluations, checkpoint, step, calibration)
+
+
+_FILES_OF_0_1 = {"predicted": "prediction"}
+"""Evaluations in the file names of version 0.1.0, where they differ."""
+
+
+def _evaluation(model_dir, kind):
+    """An evaluation, or None; one of version 0.1.0 as this version would have written it."""
+    content = _json(model_dir / f"evaluation_{kind}.json")
+    if content is None and kind in _FILES_OF_0_1:
+        content = _json(model_dir / f"evaluation_{_FILES_OF_0_1[kind]}.json")
+    if content is not None and "refine" not in content:
+        content["refine"] = RENAMED[content.get("refinement", "exact")]
+    return content
 
 
 def _json(path):

@@ -5,9 +5,11 @@ import math
 from html import escape
 
 from dilated_affinity.config import Config
+from dilated_affinity.inference.refiners import METHODS
+from dilated_affinity.inference.views import Views
 from dilated_affinity.run_dir.describe import describe_affinity, describe_views
 
-_AFFINITY = {"prediction": "predicted", "ground_truth": "ground-truth"}
+_AFFINITY = {"ground_truth": "ground-truth"}
 
 
 def table(header, rows, total=None, kind="") -> str:
@@ -73,7 +75,7 @@ def iterations_table(evaluations) -> str:
 
 
 def _measured_on(content):
-    """What an evaluation was measured on, and how, where that is not usual."""
+    """The images and settings of an evaluation, without those that have no effect."""
     words = [
         f"{content['split']}, {content['images']} images",
         describe_affinity(
@@ -82,10 +84,13 @@ def _measured_on(content):
             content.get("affinity_threshold", 0.0),
             content.get("symmetric_affinity", False),
         ),
-        describe_views(*(content[name] for name in ("output_stride", "scales", "flip", "window"))),
+        describe_views(
+            content["output_stride"],
+            Views(content["scales"], content["flip"], content["window"]),
+        ),
     ]
-    if content["refinement"] != "exact":
-        words.append(content["refinement"])
+    if content["refine"] != "propagation":
+        words.append(METHODS[content["refine"]].title)
     return ", ".join(words)
 
 

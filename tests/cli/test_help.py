@@ -206,6 +206,9 @@ def test_help_answers_soon():
         ("eval_main", ["--iterations", "0,1"], "iterations", "propagation_iterations"),
         ("export_main", ["--iterations=0"], "iterations", "propagation_iterations"),
         ("predict_main", ["--window=65"], "window", "eval_window"),
+        ("eval_main", ["--refine_with=ground_truth"], "refine_with", "affinity_source"),
+        ("predict_main", ["--postprocess=crf"], "postprocess", "refine"),
+        ("export_main", ["--refinement=exact"], "refinement", "refine"),
     ],
 )
 def test_renamed_flags_are_refused_with_their_new_names(name, arguments, old, new):

@@ -219,7 +219,7 @@ def test_training_ends_with_it_and_every_command_uses_it(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"calibrate": "none"}, {"structure": "none"}, {"postprocess": "none"}]
+    [{"calibrate": "none"}, {"structure": "none"}, {"refine": "none"}]
     + [{"propagation_iterations": 0}],
     ids=str,
 )

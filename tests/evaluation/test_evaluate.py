@@ -14,8 +14,10 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.evaluate import Evaluation, class_iou, evaluate
 from dilated_affinity.evaluation.metrics import mean_over_classes
 from dilated_affinity.evaluation.search import search_refinement
+from dilated_affinity.inference.network import logits_fn
 from dilated_affinity.inference.padding import pad_to
-from dilated_affinity.inference.predictor import Predictor, logits_fn
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
 from dilated_affinity.report import measure
 
@@ -78,11 +80,11 @@ def iou(confusion):
     return np.where(confusion.sum(1) > 0, np.diag(confusion) / np.maximum(union, 1), np.nan)
 
 
-@pytest.mark.parametrize("refine_with", ["prediction", "ground_truth"])
-def test_equals_image_by_image_measurement(model, source, refine_with):
+@pytest.mark.parametrize("affinity_source", ["predicted", "ground_truth"])
+def test_equals_image_by_image_measurement(model, source, affinity_source):
     iterations = (0, 1, 3)
-    result = evaluate(model, source, iterations, refine_with)
-    expected = expected_confusions(model, source, iterations, refine_with == "ground_truth")
+    result = evaluate(model, source, iterations, affinity_source)
+    expected = expected_confusions(model, source, iterations, affinity_source == "ground_truth")
     for row, count in enumerate(iterations):
         np.testing.assert_allclose(result.class_iou[row], iou(expected[count]), atol=1e-12)
         accuracy = np.trace(expected[count]) / expected[count].sum()
@@ -104,7 +106,7 @@ def test_a_class_never_seen_is_left_out_and_named(model, source):
 def test_means_are_over_the_classes_of_the_labels():
     ious = np.array([[0.6, 0.4, np.nan], [0.5, 0.0, np.nan]])
     names = ("sky", "road", "ghost")
-    result = Evaluation(1, names, (0, 1), "prediction", ious, (0.5, 0.5), (0.5, 0.5))
+    result = Evaluation(1, names, (0, 1), "predicted", ious, (0.5, 0.5), (0.5, 0.5))
     assert result.mean_iou == pytest.approx((0.5, 0.25))
     assert result.absent_classes == ("ghost",)
 
@@ -208,14 +210,14 @@ def test_padding_reaches_neither_pooling_nor_propagation_nor_the_metric(source):
 
 
 def test_scales_flip_and_window_are_those_of_the_network(model, source):
-    views = {"scales": (0.5, 1.0), "flip": True, "window": 12}
-    predict = logits_fn(model, **views)
+    views = Views(scales=(0.5, 1.0), flip=True, window=12)
+    predict = logits_fn(model, views)
     confusion = np.zeros((4, 4), int)
     for index in range(len(source)):
         label = source[index]["label"]
         predicted = np.argmax(predict(source[index]["image"][np.newaxis])["semantic"], axis=-1)[0]
         np.add.at(confusion, (label[label != 255], predicted[label != 255]), 1)
-    result = evaluate(model, source, (0,), **views)
+    result = evaluate(model, source, (0,), views=views)
     np.testing.assert_allclose(result.class_iou[0], iou(confusion), atol=1e-12)
     assert result.mean_iou != evaluate(model, source, (0,)).mean_iou
 

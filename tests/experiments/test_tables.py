@@ -23,7 +23,7 @@ TABLE = Table(
 
 def write(folder, variant, seed, mean_iou, scale="small", **evaluations):
     evaluation = {
-        "prediction": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
+        "predicted": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
         **evaluations,
     }
     record = {
@@ -128,7 +128,7 @@ def test_affinity_accuracy_is_averaged_over_seeds(tmp_path):
 def test_every_row_has_runs_of_its_name(table):
     for row in table.rows:
         variant = VARIANTS[row.variant]
-        assert row.measured[0] in ("prediction", "crf") or variant.has_affinity
+        assert row.measured[0] in ("predicted", "crf") or variant.has_affinity
     # The docstring and the rows state the same numbers of the paper.
     text = getattr(report, table.name).__doc__
     assert all(f"{row.paper:.2f}" in text for row in table.rows if row.paper is not None)

@@ -15,7 +15,7 @@ from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.export import export, formats
 from dilated_affinity.export.export import export_model
 from dilated_affinity.export.formats import FORMATS, METADATA, Format
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 BARE = """
@@ -310,7 +310,10 @@ def test_overwrites_an_earlier_export_but_no_other_folder(model, tmp_path):
         ({"self_weight": -1.0}, "self_weight must be at least 0"),
         ({"image": np.zeros((40, 50, 3), "float32")}, "uint8 RGB .* Received: float32"),
         ({"image": np.zeros((40, 50, 4), "uint8")}, r"Received: uint8 of shape \(40, 50, 4\)"),
-        ({"refinement": "fast"}, "refinement must be one of exact, decoder_stride, early_stop"),
+        (
+            {"refinement": "fast"},
+            "refinement must be one of none, propagation, propagation_decoder_stride",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -12,7 +12,7 @@ from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.export import export
 from dilated_affinity.export.export import export_model
 from dilated_affinity.export.formats import FORMATS
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
@@ -79,7 +79,7 @@ def test_the_runtime_without_tensorflow(model, tmp_path):
     assert_agrees(received, {name: expected[name] for name in ("labels", "probabilities")})
 
 
-VARIANTS = {"decoder_stride": "decoder_stride", "early_stop": EarlyStop(1, 0.05)}
+METHODS = {"decoder_stride": "propagation_decoder_stride", "early_stop": EarlyStop(1, 0.05)}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ VARIANTS = {"decoder_stride": "decoder_stride", "early_stop": EarlyStop(1, 0.05)
         pytest.param("litert", ".tflite", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("refinement", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("refinement", METHODS.values(), ids=METHODS)
 def test_other_refinements(tmp_path, request, format, suffix, refinement):
     if format == "onnx":
         request.getfixturevalue("onnx_runtime")

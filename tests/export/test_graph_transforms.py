@@ -11,7 +11,7 @@ from keras import layers
 
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.export.graph_transforms import fold_batch_norm, in_mixed_precision
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((4, 8),)

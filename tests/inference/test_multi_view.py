@@ -10,7 +10,8 @@ from helpers import (
 
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference.multi_view import MultiScale, SlidingWindow, window_starts
-from dilated_affinity.inference.predictor import logits_fn
+from dilated_affinity.inference.network import logits_fn
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (1, 3), (3, 1))
@@ -210,7 +211,7 @@ def test_windows_of_scales_of_mirror_images_are_traced_once():
         return call(*args, **kwargs)
 
     model.call = counted
-    predict = logits_fn(model, (0.5, 1.0, 1.3), flip=True, window=20)
+    predict = logits_fn(model, Views((0.5, 1.0, 1.3), flip=True, window=20))
     for size in ((33, 41), (33, 33), (25, 60), (7, 9)):
         logits = predict(random_image(*size))
         assert logits["semantic"].shape == (1, *size, 3)
@@ -223,7 +224,7 @@ def test_the_plain_network_is_left_alone():
     image = random_image(33, 41)
     plain, same = (
         logits_fn(model)(image),
-        logits_fn(model, scales=(1,), flip=False, window=41)(image),
+        logits_fn(model, Views(scales=(1,), flip=False, window=41))(image),
     )
     for head in plain:
         np.testing.assert_array_equal(plain[head], same[head])

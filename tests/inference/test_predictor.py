@@ -5,8 +5,11 @@ from helpers import tiny  # noqa: F401 - the backbone "tiny"
 
 from dilated_affinity.affinity.affinities import steep_sigmoid
 from dilated_affinity.affinity.propagation import propagate
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.network import logits_fn
 from dilated_affinity.inference.padding import PaddedShapes, pad_to
-from dilated_affinity.inference.predictor import Predictor, inference_model, logits_fn
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (2, 4), (4, 2))
@@ -64,13 +67,13 @@ def test_the_predictor_agrees_with_the_inference_model_at_every_size(model, imag
 
 def test_the_predictor_averages_over_views(images):
     model = DeepLabV3Plus(5, RATES, "tiny", weights=None, filters=8)
-    views = {"scales": (0.75, 1.0), "flip": True, "window": 64}
+    views = Views(scales=(0.75, 1.0), flip=True, window=64)
     image = images[0, :60, :80]
-    logits = logits_fn(model, **views)(image[np.newaxis])
+    logits = logits_fn(model, views)(image[np.newaxis])
     refined = propagate(
         keras.ops.softmax(logits["semantic"]), steep_sigmoid(logits["affinity"]), RATES, 2
     )
-    prediction = Predictor(model, iterations=2, **views)(image)
+    prediction = Predictor(model, iterations=2, views=views)(image)
     assert (prediction.labels == np.argmax(refined, axis=-1)[0]).mean() > 0.999  # ties of float32
     np.testing.assert_array_equal(prediction.unrefined, np.argmax(logits["semantic"], axis=-1)[0])
     assert (prediction.unrefined != Predictor(model, 2)(image).unrefined).any()
