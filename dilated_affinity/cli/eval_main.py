@@ -77,7 +77,7 @@ _SEARCH_SYMMETRIC = flags.DEFINE_enum(
 _SAVE = flags.DEFINE_bool(
     "save",
     False,
-    "Let every command use the best settings of the search for this run from now on.",
+    "Save the best settings of the search in the run, for every command to use.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",

@@ -51,26 +51,26 @@ _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
 _CHECKPOINT = config_flags.define_checkpoint()
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "What to write: a folder for saved_model, else a file .keras, .onnx or .tflite."
+    "output", None, "Output: a folder for saved_model, otherwise a file .keras, .onnx or .tflite."
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
     "saved_model",
     tuple(FORMATS),
     "saved_model: for TensorFlow, without this package. keras: for Keras with this package. onnx: "
-    "needs the extra `onnx`. litert: for LiteRT. The last two hold the propagation as plain "
+    "needs the extra `onnx`. litert: for LiteRT. The last two contain the propagation as plain "
     "operations, which are slow at many iterations; --propagation_iterations=0 leaves it out.",
 )
-_AFFINITY = flags.DEFINE_bool("affinity", False, "Output the affinity, too.")
+_AFFINITY = flags.DEFINE_bool("affinity", False, "Also output the affinity.")
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile",
     True,
-    "Let XLA compile the propagation of a SavedModel; no for a runtime without XLA.",
+    "Compile the propagation of a SavedModel by XLA; no for a runtime without XLA.",
 )
 _FOLD_BATCH_NORM = flags.DEFINE_bool(
     "fold_batch_norm",
     False,
-    "Fold batch norm into the convolutions: up to rounding the same outputs, in less time.",
+    "Fold batch norm into the convolutions: the same outputs up to rounding, in less time.",
 )
 _QUANTIZATION = flags.DEFINE_enum(
     "quantization",
@@ -137,10 +137,10 @@ def _export():
 
 
 def _image_to_check_with(config, model_dir):
-    """An image, what to call it, and the classes of the run."""
+    """An image, its name in messages, and the classes of the run."""
     classes = load_classes(model_dir)
     if _IMAGE.value:
-        # A run without its table of classes is from before there was any.
+        # The first runs have no table of classes.
         classes = classes or make_builder(config.dataset, config.data_dir).classes
         return _read_image(_IMAGE.value), _IMAGE.value, classes
     try:
@@ -176,7 +176,7 @@ def _bytes_of(path):
 
 
 def _quiet():
-    """Keeps to themselves how TensorFlow and the converters get on, and where they write aside."""
+    """Hides the progress messages of TensorFlow and the converters."""
     logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("ERROR")
 

@@ -1,4 +1,4 @@
-"""What a network predicts of images: its logits over views, and one image's outputs, padded."""
+"""A network as a function of images, and its outputs for one image, padded for refinement."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from dilated_affinity.runtime.xla import trace_once
 
 
 def logits_fn(model: keras.Model, views: Views | None = None):
-    """Makes of a model a function of uint8 images of any size, without a trace for each size.
+    """Wraps a model into a function of uint8 images of any size, without a trace for each size.
 
     The network sees an image as it is, never padded, so that padding reaches neither its
     convolutions nor its image-level pooling.
@@ -40,7 +40,7 @@ def logits_fn(model: keras.Model, views: Views | None = None):
 
 @dataclasses.dataclass(frozen=True)
 class ImageOutputs:
-    """What a network predicts of one image, and its padding for what is compiled by shape.
+    """The outputs of a network for one image, and their padding for code compiled by shape.
 
     Attributes:
         image: uint8 (H, W, 3).

@@ -37,15 +37,15 @@ def report_page(
 
     Args:
         config: The run's settings.
-        files: What lies in its folder.
-        measurement: What `measure` counted.
+        files: The files of its folder.
+        measurement: The result of `measure`.
         predictor: Predicts the images to show.
         source: The examples that were measured.
-        examples: How many of the best and how many of the worst images to show. Defaults to 3.
-        caution: What to keep in mind about the numbers, such as `selection_bias` says it.
+        examples: Number of the best and of the worst images to show. Defaults to 3.
+        caution: A remark about the numbers, such as that of `selection_bias`. Defaults to none.
 
     Returns:
-        HTML that loads nothing: styles, script and pictures are inside.
+        HTML that loads no other file: styles, script and pictures are included.
     """
     sections = [
         _summary(config, files, measurement, caution),

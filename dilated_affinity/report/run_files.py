@@ -23,11 +23,11 @@ class RunFiles:
     Attributes:
         model_dir: The run's folder.
         log: Rows of `log.csv`, text by column; empty where there is none.
-        evaluations: What `eval_main` has measured of the checkpoint, by the affinity it propagated
-            with; absent where it has not been run since there is that checkpoint.
+        evaluations: The evaluations of the checkpoint by `eval_main`, by `affinity_source`, as far
+            as there are any.
         checkpoint: `"best"` or `"last"`, the checkpoint that is reported.
-        step: Steps of training behind it; None where there is none yet.
-        calibration: What calibration or a search has fitted to the checkpoint; None without.
+        step: Its training steps; None if there is no checkpoint yet.
+        calibration: The calibration or search of the checkpoint; None without.
     """
 
     model_dir: Path
@@ -39,21 +39,21 @@ class RunFiles:
 
     @classmethod
     def read(cls, model_dir: str | os.PathLike, checkpoint: str = "best"):
-        """Reads what there is in a run's folder.
+        """Reads the files of a run's folder, as far as they exist.
 
         Args:
             model_dir: The run's folder.
             checkpoint: As for `load_run`.
 
         Raises:
-            DataError: If a file is there but damaged.
+            DataError: If a file is damaged.
         """
         model_dir = Path(model_dir)
         evaluations = {kind: _evaluation(model_dir, kind) for kind in AFFINITY_SOURCES}
         step = None
         if (model_dir / CHECKPOINTS).is_dir():
             step = chosen_checkpoint(model_dir, checkpoint)[1].step
-        # A better model may have been found since, or training gone on.
+        # Training may have continued or found a better model since.
         evaluations = {
             kind: content
             for kind, content in evaluations.items()

@@ -249,7 +249,7 @@ def test_an_empty_or_missing_input_is_refused(tmp_path, make):
 
 def test_an_output_folder_inside_the_input_is_refused(images, tmp_path):
     write(tmp_path / "a.png", images[0, :33, :33])
-    with pytest.raises(ConfigError, match="output_dir must not lie inside"):
+    with pytest.raises(ConfigError, match="output_dir must not be inside"):
         predict_files(Unused(), VOC2012, tmp_path, tmp_path / "out")
 
 

@@ -8,7 +8,7 @@ from dilated_affinity.inference.network import ImageOutputs
 
 
 class Refiner:
-    """Refines what a network predicts. This class leaves it as it is; subclasses override.
+    """A method of refining predictions. This class returns them unchanged; subclasses override it.
 
     Args:
         model: As `DeepLabV3Plus` builds it.
@@ -26,7 +26,7 @@ class Refiner:
         """Refines the prediction of one image.
 
         Args:
-            outputs: What `Network` predicts of the image.
+            outputs: Outputs of `Network` for the image.
             iterations: Ascending numbers of iterations. Defaults to None: that of the settings.
 
         Returns:
@@ -40,11 +40,12 @@ class Refiner:
         """Refines the predictions of many images; a method may work on several of them at once.
 
         Args:
-            outputs: What `Network` predicts of each image.
+            outputs: Outputs of `Network` for each image.
             iterations: As for a call.
 
         Returns:
-            Iterator over what a call returns for each image, in order. Use up one before the next.
+            Iterator over the result of a call for each image, in order. Consume each result before
+            the next.
         """
         return (self(each, iterations) for each in outputs)
 
