@@ -35,7 +35,7 @@ def test_a_run_is_evaluated_at_its_evaluation_output_stride(run):
         np.testing.assert_array_equal(loaded, kept)
 
 
-def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp_path):
+def test_eval_main_uses_the_output_stride_and_the_views(run, tmp_path):
     config, model_dir = run
     output = tmp_path / "result.json"
     settings = {"refine": "propagation", "self_weight": config.self_weight, "mu": config.mu}
@@ -68,7 +68,7 @@ def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp
 
 
 @pytest.mark.slow  # the predictor of it is tested every day
-def test_predict_main_averages_over_the_views_asked_for(run, tmp_path):
+def test_predict_main_averages_over_the_views(run, tmp_path):
     config, model_dir = run
     result = command(
         "predict_main", f"--model_dir={model_dir}", "--limit=1", f"--output_dir={tmp_path}", *FLAGS
@@ -81,7 +81,7 @@ def test_predict_main_averages_over_the_views_asked_for(run, tmp_path):
         assert (np.asarray(labels) == predict(example["image"]).labels).mean() > 0.99
 
 
-def test_other_views_need_no_other_run(run):
+def test_views_of_a_run_may_change(run):
     config, _ = run
     other = config.replace(eval_scales="0.5,1", eval_flip=True, eval_window=65)
     assert config.differences(other) == []

@@ -166,7 +166,7 @@ def test_affinity_accuracy_is_counted_over_existing_pairs(model, source):
     assert result.affinity_accuracy_by_rate[0] == pytest.approx(right / existing)
 
 
-def test_class_iou_agrees_with_zero_iterations(model, source):
+def test_class_iou_equals_zero_iterations(model, source):
     np.testing.assert_allclose(
         class_iou(logits_fn(model), source), evaluate(model, source, (0,)).class_iou[0]
     )
@@ -179,12 +179,12 @@ def test_json_holds_plain_numbers(model, source):
 
 
 @pytest.mark.parametrize("iterations", [(), (1, 0), (1, 1), (-1, 0)])
-def test_iterations_that_make_no_sense_are_refused(model, source, iterations):
+def test_invalid_iterations_are_refused(model, source, iterations):
     with pytest.raises(ConfigError, match="iterations"):
         evaluate(model, source, iterations)
 
 
-def test_padding_reaches_neither_pooling_nor_propagation_nor_the_metric(source):
+def test_padding_does_not_affect_network_propagation_or_metrics(source):
     """Images after the first lie on a canvas that is larger; alone they are not padded."""
     model = DeepLabV3Plus(4, RATES, "tiny", 16, weights=None, filters=8)
     model.get_layer("semantic_logits").kernel.assign(30 * model.get_layer("semantic_logits").kernel)
@@ -209,7 +209,7 @@ def test_padding_reaches_neither_pooling_nor_propagation_nor_the_metric(source):
     assert np.abs(difference).max() > 1e-3, "a network that would not notice padding tests nothing"
 
 
-def test_scales_flip_and_window_are_those_of_the_network(model, source):
+def test_evaluation_averages_over_views(model, source):
     views = Views(scales=(0.5, 1.0), flip=True, window=12)
     predict = logits_fn(model, views)
     confusion = np.zeros((4, 4), int)
@@ -222,7 +222,7 @@ def test_scales_flip_and_window_are_those_of_the_network(model, source):
     assert result.mean_iou != evaluate(model, source, (0,)).mean_iou
 
 
-def test_a_model_without_affinity_is_measured_unrefined_only(source):
+def test_a_model_without_affinity_is_evaluated_without_refinement(source):
     plain = DeepLabV3Plus(4, None, "mobilenet_v2_0.35", weights=None, filters=8)
     assert evaluate(plain, source, (0,)).to_json().get("affinity_accuracy") is None
     with pytest.raises(ConfigError, match="without affinity"):

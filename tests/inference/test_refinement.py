@@ -65,7 +65,7 @@ def image_outputs(probabilities, logits, shape):
 
 
 @pytest.mark.parametrize("size", [(33, 50), (35, 40), (40, 33), (50, 35), (2, 1)], ids=str)
-def test_at_decoder_stride_features_get_what_they_get_exactly(model, size):
+def test_decoder_stride_is_exact_at_decoder_features(model, size):
     results = refined(model, "propagation_decoder_stride", size, (1, 3))
     exact = refined(model, "propagation", size, (1, 3))
     top, left = (OFFSETS[side] for side in size)
@@ -79,7 +79,7 @@ def test_at_decoder_stride_features_get_what_they_get_exactly(model, size):
         assert np.abs(results[1] - exact[1]).max() > 0.1
 
 
-def test_at_decoder_stride_the_rest_is_bilinear(model):
+def test_decoder_stride_interpolates_other_pixels(model):
     result = refined(model, "propagation_decoder_stride", (33, 50), (2,))[0][0]
     for row in (0, 8, 32):
         for column in range(CLASSES):
@@ -134,7 +134,7 @@ def test_old_names_are_refused_with_the_new(model, old):
 # What a model does not allow.
 
 
-def test_rates_that_the_stride_does_not_divide():
+def test_rates_must_be_multiples_of_the_stride():
     model = DeepLabV3Plus(CLASSES, ((4, 4), (4, 6)), "tiny", weights=None, filters=8)
     source = ListSource([], ClassTable(("a", "b"), ((0, 0, 0),) * 2))
     for use in (
@@ -147,7 +147,7 @@ def test_rates_that_the_stride_does_not_divide():
             use()
 
 
-def test_models_without_a_decoder_of_their_own():
+def test_decoder_stride_needs_an_unrefined_deeplab():
     images = keras.Input((None, None, 3))
     semantic = keras.layers.Conv2D(4, 1)(images)
     affinity = AffinityHead(RATES, name="affinity")(images)
@@ -170,7 +170,7 @@ def test_unknown_methods_are_refused(model, refinement):
         Predictor(model, refinement=refinement)
 
 
-def test_a_model_without_affinity_needs_no_variant():
+def test_a_model_without_affinity_is_not_refined():
     plain = DeepLabV3Plus(CLASSES, None, "tiny", weights=None, filters=8)
     image = np.zeros((33, 41, 3), np.uint8)
     for refinement in PROPAGATIONS[1:]:
@@ -222,7 +222,7 @@ def test_inference_model_predictor_and_evaluation_agree(model, image, refinement
     assert accuracy[0] < 0.99 and accuracy[1] == 1
 
 
-def test_a_search_refines_by_the_variant(model, image):
+def test_a_search_uses_the_method(model, image):
     settings = {"self_weight": 2.0, "mu": 5.0, "symmetric": True}
     label = Predictor(model, 3, "propagation_decoder_stride", **settings)(image).labels
     source = ListSource(
@@ -246,13 +246,13 @@ def test_a_config_makes_the_refinement():
     assert crf.crf == DenseCRF(iterations=3, bilateral_rgb=5.0)
 
 
-def test_what_calibration_changes_goes_to_a_config_and_back():
+def test_calibrated_settings_survive_a_config():
     refinement = Refinement(4, 2.0, 50.0, -0.5, True)
     config = Config(**refinement.to_config())
     assert Refinement.from_config(config) == refinement
 
 
-def test_what_public_functions_accept():
+def test_as_refinement_accepts_names_and_values():
     assert as_refinement() == Refinement()
     assert as_refinement("propagation_decoder_stride", mu=9.0) == Refinement(
         mu=9.0, variant="propagation_decoder_stride"
@@ -271,7 +271,7 @@ def test_what_public_functions_accept():
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_predicted_affinities_are_those_of_the_image_alone(model, symmetric):
+def test_padding_does_not_change_predicted_affinities(model, symmetric):
     """Where the image is padded, symmetry must not look beyond it."""
     probabilities, _ = prediction((33, 50))
     logits = np.random.default_rng(3).normal(0, 2, (33, 50, 16)).astype(np.float32)

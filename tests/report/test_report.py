@@ -63,7 +63,7 @@ def test_the_report_is_one_file_that_loads_nothing(report):
     assert "eval_main --model_dir" in page and "--affinity_source=ground_truth" in page
 
 
-def test_a_browser_shows_it_and_its_sliders_move(report, tmp_path):
+def test_the_report_works_in_a_browser(report, tmp_path):
     with chromium(tmp_path / "profile") as browser:
         browser.get(report.as_uri())
         assert browser.get_log("browser") == []
@@ -132,7 +132,7 @@ def test_images_are_ranked_by_their_own_miou():
     assert found.best(0) == ()
 
 
-def test_the_pixel_shown_has_neighbours_of_both_kinds():
+def test_the_shown_pixel_has_neighbours_of_both_kinds():
     affinity = np.full((12, 16, 8), 0.5)
     affinity[5, 7] = [0.1, 0.9] * 4
     assert telling_pixel(affinity) == (5, 7)
@@ -145,7 +145,7 @@ def test_a_damaged_evaluation_is_named(tmp_path, content):
         RunFiles.read(tmp_path)
 
 
-def test_an_evaluation_of_an_earlier_model_is_not_this_ones(tmp_path):
+def test_an_evaluation_of_an_earlier_model_is_not_shown(tmp_path):
     write_checkpoint(tmp_path / BEST, keras.Sequential([keras.Input((1,))]), TrainingState(step=4))
     path = tmp_path / "evaluation_predicted.json"
     for step, measured in ((4, True), (3, False), (None, False)):
