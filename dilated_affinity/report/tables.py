@@ -84,14 +84,16 @@ def _measured_on(content):
             content.get("affinity_threshold", 0.0),
             content.get("symmetric_affinity", False),
         ),
-        describe_views(
-            content["output_stride"],
-            Views(content["scales"], content["flip"], content["window"]),
-        ),
+        describe_views(content["output_stride"], _views(content)),
     ]
     if content["refine"] != "propagation":
         words.append(METHODS[content["refine"]].title)
     return ", ".join(words)
+
+
+def _views(content):
+    names = (field.name for field in dataclasses.fields(Views))
+    return Views(**{name: content[name] for name in names if name in content})
 
 
 def affinity_table(accuracy) -> str:
