@@ -124,8 +124,8 @@ def _evaluate():
 
 def _name(refinement):
     """The end of the name of the JSON file."""
-    if refinement.variant == "crf":
-        return "crf"
+    if not refinement.propagates and refinement.variant != "none":
+        return refinement.variant
     # Beside the evaluation of the calibrated settings, with which it is to be compared.
     given = not _CALIBRATED.value and _AFFINITY_SOURCE.value == "predicted"
     return "given" if given else _AFFINITY_SOURCE.value

@@ -12,7 +12,8 @@ from PIL import Image
 from dilated_affinity.datasets.classes import VOC2012
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.inference.files import palette_image, predict_examples, predict_files
-from dilated_affinity.inference.predictor import Prediction, Predictor, inference_model
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.predictor import Prediction, Predictor
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (2, 4), (4, 2))
