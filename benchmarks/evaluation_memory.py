@@ -26,6 +26,7 @@ from benchmarks.recording import flag_values, write_result
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.datasets.classes import CITYSCAPES
 from dilated_affinity.evaluation.evaluate import evaluate
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 flags.DEFINE_string("backbone", "resnet101", "Name of the backbone.")
@@ -70,7 +71,7 @@ def measure(rates, iterations, settings):
     )
     source = OneImage(settings["height"], settings["width"])
     start = time.perf_counter()
-    evaluate(model, source, iterations, window=settings["window"])
+    evaluate(model, source, iterations, views=Views(window=settings["window"]))
     seconds = time.perf_counter() - start
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024

@@ -31,7 +31,7 @@ from absl import app, flags
 from benchmarks.recording import flag_values, write_result
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.affinity.propagation import AffinityPropagation
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 _BACKBONES = flags.DEFINE_list("backbones", ["mobilenet_v2", "resnet101"], "Backbones.")
@@ -56,7 +56,7 @@ def _graph(function, size=(None, None)):
     return tf.function(function, input_signature=signature, autograph=False)
 
 
-def _labels(model, iterations, refinement="exact"):
+def _labels(model, iterations, refinement="propagation"):
     whole = inference_model(model, iterations, refinement=refinement)
     return _graph(lambda images: whole(images, training=False)["labels"])
 
@@ -138,7 +138,7 @@ def _compare(backbone, size):
         "total": _labels(model, _ITERATIONS.value),
         "network": _labels(model, 0),
         "refinement": _refinement(model, image),
-        "decoder_stride": _labels(model, _ITERATIONS.value, "decoder_stride"),
+        "decoder_stride": _labels(model, _ITERATIONS.value, "propagation_decoder_stride"),
         "backbone": _backbone(backbone),
     }
     if backbone == "resnet101":

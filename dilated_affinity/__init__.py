@@ -27,8 +27,10 @@ from dilated_affinity.evaluation.metrics import (
 )
 from dilated_affinity.evaluation.search import search_refinement
 from dilated_affinity.export.export import export_model
-from dilated_affinity.inference.predictor import Prediction, Predictor, inference_model
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.predictor import Prediction, Predictor
 from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.models.training_model import training_model
 from dilated_affinity.training.input_pipeline import evaluation_dataset, training_dataset
@@ -59,6 +61,7 @@ __all__ = [
     "SemanticLoss",
     "TensorBoardMonitor",
     "TrainingResult",
+    "Views",
     "__version__",
     "affinities_from_targets",
     "affinity_targets",

@@ -25,7 +25,7 @@ class Row:
 
     label: str
     variant: str
-    measured: tuple[str, int | None] = ("prediction", 0)
+    measured: tuple[str, int | None] = ("predicted", 0)
     paper: float | None = None
 
 
@@ -61,7 +61,7 @@ def _propagation_rows(variant, predicted, ground_truth):
     rows = [
         Row(f"{label}, {iterations_text(count)}", variant, (kind, count), paper)
         for label, kind, numbers in (
-            ("predicted", "prediction", predicted),
+            ("predicted", "predicted", predicted),
             ("ground truth", "ground_truth", ground_truth),
         )
         for count, paper in zip(ITERATIONS, numbers, strict=True)
@@ -146,7 +146,7 @@ Cost: one run for each seed, as in Table 1; Tables 5 and 6 use the same.""",
             Row("+ CRF", "deeplab", ("crf", None), paper=78.63),
             Row("+ boundary reweighting", "boundary", paper=77.65),
             Row("+ dilated affinity, no propagation", _METHOD, paper=78.62),
-            Row("+ dilated affinity, 10 iterations", _METHOD, ("prediction", 10), paper=79.21),
+            Row("+ dilated affinity, 10 iterations", _METHOD, ("predicted", 10), paper=79.21),
             Row("+ dilated affinity, calibrated", _METHOD, ("calibrated", 10)),
             Row("+ dilated affinity, settings searched", _METHOD, ("chosen", None)),
         ),
@@ -163,7 +163,7 @@ Cost: four runs for each seed, each as in Table 1; the CRF takes about a second 
         (
             Row("DeepLabv3+", "deeplab", paper=77.15),
             Row("+ dilated affinity, no propagation", _METHOD),
-            Row("+ dilated affinity, 10 iterations", _METHOD, ("prediction", 10), paper=78.70),
+            Row("+ dilated affinity, 10 iterations", _METHOD, ("predicted", 10), paper=78.70),
             Row("+ dilated affinity, calibrated", _METHOD, ("calibrated", 10)),
         ),
         """\

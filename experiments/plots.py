@@ -50,7 +50,7 @@ def accuracy_figure(records: Records, dataset, scale) -> Figure:
 def mean_accuracy(records: Records, dataset, scale, variant):
     """Rates, and the mean accuracy (|R|, 9) in % over the seeds; both are empty without runs."""
     runs = records.runs(dataset, scale, variant)
-    found = [run["evaluation"]["prediction"]["affinity_accuracy"] for run in runs.values()]
+    found = [run["evaluation"]["predicted"]["affinity_accuracy"] for run in runs.values()]
     if not found:
         return [], []
     accuracies = [np.array(each["by_rate_and_count"], float) for each in found]

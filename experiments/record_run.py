@@ -1,7 +1,7 @@
 """Writes a finished run of train_main as one JSON record to experiments/results.
 
     eval_main --model_dir=runs/camvid --checkpoint=last
-    eval_main --model_dir=runs/camvid --checkpoint=last --refine_with=ground_truth
+    eval_main --model_dir=runs/camvid --checkpoint=last --affinity_source=ground_truth
     eval_main --model_dir=runs/camvid --checkpoint=last --nocalibrated
     python -m experiments.run record_run --model_dir=runs/camvid --name=camvid_mobilenet_v2
 
@@ -16,7 +16,7 @@ from absl import flags
 
 from dilated_affinity.cli import app
 from dilated_affinity.errors import DataError
-from dilated_affinity.evaluation.evaluate import REFINE_WITH
+from dilated_affinity.evaluation.evaluate import AFFINITY_SOURCES
 from dilated_affinity.run_dir.layout import chosen_checkpoint
 from experiments.records import RESULTS, read_json, run_record, write_json
 
@@ -34,7 +34,8 @@ def _record():
     output = RESULTS / f"{app.required(_NAME.value, 'name')}.json"
     given = ("given",) if (model_dir / "evaluation_given.json").is_file() else ()
     evaluation = {
-        name: read_json(model_dir / f"evaluation_{name}.json") for name in (*REFINE_WITH, *given)
+        name: read_json(model_dir / f"evaluation_{name}.json")
+        for name in (*AFFINITY_SOURCES, *given)
     }
     step = chosen_checkpoint(model_dir, "last")[1].step
     for name, content in evaluation.items():

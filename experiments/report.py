@@ -37,7 +37,7 @@ _RESULTS_DIR = flags.DEFINE_string("results_dir", str(RESULTS), "Folder of the r
 _SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.S)
 _AFFINITIES = (
     ("predicted, the paper's settings", "given"),
-    ("predicted, calibrated", "prediction"),
+    ("predicted, calibrated", "predicted"),
     ("ground truth", "ground_truth"),
 )
 
@@ -163,8 +163,8 @@ def run_table(runs: list[dict]) -> str:
     for name, kind in _AFFINITIES:
         if kind not in first:
             continue
-        if kind == "prediction" and not runs[0].get("calibration"):
+        if kind == "predicted" and not runs[0].get("calibration"):
             name = "predicted"
         values = zip(*(run["evaluation"][kind]["mean_iou"] for run in runs), strict=True)
         rows.append([name, *(str(Summary.of(100 * value for value in each)) for each in values)])
-    return markdown_table(["affinity", *map(str, first["prediction"]["iterations"])], rows)
+    return markdown_table(["affinity", *map(str, first["predicted"]["iterations"])], rows)

@@ -27,7 +27,6 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation.calibration import calibrate
-from dilated_affinity.evaluation.crf import evaluate_crf
 from dilated_affinity.training.trainer import load_run, train
 from experiments.records import read_json, recorded_settings, run_record, write_json
 from experiments.variants import SCALES, VARIANTS, Scale
@@ -185,19 +184,20 @@ class Queue:
         if VARIANTS[variant].has_affinity:
             train_source = load_source(config.dataset, config.train_split, config.data_dir)
             return self._refinements(model, train_source, source, self.choices().get(variant))
-        found = {"prediction": evaluation.evaluate(model, source, (0,)).to_json()}
+        found = {"predicted": evaluation.evaluate(model, source, (0,)).to_json()}
         if variant == "deeplab":
             crf = self._dense_crf()
             if crf is not None:
-                measured = evaluate_crf(model, source, crf)
+                counts = (0, crf.iterations)
+                measured = evaluation.evaluate(model, source, counts, refinement=crf)
                 found["crf"] = {"settings": dataclasses.asdict(crf), **measured.to_json()}
         return found
 
     def _refinements(self, model, train_source, source, choice):
         """Evaluates with the paper's lambda and mu, calibrated, and as `beta_search` chose."""
         found = {
-            kind: evaluation.evaluate(model, source, refine_with=kind).to_json()
-            for kind in evaluation.REFINE_WITH
+            kind: evaluation.evaluate(model, source, affinity_source=kind).to_json()
+            for kind in evaluation.AFFINITY_SOURCES
         }
         calibration = calibrate(model, train_source, images=self.size.calibration_images)
         measured = evaluation.evaluate(model, source, refinement=calibration.refinement)
@@ -220,7 +220,9 @@ class Queue:
     def _dense_crf(self):
         """The CRF of Table 5 at this scale; None with a warning if the extra is not installed."""
         try:
-            return DenseCRF(bilateral_xy=DenseCRF.bilateral_xy / self.size.divisor)
+            crf = DenseCRF(bilateral_xy=DenseCRF.bilateral_xy / self.size.divisor)
+            crf.check_installed()
+            return crf
         except ConfigError as error:
             logging.warning("%s Then remove the run's record to evaluate it again.", error)
             return None

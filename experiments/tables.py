@@ -55,7 +55,7 @@ class Records:
     def head(self, dataset, scale) -> str:
         """The head of a column: data set, scale and number of evaluated images."""
         counts = {
-            record["evaluation"]["prediction"]["images"]
+            record["evaluation"]["predicted"]["images"]
             for (*setting, _), runs in self._records.items()
             if setting == [dataset, scale]
             for record in runs.values()

@@ -12,7 +12,8 @@ from dilated_affinity.affinity.early_stopping import (
 )
 from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference.predictor import Predictor, inference_model
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((1, 1),)

@@ -1,4 +1,4 @@
-"""The first line that a command writes: what its settings have come to."""
+"""Descriptions of a run for people: the first line that a command logs, and its parts."""
 
 import os
 from collections.abc import Mapping
@@ -9,10 +9,12 @@ from absl import logging
 
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.config import Config
+from dilated_affinity.inference.refiners import METHODS
+from dilated_affinity.inference.views import Views
 from dilated_affinity.runtime.distribution import gpu_names
 
 _NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
-"""Where Linux shows NVIDIA's devices, whatever is installed to compute on them."""
+"""Files of NVIDIA's devices under Linux, whatever software is installed for them."""
 
 _FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
 
@@ -26,16 +28,16 @@ def log_run_summary(
     output,
     devices: int = 1,
 ):
-    """Logs data, sizes, model, work, devices, precision, and where it writes, in one line.
+    """Logs data, sizes, model, work, devices, precision and output in one line.
 
     Args:
         config: The settings in force.
-        model: What is trained or used.
-        num_classes: Of the data set.
-        images: Which images, such as `"100 images of val"`.
-        work: What is done with them, such as `refinement_in_words` says it.
+        model: The model that is trained or used.
+        num_classes: Number of classes of the data set.
+        images: The images, such as `"100 images of val"`.
+        work: The work, such as `refinement_in_words` describes it.
         output: The file or folder to write.
-        devices: How many devices share the work. Defaults to 1.
+        devices: Number of devices that share the work. Defaults to 1.
     """
     rates, precision = config.affinity_rates, config.mixed_precision
     logging.info(
@@ -54,36 +56,34 @@ def log_run_summary(
 
 
 def views_in_words(config: Config) -> str:
-    """How a trained network sees images.
+    """Describes the views of an image that a trained network predicts.
 
     Example:
 
     >>> views_in_words(Config(eval_scales="0.5,1", eval_flip=True))
-    'output stride 8, scales 0.5,1, mirrored, too'
+    'output stride 8, scales 0.5,1, with mirror image'
     """
-    return describe_views(
-        config.eval_output_stride, config.scales, config.eval_flip, config.eval_window
-    )
+    return describe_views(config.eval_output_stride, config.views)
 
 
-def describe_views(output_stride: int, scales, flip: bool, window: int) -> str:
-    """What `views_in_words` says, from the values that an evaluation keeps of the settings."""
+def describe_views(output_stride: int, views: Views) -> str:
+    """Describes views as `views_in_words` does, from what an evaluation records of the settings."""
     words = [f"output stride {output_stride}"]
-    if tuple(scales) != (1.0,):
-        words.append(f"scales {','.join(f'{scale:g}' for scale in scales)}")
-    if flip:
-        words.append("mirrored, too")
-    if window:
-        words.append(f"windows of {window}")
+    if views.scales != (1.0,):
+        words.append(f"scales {','.join(f'{scale:g}' for scale in views.scales)}")
+    if views.flip:
+        words.append("with mirror image")
+    if views.window:
+        words.append(f"windows of {views.window}")
     return ", ".join(words)
 
 
 def refinement_in_words(config: Config, iterations=None) -> str:
-    """How predictions are refined.
+    """Describes how predictions are refined.
 
     Args:
         config: The settings in force.
-        iterations: Numbers of iterations; those of the settings when None.
+        iterations: Numbers of iterations. Defaults to None: that of the settings.
 
     Example:
 
@@ -91,26 +91,29 @@ def refinement_in_words(config: Config, iterations=None) -> str:
     '10 iterations of propagation with lambda 6, mu 7'
     >>> refinement_in_words(Config(mu=50.0, affinity_threshold=1.0, symmetric_affinity=True))
     '10 iterations of propagation with lambda 6, mu 50, tau 1, symmetric'
-    >>> refinement_in_words(Config(refinement="decoder_stride"), (0, 3))
-    '0, 3 iterations of propagation with lambda 6, mu 7, decoder_stride'
+    >>> refinement_in_words(Config(refine="propagation_decoder_stride"), (0, 3))
+    "0, 3 iterations of propagation at the decoder's stride with lambda 6, mu 7"
+    >>> refinement_in_words(Config(refine="crf"))
+    '10 iterations of a dense CRF'
     >>> refinement_in_words(Config(rates="none"))
     'no refinement'
     """
-    if config.postprocess == "crf":
-        return f"{config.crf_iterations} iterations of a dense CRF"
-    counts = (config.iterations_of_refinement,) if iterations is None else tuple(iterations)
-    if config.affinity_rates is None or counts == (0,):
+    method = METHODS[config.refine]
+    counts = (config.refinement_iterations,) if iterations is None else tuple(iterations)
+    if counts == (0,) or (method.propagates and config.affinity_rates is None):
         return "no refinement"
-    variant = "" if config.refinement == "exact" else f", {config.refinement}"
+    words = f"{', '.join(map(str, counts))} iterations of {method.title}"
+    if not method.propagates:
+        return words
     settings = describe_affinity(
         config.self_weight, config.mu, config.affinity_threshold, config.symmetric_affinity
     )
-    return f"{', '.join(map(str, counts))} iterations of propagation with {settings}{variant}"
+    return f"{words} with {settings}"
 
 
 def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
-    """The settings of Eq. 6 and 7 in words; those that are the paper's by being absent are not
-    named.
+    """Describes the settings of Eq. 6 and 7; settings that the paper does not have are left out
+    where they have no effect.
 
     >>> describe_affinity(6.0, 50.0, 1.0)
     'lambda 6, mu 50, tau 1'
@@ -124,14 +127,15 @@ def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
 
 
 def unused_gpu(nvidia_files, environment: Mapping[str, str]) -> str | None:
-    """Says that there is an NVIDIA GPU that the backend does not see, and what to install.
+    """Warns of an NVIDIA GPU that the backend does not see.
 
     Args:
-        nvidia_files: Paths of which one exists where there is such a GPU.
-        environment: Variables that may keep GPUs from the backend on purpose.
+        nvidia_files: Paths of which one exists on a machine with such a GPU.
+        environment: Environment variables, some of which hide GPUs from the backend on purpose.
 
     Returns:
-        A few words; None where GPUs are seen, not wanted, or not there.
+        A warning that names the package to install; None if GPUs are visible, hidden on purpose, or
+        absent.
     """
     backend = keras.backend.backend()
     hidden = environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1")

@@ -17,7 +17,8 @@ from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError, RunError, first_line
 from dilated_affinity.evaluation.evaluate import class_iou
 from dilated_affinity.evaluation.metrics import mean_over_classes
-from dilated_affinity.inference.predictor import Predictor, logits_fn
+from dilated_affinity.inference.network import logits_fn
+from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
@@ -375,9 +376,10 @@ class _Run:
     def _show(self, ious):
         """Writes a validation, and pictures of its first images, for TensorBoard."""
         if self._predictor is None:
-            self._predictor = Predictor(
-                self._evaluated, refinement=Refinement.from_config(self.config)
-            )
+            refinement = Refinement.from_config(self.config)
+            if not refinement.propagates:  # a CRF needs an extra, which training does not
+                refinement = refinement.replace(variant="none")
+            self._predictor = Predictor(self._evaluated, refinement=refinement)
         names, step = self.validation.classes.names, self.state.step
         self._monitor.write_class_iou(names, ious, step=step)
         self._monitor.write_pictures(self._predictor, self.validation, step=step)

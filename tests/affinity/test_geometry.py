@@ -17,7 +17,7 @@ from dilated_affinity.affinity.geometry import (
     reach,
 )
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference.refinement import divided_rates
+from dilated_affinity.inference.refiners.decoder_stride import divided_rates
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.visualization import affinity_accuracy_figure, affinity_picture
 

@@ -45,10 +45,10 @@ def test_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
     here = {name: record[name] for name in ("backend", "packages", "hardware")}
     assert here["backend"] == "tensorflow" and record["trained_on"] == [here]
     assert record["seconds"]["training"] > 0 and record["seconds"]["evaluation"] > 0
-    for kind in ("prediction", "ground_truth"):
+    for kind in ("predicted", "ground_truth"):
         assert record["evaluation"][kind]["iterations"] == [0, 1, 3, 6, 10]
     values = Records(queue.results_dir).values("camvid", "smoke", Row("", "rates_8_16"))
-    assert values == {0: 100 * record["evaluation"]["prediction"]["mean_iou"][0]}
+    assert values == {0: 100 * record["evaluation"]["predicted"]["mean_iou"][0]}
 
     monkeypatch.setattr(run_queue, "train", lambda *_: pytest.fail("trains again"))
     queue.run(["rates_8_16"])

@@ -24,7 +24,7 @@ TABLE = Table(
 
 def write(folder, variant, seed, mean_iou, scale="small", **evaluations):
     evaluation = {
-        "prediction": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
+        "predicted": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
         **evaluations,
     }
     record = {
@@ -129,7 +129,7 @@ def test_affinity_accuracy_is_averaged_over_seeds(tmp_path):
 def test_every_row_has_a_variant_that_is_evaluated_so(name):
     for row in TABLES[name].rows:
         variant = VARIANTS[row.variant]
-        assert row.measured[0] in ("prediction", "crf") or variant.has_affinity
+        assert row.measured[0] in ("predicted", "crf") or variant.has_affinity
 
 
 def test_results_without_records_say_not_run(tmp_path):
