@@ -1,40 +1,33 @@
-"""What deterministic operations cost in training: time of a step with and without them.
+"""Measures the time of a training step with and without deterministic operations.
 
-    python benchmarks/determinism.py --output=result.json
+    python -m benchmarks.determinism --output=result.json
 
-The reference is the same training with `--nodeterministic`. Each is a process of its own, since
-kernels may keep what they were made for; the two take turns. Steps include reading and augmenting
-the images of `shapes`, and one model is trained by its recipe.
+The reference is the same training with `--nodeterministic`. Each has a process of its own, since
+compiled kernels may be kept; the two take turns. Steps include reading and augmenting the images of
+`shapes`, whose recipe is trained.
 """
 
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-import tensorflow as tf
 from absl import app, flags
 
+from benchmarks.recording import flag_values, write_result
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import label_readers, load_source
 from dilated_affinity.models.from_config import build_model
-from dilated_affinity.runtime.distribution import gpu_names
 from dilated_affinity.runtime.reproducibility import deterministic_operations
 from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import training_dataset
-from dilated_affinity.version import __version__
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each kind.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 30, "Measured steps of each process.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Internal: measure one process on this data.")
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", True, "Internal: of which kind.")
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", True, "Internal: measure this kind.")
 
 _WARM_UP = 3
 _KINDS = ("deterministic", "nodeterministic")
@@ -66,24 +59,15 @@ def main(_):
         load_source("shapes", "train", folder)
         for _ in range(_ROUNDS.value):
             for kind, values in seconds.items():
-                command = [sys.executable, *sys.argv, f"--data_dir={folder}", f"--{kind}"]
+                command = [sys.executable, "-m", "benchmarks.determinism", *sys.argv[1:]]
+                command += [f"--data_dir={folder}", f"--{kind}"]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 values.append(float(done.stdout.splitlines()[-1]))
             print(", ".join(f"{kind} {values[-1]:.3f} s" for kind, values in seconds.items()))
     with_, without = (statistics.median(seconds[kind]) for kind in _KINDS)
-    result = {
-        "package_version": __version__,
-        "tensorflow_version": tf.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "gpus": gpu_names(),
-        "seconds_per_step": seconds,
-        "time_with_over_without": with_ / without,
-    }
     print(f"time with / without deterministic operations: {with_ / without:.3f}")
-    if _OUTPUT.value:
-        path = Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results = {"seconds_per_step": seconds, "time_with_over_without": with_ / without}
+    write_result(flag_values("rounds", "steps"), results)
 
 
 if __name__ == "__main__":

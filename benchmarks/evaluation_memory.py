@@ -1,51 +1,46 @@
-"""Peak memory of evaluating one image, with the method and without.
+"""Measures the peak memory of evaluating one image, with and without the affinity.
 
-    python benchmarks/evaluation_memory.py --output=benchmarks/results/evaluation_memory.json
+    python -m benchmarks.evaluation_memory --output=benchmarks/results/evaluation_memory.json
 
 Each measurement has a process of its own: it builds the network with random weights, runs
-`evaluate` on one random image and reports the largest resident memory that the process has had,
-Python and libraries included.
+`evaluate` on one random image and reports the peak resident memory of the process, including Python
+and libraries.
 
 - `without`: plain DeepLabv3+, no affinity head, no propagation.
 - `with`: DeepLabv3+ with the affinity head, measured at 0 and at `--iterations` of propagation.
 
-Printed are both, their ratio, and the time of a whole evaluation, compilation included. It exits
-with status 1 if `with` reaches `--limit_gb`.
+It prints both, their ratio, and the time of a whole evaluation including compilation. The exit
+status is 1 if `with` reaches `--limit_gb`.
 """
 
-import json
 import multiprocessing
-import os
-import platform
 import resource
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
+from benchmarks.recording import flag_values, write_result
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.datasets.classes import CITYSCAPES
 from dilated_affinity.evaluation.evaluate import evaluate
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
-from dilated_affinity.version import __version__
 
-_BACKBONE = flags.DEFINE_string("backbone", "resnet101", "Name of the backbone.")
-_OUTPUT_STRIDE = flags.DEFINE_integer("output_stride", 8, "Output stride.")
-_HEIGHT = flags.DEFINE_integer("height", 1024, "Height of the image.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", 2048, "Width of the image.", lower_bound=1)
+flags.DEFINE_string("backbone", "resnet101", "Name of the backbone.")
+flags.DEFINE_integer("output_stride", 8, "Output stride.")
+flags.DEFINE_integer("height", 1024, "Height of the image.", lower_bound=1)
+flags.DEFINE_integer("width", 2048, "Width of the image.", lower_bound=1)
 _RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates.")
 _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Iterations of propagation.", lower_bound=1)
-_WINDOW = flags.DEFINE_integer("window", 0, "Side of sliding windows; 0: none.", lower_bound=0)
-_LIMIT_GB = flags.DEFINE_float("limit_gb", 10.0, "Peak that must not be reached, in 10^9 bytes.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+flags.DEFINE_integer("window", 0, "Side of sliding windows; 0: none.", lower_bound=0)
+_LIMIT_GB = flags.DEFINE_float("limit_gb", 10.0, "Limit of the peak, in 10^9 bytes.")
 
 
 class OneImage:
-    """A random image with random labels, as `load_source` would return it."""
+    """A random image with random labels, as a `Source`."""
 
     classes = CITYSCAPES
     ids = ("random",)
@@ -76,7 +71,7 @@ def measure(rates, iterations, settings):
     )
     source = OneImage(settings["height"], settings["width"])
     start = time.perf_counter()
-    evaluate(model, source, iterations, window=settings["window"])
+    evaluate(model, source, iterations, views=Views(window=settings["window"]))
     seconds = time.perf_counter() - start
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
@@ -87,13 +82,7 @@ def measure(rates, iterations, settings):
 
 
 def main(_):
-    settings = {
-        "backbone": _BACKBONE.value,
-        "output_stride": _OUTPUT_STRIDE.value,
-        "height": _HEIGHT.value,
-        "width": _WIDTH.value,
-        "window": _WINDOW.value,
-    }
+    settings = flag_values("backbone", "output_stride", "height", "width", "window")
     cases = {
         "without": (None, (0,)),
         "with": (parse_rates(_RATES.value), (0, _ITERATIONS.value)),
@@ -109,19 +98,8 @@ def main(_):
     peak = results["with"]["peak_bytes"]
     ratio = peak / results["without"]["peak_bytes"]
     print(f"with / without: {ratio:.2f}; limit: {_LIMIT_GB.value:g} GB")
-    if _OUTPUT.value:
-        content = {
-            "package_version": __version__,
-            "tensorflow_version": tf.__version__,
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-            "settings": {**settings, "rates": _RATES.value, "iterations": _ITERATIONS.value},
-            **results,
-            "with_over_without": ratio,
-            "limit_gb": _LIMIT_GB.value,
-        }
-        path = Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    settings |= flag_values("rates", "iterations", "limit_gb")
+    write_result(settings, {**results, "with_over_without": ratio})
     if peak >= _LIMIT_GB.value * 1e9:
         sys.exit(1)
 

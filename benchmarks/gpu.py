@@ -1,28 +1,24 @@
-"""What a device does with the package, in about five minutes: a GPU first of all.
+"""Measures propagation, inference, training and input pipeline on a GPU, in about five minutes.
 
     python -m benchmarks.gpu --output=result.json
     KERAS_BACKEND=jax python -m benchmarks.gpu --output=result.json
-    python -m benchmarks.gpu --tiny  # on any machine, in a minute: does it still run?
+    python -m benchmarks.gpu --tiny  # on any machine in a minute, to see that it runs
 
 - Propagation, at the sizes of VOC and Cityscapes: `propagate` in a graph, with affinities and
-  probabilities kept in float32 and in bfloat16, against the plainest equations compiled by the
-  same compiler, and against the floor: each iteration reads the affinities once, and reads and
-  writes the probabilities, at the bandwidth with which this device copies.
+  probabilities stored in float32 and in bfloat16. References are the plain equations compiled by
+  the same compiler, and a lower bound: each iteration reads the affinities once, and reads and
+  writes the probabilities, at the copy bandwidth of this device.
 - Its share of the inference of ResNet-101 at output stride 8.
-- Steps of training with and without the affinity branch, in float32 and bfloat16 and, under
+- Training steps with and without the affinity branch, in float32 and bfloat16 and, under
   TensorFlow, with and without deterministic operations; images per second, and peak memory.
-- Images per second of the input pipeline on this machine's CPU, which must feed the device.
+- Images per second of the input pipeline on this machine's CPU.
 
-Times are medians of several rounds in which what is compared takes turns.
+Times are medians of several rounds in which the alternatives take turns.
 """
 
 import contextlib
-import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -30,6 +26,7 @@ import tensorflow as tf
 from absl import app, flags
 from keras import ops
 
+from benchmarks.recording import flag_values, write_result
 from benchmarks.steps import (
     in_graph,
     plain_propagation,
@@ -43,7 +40,6 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.runtime.distribution import gpu_names
 from dilated_affinity.training.input_pipeline import training_dataset
-from dilated_affinity.version import __version__
 
 PARTS = ("propagation", "network", "training", "pipeline")
 
@@ -59,8 +55,7 @@ _STEPS = flags.DEFINE_list(
 _PRECISIONS = flags.DEFINE_list("precisions", ["none", "bfloat16"], "Mixed precision of the steps.")
 _PARTS = flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-_TINY = flags.DEFINE_bool("tiny", False, "Tiny sizes, whose numbers mean nothing.")
+_TINY = flags.DEFINE_bool("tiny", False, "Use tiny sizes, whose numbers mean nothing.")
 
 _ITERATIONS = 10
 
@@ -72,13 +67,13 @@ def _wait(result):
 
 
 def _seconds(functions):
-    """Median seconds of each of some functions, which take turns; each returns a tensor or dict."""
+    """Median seconds of each function, called in turns; each returns a tensor or a dict of them."""
     calls = {}
     for name, function in functions.items():
         for _ in range(2):
             start = time.perf_counter()
             _wait(function())
-        # As many as fill a twentieth of a second, waited for at once: dispatch is not the device.
+        # Calls that fill 50 ms are waited for at once, so that dispatch is not measured.
         calls[name] = max(1, min(50, int(0.05 / max(time.perf_counter() - start, 1e-6))))
     measured = {name: [] for name in functions}
     for _ in range(_ROUNDS.value):
@@ -92,7 +87,7 @@ def _seconds(functions):
 
 
 def _bandwidth():
-    """Bytes read and written in a second by a copy larger than any cache."""
+    """Bytes per second of a copy larger than any cache, read and written."""
     numbers = ops.ones((1, 2**16 if _TINY.value else 2**28))
     double = in_graph(lambda values: values * 2.0)
     return 8 * numbers.shape[1] / _seconds({"copy": lambda: double(numbers)})["copy"]
@@ -129,7 +124,7 @@ def _propagation(size, bandwidth):
 
 
 def _network(propagation):
-    """The network's own time at the size of a measured propagation, and that one's share."""
+    """Time of the network at the size of a measured propagation, and the share of the latter."""
     height, width, classes = map(int, propagation["size"].split("x"))
     backbone = "mobilenet_v2_0.35" if _TINY.value else "resnet101"
     model = DeepLabV3Plus(
@@ -158,14 +153,14 @@ def _deterministic(wanted):
         yield
     finally:
         if wanted:
-            # TensorFlow has no public way back.
+            # There is no public function for this.
             from tensorflow.python.framework import config
 
             config.disable_op_determinism()
 
 
 def _peak_bytes():
-    """The most memory that the device has held since it was last asked; None if unknown."""
+    """Peak memory of the device since the last call; None if unknown."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -213,7 +208,7 @@ def _training(name, precision, deterministic):
 
 
 def _pipeline():
-    """Images per second from drawn images of `shapes`, enlarged to the paper's crops."""
+    """Images per second from images of `shapes`, enlarged to the paper's crops."""
     config = Config.for_dataset(
         "shapes", rates=_RATES.value, crop_size=65 if _TINY.value else 513, batch_size=8
     )
@@ -226,18 +221,10 @@ def _pipeline():
 
 
 def measure() -> dict:
-    """Measures the parts asked for, printing a line for each."""
+    """Measures the parts of --parts and prints a line for each."""
     tiny, jax = _TINY.value, keras.backend.backend() == "jax"
     parts = _PARTS.value
-    result = {
-        "package_version": __version__,
-        "backend": keras.backend.backend(),
-        "keras_version": keras.__version__,
-        "tensorflow_version": tf.__version__,
-        "device": next(iter(gpu_names()), "CPU"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "rates": _RATES.value,
-    }
+    result = {"device": next(iter(gpu_names()), "CPU")}
     if "propagation" in parts or "network" in parts:
         result["copy_bytes_per_second"] = bandwidth = _bandwidth()
         print(f"{result['device']}: copies {bandwidth / 1e9:.1f} GB/s", flush=True)
@@ -264,7 +251,7 @@ def measure() -> dict:
         result["training"] = []
         for step in steps:
             for precision in _PRECISIONS.value[: 1 if tiny else None]:
-                # JAX computes deterministically or not by a flag of XLA, not by ours.
+                # Under JAX a flag of XLA decides on deterministic operations.
                 for deterministic in (False,) if jax or tiny else (False, True):
                     each = _training(step, precision, deterministic)
                     result["training"].append(each)
@@ -294,11 +281,8 @@ def main(_):
     unknown = set(_PARTS.value) - set(PARTS)
     if unknown:
         raise app.UsageError(f"--parts must be of {', '.join(PARTS)}. Received: {unknown}")
-    result = measure()
-    if _OUTPUT.value:
-        path = Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    settings = flag_values("rates", "sizes", "steps", "precisions", "parts", "rounds", "tiny")
+    write_result(settings, measure())
 
 
 if __name__ == "__main__":

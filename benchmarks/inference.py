@@ -1,42 +1,38 @@
-"""Time of whole-image inference: the network, its refinement, and both, against other networks.
+"""Measures whole-image inference: network, refinement and both, against other networks.
 
     pip install -e '.[benchmarks]'
-    python benchmarks/inference.py --output=benchmarks/results/inference.json
+    python -m benchmarks.inference --output=benchmarks/results/inference.json
 
-For each backbone and size of image, on the same random image and in turns:
+For each backbone and image size, on the same random image and in turns:
 
 - `total`: `inference_model` with the paper's 10 iterations, uint8 image to labels;
 - `network`: the same with 0 iterations;
-- `refinement`: the propagation alone, from the network's logits, which lie ready;
+- `refinement`: the propagation alone, from logits in memory;
 - `decoder_stride`: as `total`, refined at the decoder's stride;
 - `backbone`: `keras.applications`' own backbone alone, at its own output stride of 32;
-- `keras_hub`: DeepLabv3+ of keras-hub, where it is installed: a ResNet-101 at output stride 32, for
-  it has no dilation, on the image padded to multiples of 32, whose logits are resized to it.
+- `keras_hub`: DeepLabv3+ of keras-hub, where it is installed: a ResNet-101 at output stride 32,
+  since it has no dilation, on the image padded to multiples of 32, with logits resized to it.
 
-All have random weights, run as graphs by `tf.function`, and are compiled by XLA only where the
-package does so itself. Reported are medians. `--limit` is the largest share that `refinement` may
-have of `network` and `refinement` together, for the backbones named in `--limited`; beyond it the
-exit status is 1.
+All have random weights and run as graphs by `tf.function`; only what the package itself compiles by
+XLA is compiled. Times are medians. The exit status is 1 if, for a backbone in `--limited`, the
+share of `refinement` in the sum of `network` and `refinement` exceeds `--limit`.
 """
 
-import json
 import os
-import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from benchmarks.recording import flag_values, write_result
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.affinity.propagation import AffinityPropagation
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
-from dilated_affinity.version import __version__
 
 _BACKBONES = flags.DEFINE_list("backbones", ["mobilenet_v2", "resnet101"], "Backbones.")
 _SIZES = flags.DEFINE_list("sizes", ["513x513", "1024x2048"], "Height x width of the image.")
@@ -45,9 +41,8 @@ _CLASSES = flags.DEFINE_integer("classes", 19, "Number of classes.", lower_bound
 _OUTPUT_STRIDE = flags.DEFINE_integer("output_stride", 8, "Output stride of our network.")
 _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Iterations of propagation.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each.", lower_bound=1)
-_LIMIT = flags.DEFINE_float("limit", 0.15, "Largest share of refinement in the total.")
+_LIMIT = flags.DEFINE_float("limit", 0.15, "Largest share of refinement in the sum.")
 _LIMITED = flags.DEFINE_list("limited", ["resnet101"], "Backbones for which --limit holds.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 _APPLICATIONS = {
     "mobilenet_v2": keras.applications.MobileNetV2,
@@ -61,7 +56,7 @@ def _graph(function, size=(None, None)):
     return tf.function(function, input_signature=signature, autograph=False)
 
 
-def _labels(model, iterations, refinement="exact"):
+def _labels(model, iterations, refinement="propagation"):
     whole = inference_model(model, iterations, refinement=refinement)
     return _graph(lambda images: whole(images, training=False)["labels"])
 
@@ -116,7 +111,7 @@ def _keras_hub(size):
 
 
 def _multiple_of_32(size):
-    """What keras-hub takes: its features of different strides must fit each other."""
+    """The size that keras-hub needs so that its features of different strides fit."""
     return tuple(-(-side // 32) * 32 for side in size)
 
 
@@ -143,7 +138,7 @@ def _compare(backbone, size):
         "total": _labels(model, _ITERATIONS.value),
         "network": _labels(model, 0),
         "refinement": _refinement(model, image),
-        "decoder_stride": _labels(model, _ITERATIONS.value, "decoder_stride"),
+        "decoder_stride": _labels(model, _ITERATIONS.value, "propagation_decoder_stride"),
         "backbone": _backbone(backbone),
     }
     if backbone == "resnet101":
@@ -179,33 +174,16 @@ def _print(result):
     print(f"  refinement is {share:.1f} % of network and refinement together")
 
 
-def _write(results):
-    content = {
-        "package_version": __version__,
-        "tensorflow_version": tf.__version__,
-        "keras_version": keras.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "rates": _RATES.value,
-        "classes": _CLASSES.value,
-        "output_stride": _OUTPUT_STRIDE.value,
-        "iterations": _ITERATIONS.value,
-        "limit": _LIMIT.value,
-        "results": results,
-    }
-    path = Path(_OUTPUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def main(_):
     results = []
+    settings = flag_values("rates", "classes", "output_stride", "iterations", "rounds", "limit")
     for backbone in _BACKBONES.value:
         for size in _SIZES.value:
             results.append(_compare(backbone, tuple(map(int, size.split("x")))))
             _print(results[-1])
             keras.backend.clear_session()
-            if _OUTPUT.value:  # each time: the large ones take long
-                _write(results)
+            # Each time, since the large ones take long.
+            write_result(settings, {"results": results})
     shares = [each["refinement_share"] for each in results if each["backbone"] in _LIMITED.value]
     if any(share > _LIMIT.value for share in shares):
         sys.exit(1)

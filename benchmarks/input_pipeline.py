@@ -1,32 +1,28 @@
-"""What affinity targets cost in the input pipeline: images/s with and without them.
+"""Measures images per second of the input pipeline with and without affinity targets.
 
-    python benchmarks/input_pipeline.py --dataset=voc2012_aug --data_dir=VOC --output=result.json
+    python -m benchmarks.input_pipeline --dataset=voc2012_aug --data_dir=VOC --output=result.json
 
 Three pipelines over the same images, in one process, take turns for several rounds:
 
 - `without`: read, decode, scale, crop, flip, batch; no targets.
 - `package`: the same with affinity targets as `training_dataset` makes them.
-- `plain`: the same with affinity targets from plain TensorFlow operations, a channel for each
-  neighbour, stacked; equal values, which is checked first.
+- `plain`: the same with affinity targets from plain TensorFlow operations, one channel for each
+  neighbour, stacked; that they are equal is checked first.
 
-Printed are the medians over the rounds, their ratios, and the memory of the process over many
-images of `package`, which should stay flat from the second quarter on. Batches are not kept: the
-pipeline is measured by itself, on all cores, with memory kept as `train_main` keeps it;
-`--nokeep_freed_memory` measures with glibc's defaults.
+It prints the medians over the rounds, their ratios, and the memory of the process over many images
+of `package`, which should be constant from the second quarter on. Nothing else uses the cores, and
+malloc is configured as by `train_main`; `--noconfigure_malloc` measures with glibc's defaults.
 """
 
-import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import tensorflow as tf
 from absl import app, flags
 
+from benchmarks.recording import flag_values, write_result
 from dilated_affinity.affinity.geometry import neighbor_offsets, parse_rates, reach
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.config import Config
@@ -34,7 +30,6 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.runtime.system import configure_malloc
 from dilated_affinity.training.input_pipeline import training_dataset
-from dilated_affinity.version import __version__
 
 _DATASET = flags.DEFINE_string("dataset", "shapes", "Name of the data set.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the data set.")
@@ -49,16 +44,15 @@ _BATCHES = flags.DEFINE_integer(
 _MEMORY_IMAGES = flags.DEFINE_integer(
     "memory_images", 2000, "Images to watch the memory over; 0 leaves it out.", lower_bound=0
 )
-_KEEP_FREED_MEMORY = flags.DEFINE_bool(
+_CONFIGURE_MALLOC = flags.DEFINE_bool(
     "configure_malloc", True, "Use freed memory again, as train_main does."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 _WARM_UP = 2
 
 
 def plain_targets(labels, rates):
-    """Equal to `affinity_targets`, in the way that is written first."""
+    """`affinity_targets` written plainly."""
     vertical, horizontal = reach(rates)
     height, width = labels.shape[-2:]
     padded = tf.pad(
@@ -114,7 +108,7 @@ def _memory(pipeline, images):
 
 
 def _check(config, source):
-    """Stops where the two kinds of targets differ."""
+    """Raises `AssertionError` where the two kinds of targets differ."""
     rates = parse_rates(_RATES.value)
     _, targets = next(iter(training_dataset(config, source, 0, 1)))
     labels = targets["semantic"]
@@ -123,7 +117,7 @@ def _check(config, source):
 
 
 def _time_of_targets(config, source):
-    """Milliseconds per image that the two kinds of targets take by themselves."""
+    """Milliseconds per image of the two kinds of targets alone."""
     rates = parse_rates(_RATES.value)
     _, targets = next(iter(training_dataset(config.replace(rates="none"), source, 0, 1)))
     labels = targets["semantic"]
@@ -144,7 +138,7 @@ def _time_of_targets(config, source):
 
 
 def main(_):
-    kept = _KEEP_FREED_MEMORY.value and configure_malloc()
+    configured = _CONFIGURE_MALLOC.value and configure_malloc()
     config = Config.for_dataset(
         _DATASET.value,
         data_dir=_DATA_DIR.value,
@@ -167,16 +161,9 @@ def main(_):
             rates[name].append(rate)
         print(f"round {turn + 1}: " + ", ".join(f"{n} {r[-1]:.1f}" for n, r in rates.items()))
     median = {name: statistics.median(values) for name, values in rates.items()}
-    result = {
-        "package_version": __version__,
-        "tensorflow_version": tf.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "dataset": config.dataset,
+    results = {
         "images": len(source),
-        "rates": config.rates,
-        "crop_size": config.crop_size,
-        "batch_size": config.batch_size,
-        "configure_malloc": kept,
+        "malloc_configured": configured,
         "images_per_second": rates,
         "median_images_per_second": median,
         "package_over_without": median["package"] / median["without"],
@@ -186,24 +173,22 @@ def main(_):
     print(f"{'':<10}{'images/s':>10}")
     for name, value in median.items():
         print(f"{name:<10}{value:>10.1f}")
-    print(f"package / without targets: {result['package_over_without']:.2f}")
-    print(f"package / plain targets:   {result['package_over_plain']:.2f}")
-    times = result["milliseconds_of_targets_per_image"]
+    print(f"package / without targets: {results['package_over_without']:.2f}")
+    print(f"package / plain targets:   {results['package_over_plain']:.2f}")
+    times = results["milliseconds_of_targets_per_image"]
     print(f"targets alone: package {times['package']:.1f}, plain {times['plain']:.1f} ms per image")
     if _MEMORY_IMAGES.value:
         resident = _memory(pipelines["package"], _MEMORY_IMAGES.value)
         quarters = [statistics.mean(part) for part in np.array_split(resident, 4) if part.size]
-        result["resident_mib"] = {
+        results["resident_mib"] = {
             "images": _MEMORY_IMAGES.value,
             "mean_of_quarters": [round(quarter, 1) for quarter in quarters],
             "peak": round(max(resident), 1),
         }
         shown = ", ".join(f"{quarter:.0f}" for quarter in quarters)
         print(f"memory over {_MEMORY_IMAGES.value} images, by quarter: {shown} MiB")
-    if _OUTPUT.value:
-        path = Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    settings = flag_values("dataset", "split", "rates", "crop_size", "batch_size", "rounds")
+    write_result(settings, results)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,22 @@
-"""How fast and how large propagation is, against three references measured in the same run.
+"""Measures time and memory of propagation against three references.
 
     python -m benchmarks.propagation --output=result.json --plot=result.png
     KERAS_BACKEND=jax python -m benchmarks.propagation --crf_sizes= --output=result.json  # a GPU
 
 - `package`: `propagate`, as users call it.
-- `plain`: the same equations as one writes them first, in a `tf.function`, under JAX in `jax.jit`,
-  so that XLA compiles both there; its result is compared first.
+- `plain`: the same equations written plainly, in a `tf.function`, under JAX in `jax.jit`, so that
+  XLA compiles both there; that the results are equal is checked first.
 - `crf`: dense CRF by `pydensecrf`, with the settings of `baselines.crf`, where the extra `crf` is
   installed; `--crf_sizes=` leaves it out.
-- the floor: each iteration must read the affinities, and read and write the probabilities, at the
-  memory bandwidth of this machine, and make its multiplications and additions at the speed of a
+- `floor`, a lower bound: each iteration reads the affinities, and reads and writes the
+  probabilities, at the memory bandwidth of this machine, and multiplies and adds at the speed of a
   matrix product.
 
-The three take turns. A second table shows `package` over image sizes, classes, rates and
-iterations; the plot its time per pixel. Peak memory, on CPUs alone, is that of a process of its
-own, above what it held with its inputs in place and the code compiled.
+They take turns. A second table shows `package` over image sizes, classes, rates and iterations; the
+plot shows its time per pixel. Peak memory, on CPUs only, is that of a process of its own, above its
+memory once the inputs exist and the code is compiled.
 """
 
-import importlib
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,11 +24,11 @@ import time
 from pathlib import Path
 
 import cv2
-import keras
 import numpy as np
 from absl import app, flags
 from keras import ops
 
+from benchmarks.recording import flag_values, write_result
 from benchmarks.steps import plain_propagation, propagation_inputs
 from dilated_affinity.affinity.geometry import format_rates, parse_rates
 from dilated_affinity.affinity.propagation import propagate
@@ -40,7 +36,6 @@ from dilated_affinity.baselines.crf import DenseCRF
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.runtime.distribution import gpu_names
 from dilated_affinity.runtime.xla import compiled
-from dilated_affinity.version import __version__
 
 _RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates.")
 _SIZES = flags.DEFINE_list(
@@ -49,7 +44,6 @@ _SIZES = flags.DEFINE_list(
 _CRF_SIZES = flags.DEFINE_list("crf_sizes", None, "Those with dense CRF. Default: all.")
 _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Iterations.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _PLOT = flags.DEFINE_string("plot", None, "PNG file to write.")
 _MEMORY_OF = flags.DEFINE_string("memory_of", None, "Internal: print the peak at this size.")
 
@@ -59,18 +53,18 @@ SWEEP = {
     "rates": ["8", "8,16", "8,(12,24)", "8,(12,24),16"],
     "iterations": [1, 3, 6, 10, 20],
 }
-"""What is varied in the second table, one at a time, around 513x513x21."""
+"""Settings of the second table, varied one at a time around 513x513x21."""
 
 
 def _crf(probabilities):
-    """Dense CRF on probabilities (1, H, W, C) and an image, or None where not installed."""
+    """Dense CRF on probabilities (1, H, W, C) and an image; None where it is not installed."""
     try:
         crf = DenseCRF(iterations=_ITERATIONS.value)
     except ConfigError as error:
         print(error)
         return None
     height, width = probabilities.shape[1:3]
-    # Shades and some noise, as photographs have: its time depends on how many colours there are.
+    # Shades and noise as in photographs, since its time depends on the number of colours.
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // 32 + 2, width // 32 + 2, 3)).astype(np.float32)
     image = cv2.resize(coarse, (width, height)) + rng.normal(0, 4, (height, width, 3))
@@ -95,7 +89,7 @@ def _seconds(functions, rounds):
 
 
 def _machine():
-    """Memory bandwidth in bytes/s and float32 operations/s that this machine reaches."""
+    """Measured memory bandwidth in bytes/s and float32 operations/s of this machine."""
     block = ops.ones(2**26)
     scale = compiled(lambda values: 2.0 * values)
     matrix = ops.ones((2048, 2048))
@@ -118,7 +112,7 @@ def _floor(size, rates, bandwidth, operations):
 
 
 def _peak(size):
-    """Bytes that propagation takes above its inputs, over the bytes of the probabilities."""
+    """Bytes of propagation above its inputs, over the bytes of the probabilities."""
     module = "benchmarks.propagation"
     command = [sys.executable, "-m", module, *sys.argv[1:], f"--memory_of={size}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -133,7 +127,7 @@ def _high_water():
 def _print_peak(size, rates):
     inputs = propagation_inputs(size, rates)
     ops.convert_to_numpy(propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0])
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the mark starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark
     before = _high_water()
     ops.convert_to_numpy(propagate(*inputs, rates, _ITERATIONS.value)[0, 0, 0, 0])
     print((_high_water() - before) / (4 * np.prod(inputs[0].shape)))
@@ -162,7 +156,7 @@ def _compare(size, rates, machine):
             name: seconds[name] / seconds["package"] for name in seconds if name != "package"
         },
     }
-    # A process knows the peak of its own memory, not that of a GPU's.
+    # The peak of a process does not include the memory of a GPU.
     return compared if gpu_names() else {**compared, "peak_over_probabilities": _peak(size)}
 
 
@@ -225,23 +219,13 @@ def main(_):
         for row in rows:
             value = f"{row['seconds']:8.3f} s {row['nanoseconds_per_pixel']:9.1f} ns per pixel"
             print(f"{varied:<11}{row[varied]!s:<14}{value}")
-    result = {
-        "package_version": __version__,
-        "backend": keras.backend.backend(),
-        "backend_version": importlib.import_module(keras.backend.backend()).__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "gpus": gpu_names(),
+    results = {
         "bytes_per_second": machine[0],
         "operations_per_second": machine[1],
-        "rates": _RATES.value,
-        "iterations": _ITERATIONS.value,
         "comparisons": comparisons,
         "sweep": sweep,
     }
-    if _OUTPUT.value:
-        path = Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(flag_values("rates", "iterations", "rounds"), results)
     if _PLOT.value:
         _draw(sweep, _PLOT.value)
 

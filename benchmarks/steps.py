@@ -1,4 +1,4 @@
-"""What several benchmarks measure: Eq. 6 as it is written first, and a step of training."""
+"""References and inputs that benchmarks share: Eq. 6 written plainly, and a training step."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def in_graph(function):
 
 
 def plain_propagation(rates, iterations):
-    """Eq. 6 in the way that is written first, as a function of probabilities and affinities."""
+    """Eq. 6 written plainly, as a function of probabilities and affinities."""
     offsets = neighbor_offsets(rates).tolist()
     vertical, horizontal = reach(rates)
 
@@ -57,7 +57,7 @@ def propagation_inputs(size, rates):
 
 
 def training_step(config):
-    """A function that trains one step, as a run of these settings would, on blocks of classes."""
+    """A function that trains one step with these settings, on labels of random blocks."""
     rng = np.random.default_rng(0)
     side = config.crop_size
     blocks = rng.integers(0, CLASSES, (config.batch_size, 6, 6))

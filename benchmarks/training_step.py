@@ -1,36 +1,30 @@
-"""What the affinity branch costs in training: time and memory of a step with and without it.
+"""Measures time and memory of a training step with and without the affinity branch.
 
     python -m benchmarks.training_step --backbone=mobilenet_v2 --batch_size=8 --output=result.json
 
 The reference is the same step of plain DeepLabv3+ (`--rates=none`), in the same process; the two
-take turns. Both take images and targets from memory. Peak memory is the high-water mark of a
-process that does nothing but the steps of one of the two.
+take turns. Images and targets are in memory. Peak memory is that of a process that trains one of
+the two alone.
 """
 
-import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import tensorflow as tf
 from absl import app, flags
 
+from benchmarks.recording import flag_values, write_result
 from benchmarks.steps import training_step
 from dilated_affinity.config import Config
 from dilated_affinity.runtime.system import configure_malloc
-from dilated_affinity.version import __version__
 
 _BACKBONE = flags.DEFINE_string("backbone", "mobilenet_v2", "Name of the backbone.")
 _RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates of the step with affinity.")
 _CROP_SIZE = flags.DEFINE_integer("crop_size", 321, "Side of the crops.", lower_bound=17)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per step.", lower_bound=2)
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Measured steps of each kind.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _MEMORY_OF = flags.DEFINE_string("memory_of", None, "Internal: print the peak of these rates.")
 
 _WARM_UP = 2
@@ -52,7 +46,7 @@ def _step(rates):
 
 
 def _peak_mib(rates):
-    """High-water mark of a process of its own."""
+    """Peak memory of a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -83,14 +77,7 @@ def main(_):
             seconds[kind].append(time.perf_counter() - start)
         print(", ".join(f"{kind} {values[-1]:.2f} s" for kind, values in seconds.items()))
     median = {kind: statistics.median(values) for kind, values in seconds.items()}
-    result = {
-        "package_version": __version__,
-        "tensorflow_version": tf.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        **{
-            name: flags.FLAGS[name].value
-            for name in ("backbone", "rates", "crop_size", "batch_size")
-        },
+    results = {
         "seconds_per_step": seconds,
         "median_seconds_per_step": median,
         "time_with_over_without": median["with"] / median["without"],
@@ -100,12 +87,9 @@ def main(_):
     print(f"{'':<10}{'s/step':>10}{'peak MiB':>10}")
     for kind in kinds:
         print(f"{kind:<10}{median[kind]:>10.2f}{peak[kind]:>10.0f}")
-    print(f"time with / without affinity:   {result['time_with_over_without']:.3f}")
-    print(f"memory with / without affinity: {result['peak_with_over_without']:.3f}")
-    if _OUTPUT.value:
-        path = Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"time with / without affinity:   {results['time_with_over_without']:.3f}")
+    print(f"memory with / without affinity: {results['peak_with_over_without']:.3f}")
+    write_result(flag_values("backbone", "rates", "crop_size", "batch_size", "rounds"), results)
 
 
 if __name__ == "__main__":

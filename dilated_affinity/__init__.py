@@ -1,7 +1,7 @@
 """Sharper semantic segmentation by dilated affinity (arXiv 1907.07011).
 
-DeepLabv3+ learns, beside the classes, which of a pixel's neighbours at several dilation rates share
-its class; that makes the features better while training, and repairs the prediction afterwards.
+DeepLabv3+ also learns which of a pixel's neighbours at several dilation rates share its class. This
+improves the features during training, and refines the prediction by affinity propagation.
 """
 
 from dilated_affinity.affinity.affinities import (
@@ -27,8 +27,10 @@ from dilated_affinity.evaluation.metrics import (
 )
 from dilated_affinity.evaluation.search import search_refinement
 from dilated_affinity.export.export import export_model
-from dilated_affinity.inference.predictor import Prediction, Predictor, inference_model
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.predictor import Prediction, Predictor
 from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.models.training_model import training_model
 from dilated_affinity.run_dir.load import load_run
@@ -64,6 +66,7 @@ __all__ = [
     "TensorBoardMonitor",
     "TrainedOutput",
     "TrainingResult",
+    "Views",
     "__version__",
     "affinities_from_targets",
     "affinity_targets",

@@ -1,4 +1,4 @@
-"""Lists the commands, or runs one: `python -m dilated_affinity train_main --dataset=shapes`."""
+"""Lists or runs the commands: `python -m dilated_affinity train_main --dataset=shapes`."""
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ from dilated_affinity.errors import did_you_mean
 
 
 def commands() -> dict[str, str]:
-    """Name and first line of the docstring of every command, without importing them."""
+    """Returns the name and the docstring's first line of every command, without importing them."""
     paths = sorted(Path(cli.__file__).parent.glob("*_main.py"))
     return {
         path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).splitlines()[0]
@@ -20,7 +20,7 @@ def commands() -> dict[str, str]:
 
 
 def overview() -> str:
-    """The commands as a list for people."""
+    """Returns the list of the commands to print."""
     known = commands()
     width = max(map(len, known))
     lines = [f"  {name:<{width}}  {text}" for name, text in known.items()]

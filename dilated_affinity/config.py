@@ -15,7 +15,8 @@ from pathlib import Path
 
 from dilated_affinity.affinity.geometry import check_rates, format_rates, parse_rates
 from dilated_affinity.errors import ConfigError, DataError, did_you_mean
-from dilated_affinity.inference.views import parse_scales
+from dilated_affinity.inference.refiners import METHODS, RENAMED
+from dilated_affinity.inference.views import Views, parse_scales
 from dilated_affinity.recipes import RECIPES
 from dilated_affinity.runtime.files import write_atomically
 
@@ -35,26 +36,25 @@ def _setting(default, text, source, *, group, choices=None, low=None, high=None,
 
 
 def _crf(default, text, low):
-    """A field of the dense CRF, named as that of `baselines.crf.DenseCRF` behind `crf_`."""
+    """A field of the dense CRF: `crf_` and the name of a field of `baselines.crf.DenseCRF`."""
     source = "kazuto1011/deeplab-pytorch, for VOC"
     return _setting(default, text, source, group="refinement", low=low, resumable=True)
 
 
 _DEEPLAB = "tensorflow/models research/deeplab"
 
-REFINEMENTS = ("exact", "decoder_stride", "early_stop")
-"""Variants of the refinement; `dilated_affinity.inference.refinement` says what they are."""
-
 OBJECTIVES = {"none": False, "affinity": True, "aaf": False, "boundary": False}
 """Names of the training objectives beside the classes, and whether they predict affinity.
 
 They are defined in `dilated_affinity.training.objectives`; `register_objective` adds to them."""
 
-POSTPROCESSES = ("none", "propagate", "crf")
-"""What may refine predictions."""
-
-
-_RENAMED = {"iterations": "train_steps", "flip": "random_flip", "structure": "objective"}
+_RENAMED = {
+    "iterations": "train_steps",
+    "flip": "random_flip",
+    "structure": "objective",
+    "postprocess": "refine",
+    "refinement": "refine",
+}
 """Settings of version 0.1.0 by their names of then."""
 
 
@@ -432,7 +432,7 @@ class Config:
     )
     eval_flip: bool = _setting(
         False,
-        "Average with the image's mirror image in evaluation and prediction.",
+        "Average over the image and its mirror image in evaluation and prediction.",
         "inferred; DeepLab offers it",
         group="evaluation",
         resumable=True,
@@ -447,13 +447,15 @@ class Config:
         resumable=True,
     )
 
-    postprocess: str = _setting(
-        "propagate",
-        "What refines predictions: propagate, by affinity where the run has any; crf, a dense CRF "
-        "(needs the extra crf); or none.",
-        "paper 4.3",
+    refine: str = _setting(
+        "propagation",
+        "How predictions are refined. propagation: by affinity at every pixel, where the run has "
+        "any. propagation_decoder_stride: at the pixels where the decoder has features, for rates "
+        "that are multiples of its stride; faster and smoother. propagation_early_stop: until the "
+        "labels have converged. crf: by a dense CRF (needs the extra crf). none: not at all.",
+        "paper 4.3; decoder_stride and early_stop are ours",
         group="refinement",
-        choices=POSTPROCESSES,
+        choices=tuple(METHODS),
         resumable=True,
     )
     propagation_iterations: int = _setting(
@@ -504,19 +506,10 @@ class Config:
         group="refinement",
         resumable=True,
     )
-    refinement: str = _setting(
-        "exact",
-        "exact: propagation at every pixel. decoder_stride: on the pixels where the decoder's "
-        "features stand, for rates that are multiples of its stride; faster and smoother. "
-        "early_stop: until labels have come to rest.",
-        "ours",
-        group="refinement",
-        choices=REFINEMENTS,
-        resumable=True,
-    )
     stop_patience: int = _setting(
         1,
-        "Iterations in a row that must leave the labels alone for early_stop.",
+        "For propagation_early_stop: successive iterations without a change of labels after which "
+        "they have converged.",
         "ours",
         group="refinement",
         low=1,
@@ -524,23 +517,27 @@ class Config:
     )
     stop_tolerance: float = _setting(
         1e-3,
-        "Share of an image's pixels whose labels an iteration may change and still leaves them "
-        "alone for early_stop.",
+        "For propagation_early_stop: share of an image's pixels whose labels may change in an "
+        "iteration that still counts as one without a change.",
         "ours",
         group="refinement",
         low=0,
         high=0.999,
         resumable=True,
     )
-    crf_iterations: int = _crf(10, "Iterations of the dense CRF.", low=0)
-    crf_gaussian_weight: float = _crf(3.0, "Weight of the CRF's kernel of nearness alone.", low=0)
-    crf_gaussian_xy: float = _crf(1.0, "Standard deviation of that kernel in pixels.", low=0.01)
-    crf_bilateral_weight: float = _crf(
-        4.0, "Weight of the CRF's kernel of nearness and colour.", low=0
+    crf_iterations: int = _crf(10, "Mean field iterations of the dense CRF.", low=0)
+    crf_gaussian_weight: float = _crf(3.0, "Weight of the CRF's smoothness kernel.", low=0)
+    crf_gaussian_xy: float = _crf(
+        1.0, "Standard deviation of the CRF's smoothness kernel in pixels.", low=0.01
     )
-    crf_bilateral_xy: float = _crf(67.0, "Standard deviation of that kernel in pixels.", low=0.01)
+    crf_bilateral_weight: float = _crf(
+        4.0, "Weight of the CRF's appearance (bilateral) kernel.", low=0
+    )
+    crf_bilateral_xy: float = _crf(
+        67.0, "Standard deviation of the CRF's appearance kernel in pixels.", low=0.01
+    )
     crf_bilateral_rgb: float = _crf(
-        3.0, "Standard deviation of that kernel in grey levels.", low=0.01
+        3.0, "Standard deviation of the CRF's appearance kernel in grey levels.", low=0.01
     )
 
     def __post_init__(self):
@@ -576,11 +573,12 @@ class Config:
                 f"objective={self.objective!r}, rates={self.rates!r}"
             )
         # Refuses what cannot be read.
-        self.affinity_rates, self.multi_grid_factors, self.aspp_rates, self.scales  # noqa: B018
+        self.affinity_rates, self.multi_grid_factors, self.aspp_rates, self.views  # noqa: B018
 
     @classmethod
     def for_dataset(cls, dataset, **overrides):
         """The recipe of a data set, with single settings overridden."""
+        _warn_of_old_names(overrides)
         settings = {**RECIPES.get(dataset, {}), **_with_new_names(overrides)}
         return cls(**{"dataset": dataset, **settings})
 
@@ -615,22 +613,28 @@ class Config:
         return tuple(map(int, text.split(",")))
 
     @property
-    def iterations_of_refinement(self) -> int:
-        """`propagation_iterations`, or 0 where predictions are refined otherwise or not at all."""
-        return self.propagation_iterations if self.postprocess == "propagate" else 0
+    def refinement_iterations(self) -> int:
+        """Iterations of the method that `refine` names; 0 for none."""
+        name = METHODS[self.refine].iterations
+        return getattr(self, name) if name else 0
+
+    @property
+    def propagates(self) -> bool:
+        """Whether predictions are refined by affinity."""
+        method = METHODS[self.refine]
+        return method.propagates and self.propagation_iterations > 0 and bool(self.affinity_rates)
 
     @property
     def calibration_split(self) -> str | None:
         """The split on which the refinement is calibrated after training; None if it is not."""
-        refined = self.affinity_rates is not None and self.iterations_of_refinement > 0
-        if self.calibrate == "none" or not refined:
+        if self.calibrate == "none" or not self.propagates:
             return None
         return self.train_split if self.calibrate == "training" else self.calibrate
 
     @property
-    def scales(self) -> tuple[float, ...]:
-        """`eval_scales` as numbers."""
-        return parse_scales(self.eval_scales)
+    def views(self) -> Views:
+        """The views of an image over which evaluation and prediction average."""
+        return Views(parse_scales(self.eval_scales), self.eval_flip, self.eval_window)
 
     @property
     def validation_interval(self) -> int:
@@ -639,6 +643,7 @@ class Config:
 
     def replace(self, **changes):
         """A copy with some settings changed."""
+        _warn_of_old_names(changes)
         return dataclasses.replace(self, **_with_new_names(changes))
 
     def differences(self, other):
@@ -672,8 +677,7 @@ class Config:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            given = dict(content["config"])
-            settings = {_RENAMED.get(name, name): value for name, value in given.items()}
+            settings = _with_new_names(dict(content["config"]))
             unknown = set(settings) - {field.name for field in dataclasses.fields(cls)}
             if unknown:
                 raise ConfigError(f"unknown settings: {', '.join(sorted(unknown))}")
@@ -685,12 +689,21 @@ class Config:
             raise DataError(f"{path}: not the configuration of a run: {text}") from None
 
 
-def _with_new_names(settings):
-    """Settings by their names of this version, with a warning for each that was given otherwise."""
+def _warn_of_old_names(settings):
     for name in settings.keys() & _RENAMED.keys():
         warnings.warn(
             f"{name} is called {_RENAMED[name]} since version 0.2.0.", FutureWarning, stacklevel=3
         )
+
+
+def _with_new_names(settings):
+    """The settings of a run, whose names may be those of version 0.1.0, by their names of today."""
+    settings = dict(settings)
+    method, variant = settings.pop("postprocess", "propagate"), settings.pop("refinement", None)
+    if method != "propagate":
+        settings["refine"] = method
+    elif variant is not None:
+        settings["refine"] = RENAMED.get(variant, variant)
     return {_RENAMED.get(name, name): value for name, value in settings.items()}
 
 

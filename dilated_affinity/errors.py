@@ -1,36 +1,36 @@
-"""The errors that a user can cause; the command line prints them as one line."""
+"""Errors caused by input; the command line prints them as one line."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class DilatedAffinityError(Exception):
-    """Base class of every error that this package raises for bad data, files or runs."""
+    """Base class of the errors that this package raises for invalid data, files or runs."""
 
 
 class DataError(DilatedAffinityError):
-    """A data set, image, label or statistics file is missing, damaged or not what it should be."""
+    """A data set, image, label or statistics file is missing, damaged or invalid."""
 
 
 class MissingDataError(DataError):
-    """A folder holds nothing of the data set that was looked for."""
+    """A folder contains no part of the requested data set."""
 
 
 class ConfigError(DilatedAffinityError, ValueError):
-    """A setting, or a combination of settings, makes no sense."""
+    """A setting, or a combination of settings, is invalid."""
 
 
 class RunError(DilatedAffinityError):
-    """A `model_dir` or checkpoint cannot be used as asked."""
+    """A `model_dir` or checkpoint cannot be used as requested."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """The first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question to append to an error, with a space before it; empty where nothing is near.
+    """Returns a suggestion to append to an error, or an empty text without a similar name.
 
     Example:
 

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, one module each; `README.md` beside them holds the results."""
+"""The paper's tables and figures as commands; `README.md` in this folder holds the results."""

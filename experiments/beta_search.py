@@ -1,21 +1,21 @@
-"""Searches beta and what it multiplies, then lambda, mu and iterations, on a part of train.
+"""Searches beta and its loss reduction, then lambda, mu and iterations, on a part of train.
 
-The paper selects them by cross-validation (sections 3.2 and 4.2) and does not say on what. Here
-the first 80 % of train are trained on and the last 20 % decide, so that the reported split plays no
-part. For each variant every beta of a grid is tried, on the mean of the affinity loss over channels
-and on their sum (`affinity_reduction`; the sum is 8|R| times as large); what gives the best mIoU
-before propagation is kept, and with its first seed's model all combinations of lambda, mu and
-iterations are compared.
+The paper selects them by cross-validation (sections 3.2 and 4.2) and does not say on which data.
+Here models are trained on the first 80 % of train and compared on the last 20 %, so that the
+reported split chooses nothing. For each variant every beta of a grid is tried with the mean of the
+affinity loss over channels and with their sum (affinity_reduction; the sum is 8|R| times as
+large). The pair with the best mIoU before propagation is kept, and all combinations of lambda, mu
+and iterations are compared on the model of its first seed.
 
-    python -m experiments.beta_search --data_dir=VOC
-    python -m experiments.beta_search --dataset=camvid --scale=small --data_dir=CamVid \\
+    python -m experiments.run beta_search --data_dir=VOC
+    python -m experiments.run beta_search --dataset=camvid --scale=small --data_dir=CamVid \\
         --backbone_weights=mobilenet_v2_imagenet_notop.weights.h5 \\
         --variant=rates_8_16 --variant=rates_8_12x24_16
-    python -m experiments.beta_search --dataset=shapes --scale=smoke --multiples=1,2 \\
+    python -m experiments.run beta_search --dataset=shapes --scale=smoke --multiples=1,2 \\
         --variant=rates_8_16
 
-Writes `choices_<dataset>_<scale>.json`, which every table reads: search first. What is in it is not
-searched again; a run recorded with other settings has to be removed by hand.
+Writes choices_<dataset>_<scale>.json, which every table reads, so search first. A variant in that
+file is not searched again; a run recorded with other settings has to be removed by hand.
 
 Cost: a run for each beta, reduction, variant and seed, each as in Table 1.
 """
@@ -28,44 +28,50 @@ import statistics
 from absl import flags, logging
 
 from dilated_affinity.affinity.loss import AFFINITY_REDUCTIONS
-from dilated_affinity.cli import app
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation import search
 from experiments.records import write_json
-from experiments.runs import define_flags, last_model
+from experiments.run_queue import last_model
 from experiments.variants import VARIANTS
 
 _SEARCHED = [name for name, variant in VARIANTS.items() if variant.has_affinity]
 
-_MULTIPLES = flags.DEFINE_list(
-    "multiples", ["0.25", "0.5", "1", "2", "4"], "Grid of beta, as multiples of the default."
-)
-_REDUCTIONS = flags.DEFINE_multi_enum(
-    "reduction",
-    AFFINITY_REDUCTIONS,
-    AFFINITY_REDUCTIONS,
-    "Of the affinity loss over channels, which beta multiplies; may be given several times.",
-)
-_VARIANTS = flags.DEFINE_multi_enum(
-    "variant", _SEARCHED, _SEARCHED, "Runs to search for; may be given several times."
-)
 
-
-def main():
-    """Entry point."""
-    make_queue = define_flags()
-
-    app.run(
-        lambda: search_for(
-            make_queue(), _VARIANTS.value, _numbers(_MULTIPLES.value), _REDUCTIONS.value
-        )
+def define_flags(**where):
+    """Defines the flags of the search; `where` says for which module, as absl takes it."""
+    flags.DEFINE_list(
+        "multiples",
+        ["0.25", "0.5", "1", "2", "4"],
+        "Grid of beta, as multiples of the default.",
+        **where,
+    )
+    flags.DEFINE_multi_enum(
+        "reduction",
+        AFFINITY_REDUCTIONS,
+        AFFINITY_REDUCTIONS,
+        "Reduction of the affinity loss over channels, which beta multiplies; may be given several "
+        "times.",
+        **where,
+    )
+    flags.DEFINE_multi_enum(
+        "variant",
+        _SEARCHED,
+        _SEARCHED,
+        "Runs to search for; may be given several times.",
+        **where,
     )
 
 
+def run(queue):
+    """Searches as the flags say."""
+    values = flags.FLAGS
+    search_for(queue, values.variant, _numbers(values.multiples), values.reduction)
+
+
 def search_for(queue, variants, multiples, reductions):
-    """Chooses for each variant for which nothing has been chosen yet, and prints the choice."""
+    """Searches for each variant without a choice so far, and prints the choices."""
     for variant in variants:
         if variant not in queue.choices():
             choice = choose(queue, variant, multiples, reductions)
@@ -76,7 +82,7 @@ def search_for(queue, variants, multiples, reductions):
 
 
 def choose(queue, variant, multiples, reductions) -> dict:
-    """Beta, what it multiplies, and refinement of one variant, and all that was tried."""
+    """The best beta, reduction and refinement of a variant, with the results of all others."""
     tried = {}
     betas = [queue.default_beta(variant) * multiple for multiple in multiples]
     for reduction, beta in itertools.product(reductions, betas):
@@ -101,7 +107,7 @@ def choose(queue, variant, multiples, reductions) -> dict:
 
 
 def _of(queue, reduction):
-    """The queue, its runs of this reduction."""
+    """The queue with this reduction of the affinity loss."""
     return dataclasses.replace(queue, given={**queue.given, "affinity_reduction": reduction})
 
 
@@ -111,11 +117,11 @@ def _mean_iou(queue, variant, seed, beta):
 
 
 def _trained(queue, variant, seed, beta):
-    """A run on a part of train, trained now unless it is, and the rest of train."""
+    """Settings and model of a run on the first part of train, and the rest of train as a source."""
     whole = queue.config(variant, seed)
     begin, end = _parts(whole.train_split)
     config = queue.config(variant, seed, beta=beta, train_split=begin, val_split=end)
-    # Of the mean by beta alone, as before there was a choice.
+    # The mean is not named, so that runs of version 0.1.0 are found.
     reduction = "" if config.affinity_reduction == "mean" else f"_{config.affinity_reduction}"
     model_dir = queue.runs_dir / f"{queue.name(variant, seed)}_beta{beta:g}{reduction}"
     queue.train(config, model_dir)
@@ -123,7 +129,7 @@ def _trained(queue, variant, seed, beta):
 
 
 def _parts(split):
-    """The first 80 % and the rest of a split, or of a part of one that is written `train[:n]`."""
+    """The first 80 % and the rest of a split such as `train` or `train[:n]`."""
     found = re.fullmatch(r"(\w+)(?:\[:(\d+)\])?", split)
     if not found:
         raise ConfigError(f"Cannot divide this split. Received: train_split={split!r}")
@@ -141,7 +147,3 @@ def _numbers(texts):
         raise ConfigError(
             f"--multiples must be numbers separated by commas. Received: {','.join(texts)}"
         ) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The figures of the paper, from records and predictions."""
+"""Draws the paper's figures from records and predictions."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def save(figure: Figure, path: Path):
 
 
 def accuracy_figure(records: Records, dataset, scale) -> Figure:
-    """Fig. 4 from the runs of Table 1: two weightings by rate, then all of them over the rates."""
+    """Draws Fig. 4 from the runs of Table 1: two weightings by rate, then the mean of each."""
     figure = _new_figure(12.5, 3.6)
     panels = figure.subplots(1, 3, sharey=True)
     for axes, (title, variant) in zip(panels, _PANELS, strict=False):
@@ -48,9 +48,9 @@ def accuracy_figure(records: Records, dataset, scale) -> Figure:
 
 
 def mean_accuracy(records: Records, dataset, scale, variant):
-    """Rates, and the affinity's accuracy (|R|, 9) in % over the seeds; both empty without runs."""
+    """Rates, and the mean accuracy (|R|, 9) in % over the seeds; both are empty without runs."""
     runs = records.runs(dataset, scale, variant)
-    found = [run["evaluation"]["prediction"]["affinity_accuracy"] for run in runs.values()]
+    found = [run["evaluation"]["predicted"]["affinity_accuracy"] for run in runs.values()]
     if not found:
         return [], []
     accuracies = [np.array(each["by_rate_and_count"], float) for each in found]
@@ -58,16 +58,16 @@ def mean_accuracy(records: Records, dataset, scale, variant):
 
 
 def affinity_example(image, label, plain, refined, rates, pixel, classes) -> Figure:
-    """Fig. 1 for one image.
+    """Draws Fig. 1 for one image.
 
     Args:
         image: uint8 (H, W, 3).
         label: uint8 (H, W).
         plain: `Prediction` of DeepLabv3+.
         refined: `Prediction` with affinity.
-        rates: Rates of the latter.
-        pixel: (row, column) whose affinity is shown.
-        classes: Colours of the classes.
+        rates: Rates of `refined`.
+        pixel: (row, column) of the pixel whose affinity is shown.
+        classes: The `ClassTable` with the colours.
     """
     affinity = figure_array(pixel_affinity_figure(image, refined.affinity, rates, pixel))
     pictures = {
@@ -102,7 +102,7 @@ def _lines(axes, title, legend, named):
 
 
 def _nanmean(values):
-    """Mean over the first axis, NaN where there is no number at all."""
+    """Mean over the first axis, NaN where all values are."""
     values = np.asarray(values, float)
     counts = np.isfinite(values).sum(axis=0)
     return np.divide(
@@ -115,7 +115,7 @@ def _rate_text(rate):
 
 
 def _new_figure(width, height):
-    """A figure without pyplot, which keeps global state and a display."""
+    """Makes a figure without pyplot, which keeps global state and needs a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

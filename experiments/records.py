@@ -1,4 +1,4 @@
-"""The JSON that a run leaves: what was run, where, for how long, and what it measured."""
+"""JSON records of runs: settings, log, environment and evaluations."""
 
 import csv
 import json
@@ -11,11 +11,11 @@ from dilated_affinity.runtime.system import environment
 
 RESULTS = Path(__file__).parent / "results"
 PLACES = ("data_dir", "statistics")
-"""Settings that name folders of the machine, left out of records."""
+"""Settings that name folders of a machine; records leave them out."""
 
 
 def run_record(model_dir: Path) -> dict:
-    """Settings and log of the run in `model_dir`, and what trained it and measures it now."""
+    """Settings and log of the run in `model_dir`, with its environment then and now."""
     content = read_json(model_dir / CONFIG_FILE)
     with open(model_dir / LOG_FILE, encoding="utf-8") as file:
         log = list(csv.DictReader(file))
@@ -30,13 +30,13 @@ def run_record(model_dir: Path) -> dict:
 
 
 def recorded_settings(settings: dict) -> dict:
-    """Settings as records hold them, without the folders of a machine."""
+    """Settings as records hold them, without folders of a machine."""
     kept = {name: value for name, value in settings.items() if name not in PLACES}
     return {**kept, "backbone_weights": Path(kept["backbone_weights"]).name}
 
 
 def read_json(path: Path) -> dict:
-    """The content of a JSON file, or a `DataError`."""
+    """Reads a JSON file; raises `DataError` naming the file where that is impossible."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -46,4 +46,5 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, content: dict):
+    """Writes a JSON file atomically."""
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,21 +1,18 @@
-"""Time and mIoU of each variant of the refinement against the exact one, on a trained run.
+"""Measures time and mIoU of each variant of the refinement against the exact one, on a run.
 
-    python experiments/refinement_variants.py --model_dir=runs/camvid
+    python -m experiments.run refinement_variants --model_dir=runs/camvid
 
-With the predicted affinity and with that of the ground truth. Time is that of refining one image
-from full-resolution probabilities to labels, without the network; the variants take turns on each
-image, and the first image is not timed. Every `--every`-th image of the split is measured.
+Both the predicted affinity and that of the ground truth are measured. The time is that of refining
+one image, from probabilities at full resolution to labels, without the network. The variants take
+turns on each image, and the first image is not timed.
 """
 
-import json
-import os
-import platform
+import dataclasses
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from keras import ops
 
@@ -25,22 +22,26 @@ from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation.evaluate import REFINE_WITH, padded_logits
+from dilated_affinity.evaluation.evaluate import AFFINITY_SOURCES
 from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU, mean_over_classes
-from dilated_affinity.inference.padding import PaddedShapes, pad_to
-from dilated_affinity.inference.predictor import logits_fn
-from dilated_affinity.inference.refinement import Refinement, Refiner
+from dilated_affinity.inference.network import Network, logits_fn
+from dilated_affinity.inference.refinement import Refinement, as_refinement
+from dilated_affinity.inference.refiners import make_refiner
 from dilated_affinity.run_dir.load import load_run
-from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
+from dilated_affinity.runtime.system import environment
 from dilated_affinity.version import __version__
+from experiments.records import RESULTS, write_json
 
 VARIANTS = {
-    "exact": {"variant": "exact"},
-    "decoder_stride": {"variant": "decoder_stride"},
-    "early_stop, tolerance 0": {"variant": "early_stop", "stop": EarlyStop(tolerance=0.0)},
-    "early_stop, tolerance 0.001": {"variant": "early_stop", "stop": EarlyStop(tolerance=1e-3)},
-    "early_stop, tolerance 0.01": {"variant": "early_stop", "stop": EarlyStop(tolerance=1e-2)},
+    "propagation": Refinement(),
+    "propagation_decoder_stride": Refinement(variant="propagation_decoder_stride"),
+    **{
+        f"propagation_early_stop, tolerance {tolerance:g}": as_refinement(
+            EarlyStop(tolerance=tolerance)
+        )
+        for tolerance in (0.0, 1e-3, 1e-2)
+    },
 }
 
 _given = config_flags.define(
@@ -51,16 +52,16 @@ _given = config_flags.define(
 )
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CHECKPOINT = config_flags.define_checkpoint()
-_EVERY = flags.DEFINE_integer("every", 4, "Take every n-th image.", lower_bound=1)
+_EVERY = flags.DEFINE_integer("every", 4, "Measure every n-th image of the split.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
     "output",
-    str(Path(__file__).parent / "results" / "refinement_variants.json"),
+    str(RESULTS / "refinement_variants.json"),
     "JSON file to write.",
 )
 
 
 class _Measured:
-    """What one variant did over the images."""
+    """Metrics and times of one variant over the images."""
 
     def __init__(self, num_classes):
         self.iou = MeanIoU(num_classes)
@@ -74,7 +75,7 @@ class _Measured:
 
 
 def _summary(variants):
-    """What each variant did, as JSON types."""
+    """Metrics and median time of each variant as JSON types."""
     return {
         name: {
             "mean_iou": float(mean_over_classes(each.iou.class_iou())),
@@ -88,38 +89,39 @@ def _summary(variants):
 
 def _measure(config, model, source):
     rates, classes = config.affinity_rates, source.classes
+    given = Refinement.from_config(config)
     refiners = {
-        name: Refiner(model, Refinement.from_config(config).replace(**changes))
-        for name, changes in VARIANTS.items()
+        name: make_refiner(model, given.replace(variant=each.variant, stop=each.stop))
+        for name, each in VARIANTS.items()
     }
     names = ("unrefined", *VARIANTS)
     measured = {
         affinity: {name: _Measured(classes.num_classes) for name in names}
-        for affinity in REFINE_WITH
+        for affinity in AFFINITY_SOURCES
     }
-    predict, padded_shapes = logits_fn(model), PaddedShapes()
+    network = Network(logits_fn(model))
     for index in progress(range(0, len(source), _EVERY.value), "refinement"):
         example = source[index]
-        label, logits = example["label"], padded_logits(predict, example["image"], padded_shapes)
-        probabilities = ops.softmax(logits["semantic"])
-        padded = pad_to(label, probabilities.shape[1:3], classes.ignore_label)
-        affinities = {
-            "prediction": logits["affinity"],
-            "ground_truth": affinities_from_targets(affinity_targets(padded, rates)),
-        }
-        for affinity, values in affinities.items():
+        label, predicted = example["label"], network(example["image"])
+        targets = affinity_targets(predicted.pad(label, classes.ignore_label), rates)
+        true = dataclasses.replace(predicted, given=affinities_from_targets(targets))
+        for affinity, outputs in (("predicted", predicted), ("ground_truth", true)):
+            _ = outputs.padded_probabilities, outputs.padded_affinity  # before the clock starts
             for name in names:
-                # Without iterations: the labels alone, which is what the time of "unrefined" is.
+                # Without iterations, "unrefined" is the time of the labels alone.
                 count = 0 if name == "unrefined" else config.propagation_iterations
-                refine = refiners["exact" if name == "unrefined" else name]
+                refine = refiners["propagation" if name == "unrefined" else name]
                 start = time.perf_counter()
-                if affinity == "ground_truth":
-                    refine = refine.with_affinities
-                refined = next(refine(probabilities, values, label.shape, (count,)))
-                predicted = ops.convert_to_numpy(ops.argmax(refined, axis=-1))
+                refined = next(refine(outputs, (count,)))
+                labels = ops.convert_to_numpy(ops.argmax(refined, axis=-1))
                 seconds = time.perf_counter() - start
-                measured[affinity][name].add(label, predicted, seconds)
+                measured[affinity][name].add(label, labels, seconds)
     return {affinity: _summary(variants) for affinity, variants in measured.items()}
+
+
+def main():
+    """Entry point."""
+    app.run(_run)
 
 
 def _run():
@@ -128,24 +130,24 @@ def _run():
     source = load_source(config.dataset, config.val_split, config.data_dir)
     if len(source) <= _EVERY.value:
         raise ConfigError(
-            "every must leave two images or more: the time of the first is not counted. "
+            "--every must leave two or more images, since the first is not timed. "
             f"Received: every={_EVERY.value}, {len(source)} images"
         )
     measured = _measure(config, model, source)
     for affinity, variants in measured.items():
-        print(f"{affinity.replace('_', ' ')} affinity{'':12}s/image   share     mIoU  boundary")
-        exact = variants["exact"]["median_seconds_per_image"]
+        title = f"{affinity.replace('_', ' ')} affinity"
+        print(f"{title:<40}  s/image    share     mIoU boundary")
+        exact = variants["propagation"]["median_seconds_per_image"]
         for name, values in variants.items():
             seconds = values["median_seconds_per_image"]
             values["time_over_exact"] = seconds / exact
             print(
-                f"{name:<28}{seconds:9.3f}{seconds / exact:9.2f}"
+                f"{name:<40}{seconds:9.3f}{seconds / exact:9.2f}"
                 f"{100 * values['mean_iou']:9.2f}{100 * values['boundary_iou']:9.2f}"
             )
     content = {
         "package_version": __version__,
-        "tensorflow_version": tf.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        **environment(),
         "dataset": config.dataset,
         "split": config.val_split,
         "checkpoint": _CHECKPOINT.value,
@@ -157,8 +159,4 @@ def _run():
         **Refinement.from_config(config).to_config(),
         **measured,
     }
-    write_atomically(_OUTPUT.value, (json.dumps(content, indent=1) + "\n").encode())
-
-
-if __name__ == "__main__":
-    app.run(_run)
+    write_json(Path(_OUTPUT.value), content)

@@ -1,45 +1,45 @@
-"""Writes the tables of `experiments/README.md`, and the plots, from the recorded runs.
+"""Writes the results in README.md and experiments/README.md, and the plots, from the records.
 
-    python -m experiments.report
+    python -m experiments.run report
 
-Nothing in the generated part is written by hand: a cell without a run says "not run".
+A section between the lines `<!-- results: NAME -->` and `<!-- end -->` is generated. NAME is
+`paper` for the paper's tables and figures, or the name of a record in experiments/results. A name
+without `_seed0` and so on gives the mean and standard deviation over these records.
 """
 
+import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
+from matplotlib.figure import Figure
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.cli import app
 from dilated_affinity.errors import DataError
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.visualization import count_frequency_figure
-from experiments import (
-    table1_weighting,
-    table2_rates,
-    table3_propagation,
-    table4_propagation_large,
-    table5_methods,
-    table6_cityscapes,
-)
+from experiments.paper_tables import TABLES
 from experiments.plots import accuracy_figure, save
 from experiments.records import RESULTS, read_json
-from experiments.tables import Records, markdown
+from experiments.tables import Records, Summary, filled, markdown_table
 
-TABLES = (
-    table1_weighting.TABLE,
-    table2_rates.TABLE,
-    table3_propagation.TABLE,
-    table4_propagation_large.TABLE,
-    table5_methods.TABLE,
-    table6_cityscapes.TABLE,
-)
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+READMES = (Path(__file__).parent / "README.md", Path(__file__).parents[1] / "README.md")
 
-_README = flags.DEFINE_string(
-    "readme", str(Path(__file__).parent / "README.md"), "File whose results to write."
+_README = flags.DEFINE_multi_string(
+    "readme",
+    [str(path) for path in READMES],
+    "File with results to write; may be given several times.",
 )
-_RESULTS_DIR = flags.DEFINE_string("results_dir", str(RESULTS), "Where the runs' JSON are.")
+_RESULTS_DIR = flags.DEFINE_string("results_dir", str(RESULTS), "Folder of the records.")
+
+_SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.S)
+_AFFINITIES = (
+    ("predicted, the paper's settings", "given"),
+    ("predicted, calibrated", "predicted"),
+    ("ground truth", "ground_truth"),
+)
 
 
 def main():
@@ -48,67 +48,123 @@ def main():
 
 
 def _write():
-    results_dir, readme = Path(_RESULTS_DIR.value), Path(_README.value)
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"{readme}: needs the lines {BEGIN} and {END}.")
-    generated = "\n\n".join([*sections(results_dir), *figures(results_dir)])
-    content = f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"
-    write_atomically(readme, content.encode())
-    print(readme)
+    results_dir = Path(_RESULTS_DIR.value)
+    for each in figures(results_dir):
+        save(each.draw(), results_dir / each.name)
+    for readme in map(Path, _README.value):
+        text = readme.read_text(encoding="utf-8")
+        if not _SECTION.search(text):
+            raise DataError(f"{readme}: needs a section of results, with the lines of --help.")
+        write_atomically(readme, with_results(text, results_dir).encode())
+        print(readme)
 
 
-def sections(results_dir: Path) -> list[str]:
-    """Every table in Markdown, with the choices that its runs were made with."""
+def with_results(text: str, results_dir: Path = RESULTS) -> str:
+    """The text with its generated sections as the records in `results_dir` have them now."""
+
+    def written(found):
+        begin, name, end = found.groups()
+        if name == "paper":
+            sections = [*table_sections(results_dir), *figure_sections(results_dir)]
+            content = "\n{}\n".format("\n\n".join(sections))
+        else:
+            content = run_table(_runs(results_dir, name))
+        return f"{begin}{content}\n{end}"
+
+    return _SECTION.sub(written, text)
+
+
+def table_sections(results_dir: Path) -> list[str]:
+    """Title and Markdown of every table, and of the settings that were searched for its runs."""
     records = Records(results_dir)
     written = []
-    for table in TABLES:
+    for table in TABLES.values():
         paper = table.dataset, "paper"
         run = (pair for pair in records.settings() if records.has_any(*pair, table))
         settings = list(dict.fromkeys([paper, *run]))
-        written += [f"### {table.title}", markdown(table, records, settings)]
-    return [*written, *_choices(results_dir)]
-
-
-def figures(results_dir: Path) -> list[str]:
-    """Draws Figures 3 and 4 where there is something to draw; returns Markdown that shows them."""
-    drawn = []
-    for path in sorted(results_dir.glob("frequencies_*.json")):
-        name = f"figure3_{path.stem.removeprefix('frequencies_')}.png"
-        save(count_frequency_figure(AffinityStatistics.load(path)), results_dir / name)
-        drawn.append(_shown("Figure 3", name, results_dir))
-    records = Records(results_dir)
-    for dataset, scale in records.settings():
-        if records.runs(dataset, scale, "weighting_sqrt_neighbor"):
-            name = f"figure4_{dataset}_{scale}.png"
-            save(accuracy_figure(records, dataset, scale), results_dir / name)
-            drawn.append(_shown("Figure 4", name, results_dir))
-    return ["### Figures", *(drawn or ["Not run."])]
+        written += [f"### {table.title}", filled(table, records, settings)]
+    return [*written, "### Settings searched on a part of train", _choices(results_dir)]
 
 
 def _choices(results_dir):
-    lines = []
+    rows = []
     for path in sorted(results_dir.glob("choices_*.json")):
         for variant, choice in read_json(path)["choices"].items():
             best = choice["refinement"]
-            lines.append(
-                f"| {path.stem.removeprefix('choices_').replace('_', ' ')} | {variant} | "
-                f"{choice['beta']:g} | {choice.get('affinity_reduction', 'mean')} | "
-                f"{best['self_weight']:g} | {best['mu']:g} | "
-                f"{best['propagation_iterations']} | {choice['decided_on']} |"
+            rows.append(
+                [
+                    path.stem.removeprefix("choices_").replace("_", " "),
+                    variant,
+                    f"{choice['beta']:g}",
+                    choice.get("affinity_reduction", "mean"),
+                    f"{best['self_weight']:g}",
+                    f"{best['mu']:g}",
+                    str(best["propagation_iterations"]),
+                    choice["decided_on"],
+                ]
             )
-    if not lines:
-        return ["### Settings searched on a part of train", "Not run."]
     names = ("runs", "variant", "beta", "of the", "lambda", "mu", "iterations", "decided on")
-    head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
-    return ["### Settings searched on a part of train", "\n".join([head, *lines])]
+    return markdown_table(names, rows) if rows else "Not run."
 
 
-def _shown(title, name, results_dir):
-    return f"{title}, `{name}`:\n\n![{title}]({results_dir.name}/{name})"
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure that records fill: its title, the name of its file, and what draws it."""
+
+    title: str
+    name: str
+    draw: Callable[[], Figure]
 
 
-if __name__ == "__main__":
-    main()
+def figures(results_dir: Path) -> list[Drawing]:
+    """Figures 3 and 4 for every data set and scale that has records of them."""
+    found = [
+        Drawing(
+            "Figure 3",
+            f"figure3_{path.stem.removeprefix('frequencies_')}.png",
+            lambda path=path: count_frequency_figure(AffinityStatistics.load(path)),
+        )
+        for path in sorted(results_dir.glob("frequencies_*.json"))
+    ]
+    records = Records(results_dir)
+    return found + [
+        Drawing(
+            "Figure 4",
+            f"figure4_{dataset}_{scale}.png",
+            lambda dataset=dataset, scale=scale: accuracy_figure(records, dataset, scale),
+        )
+        for dataset, scale in records.settings()
+        if records.runs(dataset, scale, "weighting_sqrt_neighbor")
+    ]
+
+
+def figure_sections(results_dir: Path) -> list[str]:
+    """Title and Markdown of the figures."""
+    shown = [
+        f"{each.title}, `{each.name}`:\n\n![{each.title}]({results_dir.name}/{each.name})"
+        for each in figures(results_dir)
+    ]
+    return ["### Figures", *(shown or ["Not run."])]
+
+
+def _runs(results_dir, name):
+    """The record of that name, or those of its seeds."""
+    single = results_dir / f"{name}.json"
+    paths = [single] if single.is_file() else sorted(results_dir.glob(f"{name}_seed*.json"))
+    if not paths:
+        raise DataError(f"{single}: expected this record or those of its seeds. Received: neither")
+    return [read_json(path) for path in paths]
+
+
+def run_table(runs: list[dict]) -> str:
+    """mIoU in % by iterations of propagation, with a row for each kind of affinity, in Markdown."""
+    first = runs[0]["evaluation"]
+    rows = []
+    for name, kind in _AFFINITIES:
+        if kind not in first:
+            continue
+        if kind == "predicted" and not runs[0].get("calibration"):
+            name = "predicted"
+        values = zip(*(run["evaluation"][kind]["mean_iou"] for run in runs), strict=True)
+        rows.append([name, *(str(Summary.of(100 * value for value in each)) for each in values)])
+    return markdown_table(["affinity", *map(str, first["predicted"]["iterations"])], rows)

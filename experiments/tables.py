@@ -1,4 +1,4 @@
-"""A table of the paper: its rows, and what the recorded runs say in their place."""
+"""Fills the paper's tables from recorded runs."""
 
 import dataclasses
 import statistics
@@ -6,55 +6,15 @@ from pathlib import Path
 
 from scipy import stats
 
-from dilated_affinity.evaluation.evaluate import ITERATIONS
+from experiments.paper_tables import Row, Table
 from experiments.records import read_json
 
 CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One row.
-
-    Attributes:
-        label: What the paper calls it.
-        variant: Name of the runs that fill it, a key of `variants.VARIANTS`.
-        measured: Which of a record's evaluations, and at how many iterations of its refinement;
-            None for the last one of it.
-        paper: The paper's mIoU in %, None where it gives none.
-    """
-
-    label: str
-    variant: str
-    measured: tuple[str, int | None] = ("prediction", 0)
-    paper: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        name: Name of its module.
-        title: A line above it.
-        dataset: The paper's data set.
-        rows: The first one is what the others are compared with.
-    """
-
-    name: str
-    title: str
-    dataset: str
-    rows: tuple[Row, ...]
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """The runs that fill the table, each once."""
-        return tuple(dict.fromkeys(row.variant for row in self.rows))
-
-
-@dataclasses.dataclass(frozen=True)
 class Summary:
-    """A number over seeds: mean, standard deviation and half width of the mean's interval."""
+    """A number over seeds: mean, standard deviation, half the width of the confidence interval."""
 
     count: int
     mean: float
@@ -63,7 +23,7 @@ class Summary:
 
     @classmethod
     def of(cls, values):
-        """Of one value at least; the rest needs two. The interval is Student's, of 95 %."""
+        """Summarizes one or more values; from two on with deviation and 95 % t interval."""
         values = list(values)
         mean = statistics.fmean(values)
         if len(values) < 2:
@@ -71,6 +31,10 @@ class Summary:
         deviation = statistics.stdev(values)
         quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
         return cls(len(values), mean, deviation, float(quantile * deviation / len(values) ** 0.5))
+
+    def __str__(self):
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.2f}"
+        return f"{self.mean:.2f}{deviation}"
 
 
 class Records:
@@ -85,13 +49,13 @@ class Records:
                 self._records.setdefault(key, {})[record["config"]["seed"]] = record
 
     def settings(self) -> list[tuple[str, str]]:
-        """Pairs of data set and scale that have runs."""
+        """Pairs of data set and scale for which there are runs."""
         return sorted({(dataset, scale) for dataset, scale, _ in self._records})
 
     def head(self, dataset, scale) -> str:
-        """What stands over a column: the runs, and how many images measured them."""
+        """The head of a column: data set, scale and number of evaluated images."""
         counts = {
-            record["evaluation"]["prediction"]["images"]
+            record["evaluation"]["predicted"]["images"]
             for (*setting, _), runs in self._records.items()
             if setting == [dataset, scale]
             for record in runs.values()
@@ -104,7 +68,7 @@ class Records:
         return self._records.get((dataset, scale, variant), {})
 
     def values(self, dataset, scale, row: Row) -> dict[int, float]:
-        """mIoU in % by seed, of the runs that measured it."""
+        """The row's mIoU in % by seed, of the runs that measured it."""
         found = {
             seed: _measured(record, *row.measured)
             for seed, record in self.runs(dataset, scale, row.variant).items()
@@ -112,35 +76,49 @@ class Records:
         return {seed: 100 * value for seed, value in found.items() if value is not None}
 
     def has_any(self, dataset, scale, table: Table) -> bool:
-        """Whether a run fills a row of the table."""
+        """Returns whether a run fills a row of the table."""
         return any(self.values(dataset, scale, row) for row in table.rows)
 
     def cell(self, dataset, scale, row: Row, reference: Row) -> str:
         """Mean and deviation, and the paired difference to the reference on the same seeds.
 
-        The difference says how many seeds it has where that is not all of them.
+        Where a seed of the row has no reference, the number of seeds follows the difference.
         """
         values = self.values(dataset, scale, row)
         if not values:
             return "not run"
-        text = _mean_text(Summary.of(values.values()))
+        text = f"{Summary.of(values.values())} ({_seeds_text(len(values))})"
         others = self.values(dataset, scale, reference)
         shared = [values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())]
         if row == reference or not shared:
             return text
-        seeds = "" if len(shared) == len(values) else f" ({_count_text(len(shared), 'seed')})"
+        seeds = "" if len(shared) == len(values) else f" ({_seeds_text(len(shared))})"
         return f"{text}; {_difference_text(Summary.of(shared))}{seeds}"
 
 
-def markdown(table: Table, records: Records, settings) -> str:
+def markdown_table(heads, rows) -> str:
+    """A table in Markdown, without a newline at its end.
+
+    Args:
+        heads: Texts of the columns' heads.
+        rows: For each row the texts of its cells.
+    """
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], f"{'|---' * len(heads)}|", *lines[1:]])
+
+
+def filled(table: Table, records: Records, settings) -> str:
     """The table in Markdown: a column for the paper, one for each pair of data set and scale."""
     heads = ["", f"paper, {table.dataset}", *(records.head(*pair) for pair in settings)]
-    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
-    for row in table.rows:
-        paper = "" if row.paper is None else f"{row.paper:.2f}"
-        ours = [records.cell(*pair, row, table.rows[0]) for pair in settings]
-        lines.append(" | ".join([row.label, paper, *ours]))
-    return "\n".join(f"| {line} |" for line in lines)
+    rows = [
+        [
+            row.label,
+            "" if row.paper is None else f"{row.paper:.2f}",
+            *(records.cell(*pair, row, table.rows[0]) for pair in settings),
+        ]
+        for row in table.rows
+    ]
+    return markdown_table(heads, rows)
 
 
 def _measured(record, kind, iterations):
@@ -155,13 +133,8 @@ def _measured(record, kind, iterations):
     return values[evaluation["iterations"].index(iterations)]
 
 
-def _mean_text(summary):
-    deviation = "" if summary.deviation is None else f" ± {summary.deviation:.2f}"
-    return f"{summary.mean:.2f}{deviation} ({_count_text(summary.count, 'seed')})"
-
-
-def _count_text(count, noun):
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _seeds_text(count):
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def _difference_text(summary):
@@ -169,33 +142,3 @@ def _difference_text(summary):
         return f"{summary.mean:+.2f}"
     low, high = summary.mean - summary.half_interval, summary.mean + summary.half_interval
     return f"{summary.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def propagation_table(name, title, variant, predicted, ground_truth) -> Table:
-    """Table 3 or 4: a row for each number of iterations and kind of affinity.
-
-    Args:
-        name: As for `Table`.
-        title: As for `Table`.
-        variant: The runs.
-        predicted: The paper's mIoU with predicted affinity, by `ITERATIONS`.
-        ground_truth: The same with ground-truth affinity.
-    """
-    rows = [
-        Row(f"{label}, {_count_text(iterations, 'iteration')}", variant, (kind, iterations), paper)
-        for label, kind, numbers in (
-            ("predicted", "prediction", predicted),
-            ("ground truth", "ground_truth", ground_truth),
-        )
-        for iterations, paper in zip(ITERATIONS, numbers, strict=True)
-    ]
-    rows += [
-        Row(
-            f"predicted, calibrated, {_count_text(count, 'iteration')}",
-            variant,
-            ("calibrated", count),
-        )
-        for count in ITERATIONS[1:]
-    ]
-    rows.append(Row("predicted, settings searched", variant, ("chosen", None)))
-    return Table(name, title, "voc2012_aug", tuple(rows))

@@ -1,17 +1,17 @@
-"""What the runs are: the variants that the paper compares, and the sizes they come in."""
+"""The runs: the variants that the paper compares, and the scales they are run at."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What distinguishes runs of one data set and scale.
+    """Settings in which the runs of one data set and scale differ.
 
     Attributes:
-        objective: As the setting.
-        rates: R in pixels of the paper's images.
-        beta: The paper's.
-        weighting: As the setting.
+        objective: The setting of this name.
+        rates: R at the size of the paper's images.
+        beta: The paper's weight of the affinity loss.
+        weighting: The setting of this name.
     """
 
     objective: str = "affinity"
@@ -46,15 +46,15 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How large the runs of one data set are.
+    """The size of the runs of one data set.
 
     Attributes:
-        settings: What differs from the data set's recipe.
-        divisor: Of the paper's rates, the CRF's bilateral distance and the boundary weights' sigma,
-            for smaller images.
-        beta_factor: Factor on the paper's betas, where none was searched.
-        halved: Whether images are halved before all else.
-        calibration_images: How many training images calibration takes.
+        settings: Settings that override the data set's recipe.
+        divisor: Divides the paper's rates, the CRF's bilateral distance and the sigma of the
+            boundary weights, for smaller images.
+        beta_factor: Multiplies the paper's betas where none was searched.
+        halved: Whether images are first halved in size.
+        calibration_images: Number of training images for calibration.
     """
 
     settings: dict = dataclasses.field(default_factory=dict)
@@ -84,8 +84,8 @@ _SMOKE = Scale(
 
 SCALES = {
     "paper": {name: Scale() for name in ("voc2012_aug", "cityscapes")},
-    # In short trainings of `shapes` larger betas were better. On CamVid, 7.5 for R = {8,16} ruined
-    # the backbone, whose batch norm is frozen: 3 instead of 41 % on the part of train that decides.
+    # Larger betas were better in short trainings of `shapes`. On CamVid, whose recipe freezes batch
+    # norm, 7.5 for R = {8,16} gave 3 instead of 41 % on the held-out part of train.
     "small": {
         "camvid": Scale(
             {
@@ -100,7 +100,7 @@ SCALES = {
         ),
         "shapes": Scale(divisor=2, beta_factor=5.0),
     },
-    # Minutes on one GPU of 2023.
+    # Minutes on one NVIDIA H100.
     "medium": {
         "camvid": Scale({"train_steps": 2000, "validate_every": 2000}, beta_factor=5.0),
         "voc2012_aug": Scale(
@@ -116,7 +116,7 @@ SCALES = {
                 "crop_size": 321,
                 "max_scale": 1.5,
                 "validate_every": 3000,
-                # DeepLab's, which the recipe has, are for its long schedule.
+                # The recipe has DeepLab's, which suit its long schedule.
                 "head_batch_norm_momentum": 0.0,
                 "bias_multiplier": 1.0,
             }

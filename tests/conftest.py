@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,8 @@ import pytest  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-LONGEST = ("test_kills.py", "test_training.py", "test_commands.py", "test_export.py")
-"""Files that are given out first, so that no process waits for another at the end."""
+LONGEST = ("test_kills.py", "test_trainer.py", "test_commands.py", "test_export.py")
+"""Files that are run first, so that no process waits for another at the end."""
 
 
 def pytest_collection_modifyitems(items):
@@ -20,18 +20,18 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _seed():
-    """Every test starts from the same seed, whichever tests run before it."""
+    """Sets the same seed before every test."""
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")
 def shared_file():
-    """Path of a file in `shared/` beside the repository; skips the test where there is none."""
+    """Returns the path of a file in `shared/` beside the repository, or skips the test."""
 
     def find(relative):
         path = SHARED / relative
         if not path.exists():
-            pytest.skip(f"{path} is not on this machine")
+            pytest.skip(f"{path} does not exist")
         return path
 
     return find

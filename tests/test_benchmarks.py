@@ -1,15 +1,10 @@
-"""The benchmark for a GPU, which is rarely at hand, still runs: at tiny sizes, on a CPU."""
+"""The benchmark for GPUs runs at tiny sizes on a CPU."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from helpers.commands import run_module
 
 pytestmark = pytest.mark.slow  # half a minute
 
@@ -17,14 +12,9 @@ pytestmark = pytest.mark.slow  # half a minute
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--rounds=1", "--output=result.json"],
-        cwd=folder,  # where it draws the images of its input pipeline
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    # It draws the images of its input pipeline in the current folder.
+    arguments = ("--tiny", "--rounds=1", "--output=result.json")
+    done = run_module("benchmarks.gpu", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "result.json").read_text())
 
@@ -40,7 +30,7 @@ def test_every_part_is_measured(measured):
     assert len(numbers) == 8 and np.isfinite(numbers).all() and min(numbers) > 0
 
 
-def test_ratios_are_those_of_the_times(measured):
+def test_ratios_and_environment_are_recorded(measured):
     for each in measured["propagation"]:
         for name, seconds in each["seconds"].items():
             assert each["over_plain"][name] == pytest.approx(seconds / each["seconds"]["plain"])
@@ -48,6 +38,7 @@ def test_ratios_are_those_of_the_times(measured):
         # 4 bytes of 32 affinities, and of the probabilities once read and once written.
         moved = 10 * 4 * 33 * 41 * (32 + 2 * 5) / measured["copy_bytes_per_second"]
         assert each["floor_seconds"] == pytest.approx(moved)
+    assert measured["settings"]["rounds"] == 1 and measured["packages"]["keras"]
     for each in measured["training"]:
         ratio = each["with"]["seconds"] / each["without"]["seconds"]
         assert each["with_over_without"] == pytest.approx(ratio)

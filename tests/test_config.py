@@ -6,6 +6,7 @@ import pytest
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import dataset_names
 from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.inference.views import Views
 from dilated_affinity.recipes import RECIPES
 
 
@@ -80,8 +81,9 @@ def test_integers_become_floats():
     assert Config(beta=2).beta == 2.0
 
 
-def test_scales():
-    assert Config(eval_scales="0.75, 1,1.25").scales == (0.75, 1.0, 1.25)
+def test_views():
+    config = Config(eval_scales="0.75, 1,1.25", eval_flip=True, eval_window=65)
+    assert config.views == Views((0.75, 1.0, 1.25), flip=True, window=65)
 
 
 @pytest.mark.parametrize("text", ["", "0.5,,1", "large", "0,1", "1,1.0", "nan"])
@@ -128,8 +130,22 @@ def test_differences_leave_out_resumable_settings():
     assert config.differences(other) == ["learning_rate"]
 
 
-def test_iterations_of_refinement():
-    config = Config(propagation_iterations=4)
-    assert config.iterations_of_refinement == 4
-    for other in ("none", "crf"):
-        assert config.replace(postprocess=other).iterations_of_refinement == 0
+@pytest.mark.parametrize(
+    ("refine", "iterations", "propagates"),
+    [
+        ("none", 0, False),
+        ("propagation", 4, True),
+        ("propagation_decoder_stride", 4, True),
+        ("propagation_early_stop", 4, True),
+        ("crf", 3, False),
+    ],
+)
+def test_iterations_of_refinement(refine, iterations, propagates):
+    config = Config(refine=refine, propagation_iterations=4, crf_iterations=3)
+    assert config.refinement_iterations == iterations
+    assert config.propagates == propagates
+    assert not config.replace(rates="none").propagates
+
+
+def test_no_propagation_without_iterations():
+    assert not Config(propagation_iterations=0).propagates

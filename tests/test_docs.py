@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import html.parser
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urldefrag
 import keras
 import numpy as np
 import pytest
+from helpers.processes import environment
 from helpers.tiny import tiny_config, write_camvid
 from helpers.tiny_run import write_run
 from matplotlib import pyplot as plt
@@ -187,11 +187,7 @@ def test_a_script_trains_with_the_objective_of_extending(tmp_path):
     done = subprocess.run(
         [sys.executable, "train_dice.py", "--objective=dice", "--model_dir=run", *flags],
         cwd=tmp_path,
-        env={
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests", ROOT))),
-        },
+        env=environment(CUDA_VISIBLE_DEVICES="-1"),
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,4 +1,4 @@
-"""Every reader, on damaged files: success or an error of ours, soon and in little memory."""
+"""Tests that every reader of damaged files returns or raises a `DataError`, quickly."""
 
 import dataclasses
 import io
@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.io
+from helpers.encoding import encoded
 from helpers.mutation import damaged, damaged_json
 from PIL import Image
 
@@ -38,7 +39,7 @@ from dilated_affinity.run_dir.checkpoints import TrainingState, read_state, writ
 SECONDS = 10
 KILOBYTES = 2 * 2**20
 SLOWLY = 10
-"""How many times as many inputs the slow test takes."""
+"""Factor on the number of inputs in the slow test."""
 
 
 def picture(mode, image_format, **options):
@@ -46,9 +47,7 @@ def picture(mode, image_format, **options):
     image = Image.fromarray(pixels if mode == "RGB" else pixels[..., 0])
     if mode == "P":
         image.putpalette(np.arange(768, dtype=np.uint8).tobytes())
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
+    return encoded(image, image_format, **options)
 
 
 def photographs():
@@ -150,7 +149,7 @@ def of_bytes(read):
     return lambda path: read(path.read_bytes(), str(path))
 
 
-# What is read, how often it is damaged, what damages it, and what reads it.
+# Inputs, number of damaged versions, function that damages them, and reader.
 READERS = {
     "image": (photographs, 700, damaged, of_bytes(decode_image)),
     "label": (masks, 400, damaged, of_bytes(decode_label)),
@@ -171,7 +170,7 @@ READERS = {
 
 
 def attack(inputs, count, damage, read, path, seed):
-    """Reads so many damaged inputs; returns how many were refused."""
+    """Reads a number of damaged inputs; returns how many were refused."""
     rng = np.random.default_rng(seed)
     inputs, refused = list(inputs), 0
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -192,25 +191,25 @@ def attack(inputs, count, damage, read, path, seed):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_damaged_files_are_read_or_refused(name, tmp_path):
+def test_damaged_files(name, tmp_path):
     inputs, count, damage, read = READERS[name]
     assert attack(inputs(), count, damage, read, tmp_path / "file.tar.gz", seed=0) > count / 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
-def test_many_more_damaged_files_are_read_or_refused(name, tmp_path):
+def test_many_damaged_files(name, tmp_path):
     inputs, count, damage, read = READERS[name]
     attack(inputs(), SLOWLY * count, damage, read, tmp_path / "file.tar.gz", seed=1)
 
 
-def test_damaged_checkpoints_are_refused(checkpoint, tmp_path):
-    """All but those whose damage undid itself."""
+def test_damaged_checkpoints(checkpoint, tmp_path):
+    """Except for damage that cancels itself."""
     assert attack([checkpoint], 200, damaged, read_state, tmp_path / "a.keras", seed=0) > 190
 
 
-def test_states_that_are_none_are_refused():
-    """Those of files whose checksum is right, which others than this package have written."""
+def test_invalid_checkpoint_states_are_refused():
+    """Files with a correct checksum that this package has not written."""
     rng, refused = np.random.default_rng(0), 0
     for _ in range(300):
         try:

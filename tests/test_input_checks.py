@@ -1,4 +1,4 @@
-"""Wrong input is refused where it comes in, in one line that says what was received."""
+"""Tests that invalid input is refused with one line that shows the received value."""
 
 import keras
 import numpy as np
@@ -12,14 +12,15 @@ from dilated_affinity.affinity.early_stopping import (
 )
 from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference.predictor import Predictor, inference_model
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((1, 1),)
 
 
 def layer(kind):
-    # The layers take logits, and no mask in place of the rates.
+    # The layers take logits, and no rates.
     return lambda probabilities, affinities, rates, valid_mask=None: kind(rates)(
         [probabilities, affinities], valid_mask=valid_mask
     )
@@ -42,14 +43,14 @@ def inputs():
 def refused(refine, *arguments, match, **options):
     with pytest.raises(ConfigError, match=match) as error:
         refine(*arguments, **options)
-    # Keras appends to the messages of errors in layers; before that it is one line.
+    # Keras appends lines to the messages of errors in layers.
     assert "Received: " in str(error.value)
 
 
 @pytest.mark.parametrize("refine", [propagate, propagate_until_stable])
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
-def test_values_that_are_not_floating_point(refine, inputs, which, dtype):
+def test_integer_values_are_refused(refine, inputs, which, dtype):
     arguments = list(inputs)
     arguments[which] = arguments[which].astype(dtype)
     name = ("probabilities", "affinities")[which]
@@ -58,32 +59,32 @@ def test_values_that_are_not_floating_point(refine, inputs, which, dtype):
     refused(refine, *arguments, RATES, match=f"{name} must be floating.*Received: dtype {dtype}")
 
 
-def test_targets_passed_as_affinities_are_pointed_to_what_makes_them(inputs):
+def test_targets_passed_as_affinities(inputs):
     targets = np.full(inputs[1].shape, 255, np.uint8)
     refused(propagate, inputs[0], targets, RATES, match="affinities_from_targets")
 
 
 @each_way
-def test_a_mask_of_numbers(refine, inputs):
+def test_mask_of_numbers_is_refused(refine, inputs):
     mask = np.full((2, 4, 5), 255, np.uint8)
     refused(refine, *inputs, RATES, match="valid_mask must be boolean", valid_mask=mask)
 
 
-def test_a_mask_may_be_a_list(inputs):
+def test_mask_as_list(inputs):
     mask = np.random.default_rng(0).random((2, 4, 5)) < 0.5
     refined = [propagate(*inputs, RATES, valid_mask=each) for each in (mask, mask.tolist())]
     np.testing.assert_array_equal(*refined)
 
 
 @each_way
-def test_rates_that_do_not_match_the_channels(refine, inputs):
+def test_mismatched_rates_are_refused(refine, inputs):
     refused(refine, *inputs, ((1, 1), (2, 2)), match="must have 16 channels.*Received")
 
 
 @each_way
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite(refine, inputs, which, value):
+def test_non_finite_values_are_refused(refine, inputs, which, value):
     inputs[which][1, 2, 3, 1] = value
     # The sigmoid of an infinite logit is finite.
     if value == np.inf and which and refine not in (propagate, propagate_until_stable):
@@ -93,7 +94,7 @@ def test_values_that_are_not_finite(refine, inputs, which, value):
 
 
 @each_way
-def test_what_is_masked_may_be_anything(refine, inputs):
+def test_non_finite_values_outside_the_mask(refine, inputs):
     mask = np.ones((2, 4, 5), bool)
     mask[1, 2, 3] = False
     for values in inputs:
@@ -101,7 +102,7 @@ def test_what_is_masked_may_be_anything(refine, inputs):
     assert np.isfinite(np.asarray(refine(*inputs, RATES, valid_mask=mask))[mask]).all()
 
 
-def test_in_a_graph_values_are_not_looked_at(inputs):
+def test_values_are_not_checked_in_a_graph(inputs):
     inputs[0][0, 0, 0] = np.nan
     for compiled in (False, True):
         graph = tf.function(lambda *given: propagate(*given, RATES, 1), jit_compile=compiled)
@@ -143,7 +144,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
-def test_what_is_no_rgb_image(model, whole, image):
+def test_invalid_images_are_refused(model, whole, image):
     received = rf"Received: {image.dtype} of shape \({', '.join(map(str, image.shape))}\)"
     refused(
         Predictor(model, 1), image, match=rf"uint8 RGB of shape \(height, width, 3\). {received}"
@@ -158,12 +159,12 @@ def test_what_is_no_rgb_image(model, whole, image):
             whole.predict(batch, verbose=0)
 
 
-def test_a_list_is_no_image(model, whole):
+def test_list_as_image_is_refused(model, whole):
     refused(Predictor(model, 1), [[[0, 0, 0]]], match="Received: list")
     refused(whole, [[[[0, 0, 0]]]], match="Received: list")
 
 
-def test_a_saved_inference_model_still_refuses(whole, tmp_path):
+def test_saved_inference_model_checks_images(whole, tmp_path):
     whole.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     refused(loaded, np.zeros((1, 33, 41, 3), "float32"), match="uint8 RGB.*Received: float32")
@@ -180,14 +181,14 @@ def test_a_saved_inference_model_still_refuses(whole, tmp_path):
     ids=str,
 )
 @pytest.mark.parametrize("rates", [((2, 2),), None], ids=str)
-def test_settings_are_checked_before_any_image(model, setting, match, rates):
+def test_invalid_settings_of_predictor(model, setting, match, rates):
     if rates is None:
         model = DeepLabV3Plus(3, None, "tiny", weights=None, filters=8, separable=False)
     refused(inference_model, model, match=match, **setting)
     refused(Predictor, model, match=match, **setting)
 
 
-def test_a_network_that_has_gone_astray_is_said_so(model):
+def test_non_finite_logits_are_refused(model):
     model = keras.models.clone_model(model)
     model.get_layer("semantic_logits").bias.assign([np.nan, 0, 0])
     refused(Predictor(model, 1), np.zeros((33, 41, 3), "uint8"), match="must be finite")

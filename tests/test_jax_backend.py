@@ -1,6 +1,6 @@
-"""The JAX backend against TensorFlow, and two processes under it against one.
+"""Tests of the JAX backend against TensorFlow, and of two of its processes against one.
 
-What is to be computed under both is a function of this file, see `jax_processes`.
+The computations under both backends are functions of this file, see `jax_processes`.
 """
 
 import os
@@ -49,7 +49,7 @@ CLASSES = 4
 
 
 def labels(batch=2, size=(18, 25)):
-    """Areas of several pixels, some void; an image of only void."""
+    """Label maps with areas of several pixels, some void, and a map of only void."""
     rng = np.random.default_rng(3)
     coarse = rng.integers(0, CLASSES + 1, (batch, 5, 7))
     drawn = coarse.repeat(4, 1).repeat(4, 2)[:, : size[0], : size[1]].astype(np.uint8)
@@ -59,7 +59,7 @@ def labels(batch=2, size=(18, 25)):
 
 
 def values_and_gradients(function, **arguments):
-    """A scalar function's value, and its gradients by its arguments."""
+    """Returns a scalar function's value and its gradients with respect to its arguments."""
     tensors = [ops.convert_to_tensor(each, "float32") for each in arguments.values()]
     if keras.backend.backend() == "jax":
         import jax
@@ -149,11 +149,11 @@ def inference():
 
 
 def step():
-    """A training step of all processes, whose images hold very different numbers of pixels.
+    """A training step of all processes, whose images have very different numbers of pixels.
 
-    And a short `fit` after it, on the same batch.
+    It is followed by a short `fit` on the same batch.
     """
-    keras.utils.clear_session()  # names do not tell of what was built before
+    keras.utils.clear_session()  # names do not depend on models built before
     config = tiny_config(
         "unused", batch_size=4, crop_size=49, rates="2", dropout=0.0, learning_rate=0.02
     )
@@ -177,7 +177,7 @@ def step():
     with replicas.fitting():
         batches = tf.data.Dataset.from_tensors(batch)
         history = trained.fit(batches, shuffle=False, verbose=0).history
-        # The velocities are the gradients times the learning rate.
+        # After one step, velocities are gradients times the learning rate.
         states = {
             variable.path: np.array(variable)
             for variable in (*model.variables, *model.optimizer.variables)
@@ -210,7 +210,7 @@ def backbone(name):
 
 
 def core():
-    """All that is compared between the backends but the real backbones."""
+    """All that is compared between the backends, without the real backbones."""
     parts = {
         "losses": losses(),
         "propagation": propagation(),
@@ -223,7 +223,7 @@ def core():
 
 
 def fit(data_dir, *model_dirs):
-    """A short run, stopped and resumed; the model's folder differs from process to process."""
+    """A short run, stopped and resumed; each process has its own `model_dir`."""
     config = tiny_config(data_dir)
     model_dir = Path(model_dirs[find_replicas().process])
     stopped = train(config, model_dir, stop_after=1).step
@@ -240,7 +240,7 @@ def fit(data_dir, *model_dirs):
 
 
 def failures(data_dir, model_dir):
-    """What every process raises for what only one of them did."""
+    """The errors of every process for a fault in one of them."""
     process = find_replicas().process
 
     def fail():
@@ -260,7 +260,7 @@ def failures(data_dir, model_dir):
 
 
 def readme_lines(data_dir):
-    """The lines of README's notebook, compiled, for two steps."""
+    """The lines of README's notebook, compiled, with two steps."""
     import test_readme
 
     os.chdir(data_dir)
@@ -273,7 +273,7 @@ def run_under_jax(function, folder, *arguments, processes=1):
 
 
 def assert_close(results, expected, tolerance):
-    """Within a tolerance relative to the largest of an array."""
+    """Compares with a tolerance relative to the largest value of each array."""
     assert set(results) == set(expected)
     for name, value in expected.items():
         value = np.asarray(value)
@@ -297,14 +297,14 @@ def under_jax(tmp_path_factory):
 
 
 @needs_jax
-def test_outputs_and_gradients_are_those_of_tensorflow(under_jax):
+def test_outputs_and_gradients_equal_tensorflow(under_jax):
     expected = core()
     assert len(expected) > 100
     assert_close(under_jax, expected, 1e-4)
 
 
 @needs_jax
-def test_a_short_fit_lowers_the_loss(under_jax):
+def test_fit_lowers_the_loss(under_jax):
     losses = under_jax["step/fitted"]
     assert len(losses) == 3 and losses[-1] < losses[0] < under_jax["step/first/loss"]
 
@@ -312,13 +312,13 @@ def test_a_short_fit_lowers_the_loss(under_jax):
 @needs_jax
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [networks.SMALL, "resnet50"])
-def test_features_of_the_backbones_are_those_of_tensorflow(tmp_path, name):
+def test_backbone_features_equal_tensorflow(tmp_path, name):
     assert_close(run_under_jax("backbone", tmp_path, name)[0], backbone(name), 1e-4)
 
 
 @needs_jax
 @pytest.mark.slow
-def test_the_lines_of_readme_train_and_predict(tmp_path):
+def test_readme_lines(tmp_path):
     (results,) = run_under_jax("readme_lines", tmp_path, tmp_path)
     assert results["steps"] == 2
     assert results["refined"].dtype == np.uint8 and results["refined"].max() < 7
@@ -343,7 +343,7 @@ def latest(model_dir):
 
 @needs_jax
 @pytest.mark.slow
-def test_a_short_run_trains_resumes_and_leaves_what_tensorflow_reads(one_process):
+def test_resumed_run_is_readable_by_tensorflow(one_process):
     results, model_dir = one_process
     assert results["steps"].tolist() == [1, 4]
     assert 0 <= results["mean_iou"] <= 1 and results["refused"]
@@ -355,12 +355,12 @@ def test_a_short_run_trains_resumes_and_leaves_what_tensorflow_reads(one_process
 
 
 @needs_jax
-def test_a_step_that_is_not_finite_is_taken_back(under_jax):
+def test_non_finite_step(under_jax):
     assert under_jax["step/taken_back"].all()
 
 
 @needs_jax
-def test_a_step_of_two_processes_is_that_of_one(under_jax, tmp_path):
+def test_step_of_two_processes_equals_one(under_jax, tmp_path):
     parts = (name.partition("/") for name in under_jax)
     expected = {name: under_jax[f"step/{name}"] for part, _, name in parts if part == "step"}
     assert len(expected) > 80
@@ -375,7 +375,7 @@ def test_a_step_of_two_processes_is_that_of_one(under_jax, tmp_path):
 
 @needs_jax
 @pytest.mark.slow
-def test_two_processes_train_and_resume_as_one_and_one_of_them_writes(one_process, two_processes):
+def test_run_of_two_processes_equals_one(one_process, two_processes):
     expected, single = one_process
     results, model_dir, other = two_processes
     for each in results:
@@ -392,7 +392,7 @@ def test_two_processes_train_and_resume_as_one_and_one_of_them_writes(one_proces
 
 @needs_jax
 @pytest.mark.slow
-def test_what_one_process_does_wrong_all_of_them_say(camvid, tmp_path):
+def test_errors_of_one_process_are_raised_on_all(camvid, tmp_path):
     for each in run_under_jax("failures", tmp_path, camvid, tmp_path / "run", processes=2):
         *failed, settings = each["messages"]
         assert failed == ["disk full", "disk full"]
@@ -400,7 +400,7 @@ def test_what_one_process_does_wrong_all_of_them_say(camvid, tmp_path):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_parts_of_a_batch_make_up_the_whole(camvid, accumulation):
+def test_parts_of_a_batch(camvid, accumulation):
     config = tiny_config(camvid, batch_size=8, accumulation=accumulation)
     whole = list(training_dataset(config, first_step=1, steps=2))
     parts = [training_dataset(config, first_step=1, steps=2, part=k, parts=2) for k in range(2)]
@@ -412,13 +412,13 @@ def test_the_parts_of_a_batch_make_up_the_whole(camvid, accumulation):
             np.testing.assert_array_equal(values, together)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(camvid):
+def test_indivisible_batch_is_refused(camvid):
     with pytest.raises(ConfigError, match="Received: batch_size=8, accumulation=2, parts=3"):
         training_dataset(tiny_config(camvid, batch_size=8, accumulation=2), parts=3)
 
 
 @pytest.mark.parametrize("name", ["tiny", networks.SMALL])
-def test_the_trained_model_orders_its_variables_as_the_whole_one(name):
+def test_order_of_variables(name):
     statistics = AffinityStatistics.from_labels(labels(), ((2, 2),))
     config = tiny_config("unused", backbone=name, rates="2")
     model = build_model(config, CLASSES, statistics)
@@ -434,7 +434,7 @@ def test_processes_need_jax(monkeypatch):
         join_processes()
 
 
-def test_one_process_is_on_its_own(monkeypatch):
+def test_join_processes_without_variables(monkeypatch):
     for name in PROCESS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     join_processes()

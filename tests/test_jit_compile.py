@@ -1,6 +1,6 @@
-"""Losses, metrics and layers in a `fit` that XLA compiles, as Keras has it on a GPU.
+"""Tests of losses, metrics and layers in a `fit` compiled by XLA, as Keras does on a GPU.
 
-`tests/test_jax_backend.py` compares JAX with what is computed here.
+`tests/test_jax_backend.py` does the same under JAX.
 """
 
 import numpy as np
@@ -13,15 +13,15 @@ from dilated_affinity import BoundaryIoU, MeanIoU
 CLASSES = 4
 
 
-def test_a_compiled_fit_computes_what_loops_do():
+def test_compiled_fit_equals_loops():
     logs, weights = compiled_fit.fit()
     for name, value in compiled_fit.expected_logs().items():
         np.testing.assert_allclose(logs[name], value, rtol=1e-4, err_msg=name)
-    assert np.abs(weights[0] - 1).max() > 1e-3, "no gradient came to the weights"
+    assert np.abs(weights[0] - 1).max() > 1e-3, "the weights have no gradient"
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])
-def test_metrics_count_images_whose_size_a_graph_does_not_know(jit_compile):
+def test_metrics_of_unknown_size(jit_compile):
     metrics = MeanIoU(CLASSES), BoundaryIoU(CLASSES, dilation_ratio=0.1)
 
     @tf.function(jit_compile=jit_compile, reduce_retracing=True)
@@ -29,7 +29,7 @@ def test_metrics_count_images_whose_size_a_graph_does_not_know(jit_compile):
         for metric in metrics:
             metric.update_state(labels, predictions)
 
-    # Without a graph, whose sizes are all known; tests/test_metrics.py has that against loops.
+    # Eagerly, where all sizes are known; tests/evaluation/test_metrics.py compares that to loops.
     expected = MeanIoU(CLASSES), BoundaryIoU(CLASSES, dilation_ratio=0.1)
     for seed, size in enumerate(((18, 25), (25, 18), (31, 17))):
         labels = reference.random_labels(seed, (1, *size), CLASSES)
@@ -43,8 +43,8 @@ def test_metrics_count_images_whose_size_a_graph_does_not_know(jit_compile):
 
 
 @pytest.mark.parametrize("metric", [MeanIoU(CLASSES), BoundaryIoU(CLASSES)])
-def test_pixels_are_counted_by_xla_alone(metric):
-    # Outside it TensorFlow's GPUs refuse to where operations must be deterministic.
+def test_metrics_are_compiled_by_xla(metric):
+    # Without XLA, TensorFlow's deterministic operations do not support this on GPUs.
     update = tf.function(lambda labels: metric.update_state(labels, labels))
     graph = update.get_concrete_function(tf.TensorSpec((1, 4, 4), tf.int32)).graph
     kinds = {each.type for each in graph.get_operations()}

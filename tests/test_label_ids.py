@@ -1,4 +1,4 @@
-"""Predictions in the ids of Cityscapes' own label files."""
+"""Tests of predictions in Cityscapes' labelIds."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from dilated_affinity.inference.files import label_id_image, predict_files
 from dilated_affinity.inference.predictor import Prediction
 
 
-def test_label_ids_are_those_that_become_the_classes():
+def test_label_ids_map_to_their_classes():
     classes = np.arange(19, dtype=np.uint8).reshape(1, 19)
     image = label_id_image(classes, CITYSCAPES_LABEL_IDS)
     assert image.mode == "L"
@@ -23,7 +23,7 @@ def test_label_ids_are_those_that_become_the_classes():
 
 
 class Fixed:
-    """Predicts the same labels for every image."""
+    """A predictor that returns the same labels for every image."""
 
     rates = None
 
@@ -38,7 +38,7 @@ class Fixed:
 
 
 @pytest.mark.parametrize("label_ids", [None, CITYSCAPES_LABEL_IDS])
-def test_label_files_are_grey_with_label_ids_and_palette_without(tmp_path, label_ids):
+def test_format_of_label_files(tmp_path, label_ids):
     labels = np.array([[0, 18], [13, 2]], np.uint8)
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "street.png")
     (path,) = predict_files(

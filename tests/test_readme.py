@@ -1,20 +1,15 @@
-"""README's code and commands do what it says."""
+"""The commands and the Python code in the README run."""
 
-import os
 import re
-import runpy
 import shlex
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import ROOT, run_module
 from helpers.tiny import write_camvid
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
 SMALLER = {
@@ -28,7 +23,7 @@ SMALLER = {
     "train_split": "train[:4]",
     "val_split": "val[:1]",
 }
-"""What makes a training of README's short; everything else is as printed."""
+"""Settings that shorten the README's trainings; the rest of a command is as printed."""
 
 ELSEWHERE = {
     "python3": "the continuous integration sets up an environment and runs the tests in it",
@@ -41,7 +36,7 @@ ELSEWHERE = {
 
 
 def commands():
-    """Every command in README's shell blocks, without those of several machines."""
+    """Yields the commands in the README's shell blocks, except those for several machines."""
     text = README.read_text(encoding="utf-8")
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
         if "KERAS_DISTRIBUTION" not in block:
@@ -55,7 +50,7 @@ def ours():
 
 
 def smaller(words):
-    """A command as printed, or a shorter training."""
+    """The command as printed; a training with the settings that shorten it."""
     if words[0] != "train_main" or "--check_only" in words:
         return words
     kept = [word for word in words if word.lstrip("-").split("=")[0] not in SMALLER]
@@ -65,7 +60,7 @@ def smaller(words):
     return [*kept, *(f"--{name}={value}" for name, value in settings.items())]
 
 
-def test_every_command_is_known_and_run_here_or_elsewhere():
+def test_every_command_exists_and_is_tested():
     console = {path.stem for path in (ROOT / "dilated_affinity" / "cli").glob("*_main.py")}
     found = {words[0] for words in commands()}
     assert found <= console | set(ELSEWHERE)
@@ -87,7 +82,7 @@ def write_own_folder(folder):
 
 
 def unavailable(words, shared):
-    """Why a command cannot run on this machine, or None."""
+    """The reason why a command cannot run on this machine, or None."""
     for name, place in (("voc2012_aug", "voc2012_mini"), ("cityscapes", "cityscapes_mini")):
         if f"--dataset={name}" in words and not (shared / place).exists():
             return f"{place} is not on this machine"
@@ -95,35 +90,27 @@ def unavailable(words, shared):
 
 
 @pytest.mark.slow
-def test_every_command_runs_in_its_order(tmp_path):
-    """Trainings on little data for two steps; the rest as printed, each upon those before it."""
+def test_commands_run_in_order(tmp_path):
+    """Trainings have few images and two steps; the others run as printed on their results."""
     shared = ROOT.parent / "shared" / "data"
     write_camvid(tmp_path / "CamVid", train=60, size=(80, 96))
     write_own_folder(tmp_path / "my_data")
     (tmp_path / "photographs").symlink_to(tmp_path / "my_data" / "images" / "val")
     (tmp_path / "VOC").symlink_to(shared / "voc2012_mini")
     (tmp_path / "Cityscapes").symlink_to(shared / "cityscapes_mini")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     for words in ours():
         reason = unavailable(words, shared)
         if reason is not None:
             warnings.warn(f"{shlex.join(words)} was not run: {reason}", stacklevel=1)
             continue
-        done = subprocess.run(
-            [sys.executable, "-m", "dilated_affinity", *smaller(words)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=900,
-        )
+        done = run_module("dilated_affinity", *smaller(words), cwd=tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
     for made in ("runs/mine/report.html", "predictions/mine", "exports/camvid/saved_model.pb"):
         assert (tmp_path / made).exists()
 
 
 def run_notebook_lines(train_steps, jit_compile):
-    """Runs README's lines for a notebook, and returns their names; `jit_compile` as on a GPU."""
+    """Runs the README's Python code and returns its variables; GPUs set `jit_compile`."""
     code = re.search(r"```python\n(import keras.*?)```", README.read_text(), re.S).group(1)
     for old, new in (
         ('for_dataset("shapes")', f'for_dataset("shapes", train_steps={train_steps})'),
@@ -139,22 +126,9 @@ def run_notebook_lines(train_steps, jit_compile):
 @pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_notebook_lines_train_and_predict(tmp_path, monkeypatch, jit_compile):
-    """As printed, but for the number of steps."""
     monkeypatch.chdir(tmp_path)
     names = run_notebook_lines(train_steps=3, jit_compile=jit_compile)
     refined = np.asarray(names["refined"])
     assert refined.shape == (1, *names["example"]["label"].shape)
     assert refined.dtype == np.uint8
     assert refined.max() < 7
-
-
-def test_the_results_are_those_of_the_recorded_runs():
-    text = README.read_text(encoding="utf-8")
-    with_results = runpy.run_path(str(ROOT / "docs" / "readme_results.py"))["with_results"]
-    assert with_results(text) == text
-    # Every table of mIoU, whichever numbers are in it.
-    emptied, tables = re.subn(
-        r"\| predicted(, calibrated)? (?=\| \d\d\.\d\d( ± \d\.\d\d)? \|)", "| guessed ", text
-    )
-    assert tables == text.count("<!-- results: ")
-    assert with_results(emptied) == text

@@ -1,1 +1,1 @@
-"""The paper's idea in reading order: geometry, targets, statistics, loss, propagation."""
+"""Dilated affinity in reading order: geometry, targets, statistics, loss, propagation."""

@@ -18,7 +18,7 @@ def steep_sigmoid(logits, mu=STEEPNESS, threshold=THRESHOLD):
 
     With tau = 0 this is Eq. 7, mu^x / (1 + mu^x). Focal loss and the weights of Eq. 5 train a head
     that ranks pairs well, but whose logits are too high by about a constant: it calls most pairs
-    near a boundary "same". The threshold tau takes that constant away; `calibrate` finds it.
+    near a boundary "same". The threshold tau removes that constant; `calibrate` fits it.
 
     Args:
         logits: Affinity logits, any shape, floating point.
@@ -36,11 +36,10 @@ def steep_sigmoid(logits, mu=STEEPNESS, threshold=THRESHOLD):
 
 
 def symmetric_logits(logits, rates, valid_mask=None):
-    """Affinity logits averaged over the two directions of every pair of pixels.
+    """Averages affinity logits over the two directions of every pair of pixels.
 
-    Eq. 1 defines one affinity for a pair, a12 = a21, but the head predicts it twice: at either
-    pixel, as the affinity to the other. Where a neighbour is outside the image or `valid_mask`,
-    a pixel keeps its own logit.
+    Eq. 1 defines one affinity for a pair, a12 = a21, but the head predicts it twice, once at each
+    pixel. Where a neighbour is outside the image or `valid_mask`, a pixel keeps its own logit.
 
     Args:
         logits: Floating point (B, H, W, 8|R|), in the order of `neighbor_offsets`.
@@ -57,7 +56,7 @@ def symmetric_logits(logits, rates, valid_mask=None):
 
     >>> import numpy as np
     >>> logits = np.zeros((1, 1, 2, 8), "float32")
-    >>> logits[0, 0, 0, 4] = 3.0  # of the left pixel, to the right one
+    >>> logits[0, 0, 0, 4] = 3.0  # from the left pixel to the right one
     >>> np.asarray(symmetric_logits(logits, ((1, 1),)))[0, 0, :, 3:5].tolist()
     [[0.0, 1.5], [1.5, 0.0]]
     """
@@ -76,7 +75,7 @@ def symmetric_logits(logits, rates, valid_mask=None):
 
 @compiled
 def _symmetric_logits(logits, valid, rates):
-    # One gather, not a slice for each channel: XLA does not join those to one pass.
+    # One gather instead of a slice for each channel, which XLA would not fuse into one pass.
     batch, height, width, channels = ops.shape(logits)
     dy, dx = neighbor_offsets(rates).T.astype("int32")
     rows = ops.reshape(ops.arange(height), (-1, 1, 1))
@@ -85,7 +84,7 @@ def _symmetric_logits(logits, valid, rates):
     pixel = rows * width + columns
     neighbor = ops.where(exists, pixel + dy * width + dx, pixel)
     own_channel = np.arange(channels, dtype="int32")
-    # The neighbours of a rate run through the grid: the opposite one counts from behind.
+    # The neighbours of a rate are in row-major order: neighbour 7 - c is opposite to neighbour c.
     opposite = own_channel + NEIGHBORS - 1 - 2 * (own_channel % NEIGHBORS)
     index = neighbor * channels + ops.where(exists, opposite, own_channel)
     other = ops.take(ops.reshape(logits, (batch, -1)), index, axis=1)
@@ -96,16 +95,19 @@ def _symmetric_logits(logits, valid, rates):
 
 
 def affinities_from_targets(targets):
-    """Ground-truth affinities for `propagate` (Tables 3 and 4): 1 for same, else 0, float32.
+    """Converts targets to ground-truth affinities for `propagate` (Tables 3 and 4).
 
     Args:
-        targets: uint8 tensor (..., 8|R|), as `affinity_targets` returns it; 255 counts as 0.
+        targets: uint8 tensor (..., 8|R|), as `affinity_targets` returns it.
+
+    Returns:
+        float32 tensor of the same shape: 1 where the target is 1, else 0.
     """
     return ops.cast(ops.equal(targets, 1), "float32")
 
 
 def check_steepness(mu, threshold=THRESHOLD):
-    """Raises `ConfigError` unless mu and the threshold are in their range."""
+    """Raises `ConfigError` if mu or the threshold is out of range."""
     if not mu > 1:
         raise ConfigError(f"mu must be above 1. Received: mu={mu}")
     if not math.isfinite(threshold):

@@ -1,4 +1,4 @@
-"""Affinity propagation (section 3.3) that ends when labels have come to rest."""
+"""Affinity propagation (section 3.3) that stops when labels have converged."""
 
 import dataclasses
 
@@ -22,16 +22,16 @@ TOLERANCE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStop:
-    """When to end propagation before its last iteration.
+    """Criterion for stopping propagation before its last iteration.
 
     Attributes:
-        patience: Iterations in a row that must leave the labels alone, at least 1.
-        tolerance: Share of an image's pixels whose labels an iteration may change and is still
-            said to leave them alone. With 0, not one: on photographs that takes longer than 10
-            iterations.
+        patience: Consecutive iterations without change after which to stop, at least 1.
+        tolerance: Largest share of an image's pixels, in [0, 1), whose labels may change in an
+            iteration that counts as one without change. With 0, propagation of photographs takes
+            more than 10 iterations.
 
     Raises:
-        ConfigError: For a value out of its range.
+        ConfigError: If a value is out of range.
     """
 
     patience: int = PATIENCE
@@ -58,18 +58,18 @@ def propagate_until_stable(
     stop=None,
     storage_dtype="float32",
 ):
-    """`propagate`, but no more for an image once its labels have come to rest.
+    """Applies `propagate` to each image until its labels have converged.
 
-    Each image of a batch ends for itself: its result does not depend on the others. The batch
-    takes the time of its slowest. There is no gradient.
+    Each image of a batch stops independently, so its result does not depend on the others. The
+    batch takes the time of its slowest image. There is no gradient.
 
     Args:
         probabilities: See `propagate`.
         affinities: See `propagate`.
         rates: See `propagate`.
-        iterations: The most iterations of Eq. 6, at least 0. Defaults to 10.
+        iterations: Maximum number of iterations of Eq. 6, at least 0. Defaults to 10.
         self_weight: lambda of Eq. 6, at least 0. Defaults to 6.
-        valid_mask: See `propagate`. What it leaves out does not count as pixels of the image.
+        valid_mask: See `propagate`. Pixels outside it do not count towards `tolerance`.
         stop: `EarlyStop`; None for its defaults.
         storage_dtype: See `propagate`.
 
@@ -93,7 +93,7 @@ def propagate_until_stable(
         probabilities, affinities, rates, iterations, self_weight, valid_mask
     )
     refined, _ = _propagate_until_stable(
-        # XLA cannot derive a loop that may end at any iteration; a tape is not to ask it to.
+        # XLA cannot differentiate a loop whose length depends on data.
         ops.stop_gradient(probabilities),
         ops.stop_gradient(affinities),
         valid,
@@ -112,33 +112,33 @@ def propagate_until_stable(
 def _propagate_until_stable(
     probabilities, affinities, valid, iterations, self_weight, patience, tolerance, rates, *form
 ):
-    """Refined probabilities, the class axis perhaps padded, and how many iterations they took."""
+    """Returns refined probabilities, their class axis possibly padded, and the iterations done."""
     grid = select.grid(*form, probabilities, affinities, valid, self_weight, rates)
     counted = ops.ones_like(probabilities[..., :1]) if valid is None else valid
     allowed = tolerance * ops.sum(counted, axis=(1, 2, 3))
 
-    def unfinished(step, _, quiet):
-        return ops.logical_and(step < iterations, ops.any(quiet < patience))
+    def unfinished(step, _, unchanged):
+        return ops.logical_and(step < iterations, ops.any(unchanged < patience))
 
-    def iterate(step, current, quiet):
-        moving = ops.reshape(quiet < patience, (-1,) + (1,) * (len(current.shape) - 1))
-        refined = ops.where(moving, grid.step(current), current)
+    def iterate(step, current, unchanged):
+        active = ops.reshape(unchanged < patience, (-1,) + (1,) * (len(current.shape) - 1))
+        refined = ops.where(active, grid.step(current), current)
         changed = grid.changed(current, refined)
-        return step + 1, refined, ops.where(changed <= allowed, quiet + 1, 0)
+        return step + 1, refined, ops.where(changed <= allowed, unchanged + 1, 0)
 
-    quiet = ops.zeros_like(allowed, "int32")
-    start = ops.zeros_like(iterations), grid.start(probabilities), quiet
+    unchanged = ops.zeros_like(allowed, "int32")
+    start = ops.zeros_like(iterations), grid.start(probabilities), unchanged
     steps, refined, _ = ops.while_loop(unfinished, iterate, start)
     return grid.end(refined, probabilities), steps
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class EarlyStoppingPropagation(AffinityPropagation):
-    """`propagate_until_stable` as a layer over probabilities and affinity logits, in float32.
+    """Layer that applies `propagate_until_stable` to probabilities and affinity logits, in float32.
 
     Args:
         rates: See `AffinityPropagation`.
-        iterations: The most iterations of Eq. 6. Defaults to 10.
+        iterations: Maximum number of iterations of Eq. 6. Defaults to 10.
         self_weight: lambda of Eq. 6. Defaults to 6.
         mu: Steepness of Eq. 7. Defaults to 7.
         threshold: See `AffinityPropagation`.

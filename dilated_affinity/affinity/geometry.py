@@ -1,7 +1,6 @@
-"""Section 3.1: dilation rates and the neighbours they name.
+"""Section 3.1: dilation rates and the offsets of the neighbours.
 
-`neighbor_offsets` is the one place that fixes the channel order: targets, head channels, loss and
-propagation all take it from here.
+`neighbor_offsets` alone defines the channel order of targets, head, loss and propagation.
 """
 
 import re
@@ -22,8 +21,8 @@ _RATES = re.compile(rf"\s*(?:{_RATE.pattern})(?:\s*,\s*(?:{_RATE.pattern}))*\s*"
 def parse_rates(text: str) -> Rates:
     """Reads dilation rates in the paper's notation.
 
-    A bare number `r` is the square rate (r, r). A bracketed pair `(a, b)` stands for itself and its
-    transpose, as in the paper's Table 2.
+    A bare number `r` is the square rate (r, r). A bracketed pair `(a, b)` adds both (a, b) and its
+    transpose (b, a), as in the paper's Table 2.
 
     Args:
         text: Comma-separated rates, for example `"8,(12,24),16"`.
@@ -32,7 +31,7 @@ def parse_rates(text: str) -> Rates:
         A tuple of (vertical, horizontal) distances in pixels, in the order written.
 
     Raises:
-        ConfigError: If the text is not of this form, or a rate is zero or named twice.
+        ConfigError: If the text is not of this form, or a rate is zero or given twice.
 
     Example:
 
@@ -82,15 +81,15 @@ def format_rates(rates: Rates) -> str:
 
 
 def check_rates(rates) -> Rates:
-    """Returns rates, however they are written, as a tuple of pairs of positive ints.
+    """Converts rates in any accepted form to a tuple of pairs of positive ints.
 
     Args:
         rates: Text as `parse_rates` reads it, or a sequence of (vertical, horizontal) pairs and of
-            numbers, where `r` is the square rate (r, r). In a sequence a pair stands for itself
-            alone.
+            numbers, where `r` is the square rate (r, r). In a sequence, no transpose is added to a
+            pair.
 
     Raises:
-        ConfigError: If they are none of these, or a rate is zero or named twice.
+        ConfigError: If they are none of these, or a rate is zero or given twice.
 
     Example:
 
@@ -113,7 +112,7 @@ def check_rates(rates) -> Rates:
             f"(vertical, horizontal) pairs of them. Received: rates={rates!r}"
         )
     if len(set(pairs)) != len(pairs):
-        raise ConfigError(f"A rate is named more than once. Received: rates={pairs}")
+        raise ConfigError(f"A rate is given more than once. Received: rates={pairs}")
     return pairs
 
 
@@ -125,7 +124,7 @@ def neighbor_offsets(rates) -> np.ndarray:
 
     Returns:
         int array of shape (8|R|, 2): (dy, dx) in pixels. Row 8*i + c is neighbour c of rate i; the
-        neighbours of a rate run row by row through the 3x3 grid, the centre left out.
+        neighbours of a rate are those of the 3x3 grid in row-major order, without the centre.
 
     Raises:
         ConfigError: If `rates` is empty or holds anything but pairs of positive ints.

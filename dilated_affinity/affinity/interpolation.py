@@ -1,4 +1,4 @@
-"""Where a strided network's features stand in the image; bilinear weights between such grids."""
+"""Positions of a strided network's features in the image; bilinear weights between such grids."""
 
 from keras import ops
 
@@ -8,10 +8,10 @@ PADDINGS = ("same", "symmetric")
 
 
 def grid_offset(image_size, stride, padding="same"):
-    """The pixel on which the first feature of a stride stands, along one axis.
+    """The pixel on which the first feature of a stride is centred, along one axis.
 
-    After strided convolutions feature i stands at input pixel `stride * i + offset`. The offset is
-    0 for explicit symmetric padding. TensorFlow's `"same"` padding shifts the grid by one pixel
+    After strided convolutions feature i is centred on input pixel `stride * i + offset`. The offset
+    is 0 for explicit symmetric padding. TensorFlow's `"same"` padding shifts the grid by one pixel
     of the level wherever a side is even, so the offset depends on the image's size; it is 0 for
     sides of the form k * stride + 1.
 
@@ -21,11 +21,11 @@ def grid_offset(image_size, stride, padding="same"):
         padding: `"same"` or `"symmetric"`, the padding of the network's strided layers.
 
     Returns:
-        The offset in pixels, of `image_size`'s kind.
+        The offset in pixels, an int or a scalar tensor as `image_size` is.
     """
     offset, level = 0, 1
     while padding == "same" and level < stride:
-        # An even side is padded only behind: its first window is centred on pixel 1.
+        # An even side is padded at its end only: the first window is centred on pixel 1.
         offset += level * ((image_size + 1) % 2)
         image_size = (image_size + 1) // 2
         level *= 2
@@ -33,7 +33,7 @@ def grid_offset(image_size, stride, padding="same"):
 
 
 def check_grid(stride, padding):
-    """Raises `ConfigError` unless `grid_offset` knows the grid of this stride and padding."""
+    """Raises `ConfigError` unless `grid_offset` supports this stride and padding."""
     if padding not in PADDINGS:
         raise ConfigError(
             f"padding must be one of {', '.join(PADDINGS)}. Received: padding={padding!r}"
@@ -49,15 +49,15 @@ def interpolation_matrix(source_size, image_size, source_stride, target_stride, 
         source_size: Number of features along the axis.
         image_size: Side of the image in pixels.
         source_stride: Stride of the features, a power of two.
-        target_stride: Stride of the wanted grid; 1 for the image's pixels.
+        target_stride: Stride of the target grid; 1 for the image's pixels.
         padding: `"same"` or `"symmetric"`, the padding of the network's strided layers.
         dtype: Floating-point type of the weights.
 
     Returns:
         (ceil(image_size / target_stride), source_size); positions outside the outermost features
-        take the nearest one.
+        use the nearest one.
     """
-    # Rounded up; not as -(-a // b), which ONNX's integer division would round down.
+    # Rounded up. Not as -(-a // b), since ONNX's integer division truncates.
     target_size = (image_size + target_stride - 1) // target_stride
     offset = grid_offset(image_size, target_stride, padding) - grid_offset(
         image_size, source_stride, padding

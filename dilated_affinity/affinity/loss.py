@@ -19,31 +19,31 @@ AFFINITY_REDUCTIONS = ("mean", "sum")
 class AffinityLoss(keras.losses.Loss):
     """Weighted focal loss of dilated affinity (Eq. 4 and 5), from logits, in float32.
 
-    Each existing pair contributes `weight * (1 - p_t)**gamma * -log(p_t)`, with p_t the predicted
-    probability of what the target says and the weight that of `AffinityStatistics.weights`. The
-    sum is divided by 8|R| and by the number of non-void pixels of the batch, on all replicas, seen
-    here as pixels with at least one existing pair. A batch of only void gives 0. With
+    Each existing pair contributes `weight * (1 - p_t)**gamma * -log(p_t)`, where p_t is the
+    predicted probability of the target and the weight is that of `AffinityStatistics.weights`. The
+    sum is divided by 8|R| and by the number of non-void pixels of the batch on all replicas, which
+    are pixels with at least one existing pair. A batch of only void pixels gives 0. With
     `affinity_reduction="sum"` it is not divided by 8|R|, as Eq. 5 prints it. The paper's beta
     is not part of the loss: pass `loss_weights={"semantic": 1.0, "affinity": beta}` to
     `model.compile`; a beta of the sum is 8|R| times as strong as one of the mean.
 
     With the default reduction, `"sum_over_batch_size"`, the loss is that scalar; per-pixel values
     (`reduction="none"`) are scaled so that their mean over all pixels is the scalar. A
-    `sample_weight` of shape (B, H, W) multiplies the pixels' losses and leaves the divisor.
+    `sample_weight` of shape (B, H, W) multiplies the pixels' losses, but not the divisor.
 
-    Logits may stand at the decoder's stride instead of at full resolution: with `logits_stride=4`
-    they are resized bilinearly inside, image by image, and only their gradient by the small logits
-    leaves. Loss and gradient equal those of the resized logits, in less time and memory. It is
-    then a value for each image, and `sample_weight` has shape (B,).
+    Logits may have the decoder's stride instead of full resolution: with `logits_stride=4` the loss
+    resizes them bilinearly, image by image. Loss and gradient equal those of the resized logits, in
+    less time and memory. The loss is then a value for each image, and `sample_weight` has shape
+    (B,).
 
     Args:
         statistics: `AffinityStatistics` of the training labels.
         weighting: `"sqrt_neighbor"` (the paper's method), `"neighbor"`, `"signal"`, or `"none"`,
-            which is plain sigmoid cross entropy, the baseline row of Table 1: it ignores `gamma`.
+            which is plain sigmoid cross entropy, the baseline row of Table 1, without `gamma`.
         gamma: Focusing parameter, at least 0. Defaults to 2.
         logits_stride: Stride of the logits' grid, a power of two. Defaults to 1.
         padding: `"same"` or `"symmetric"`, the padding of the network's strided layers, which
-            decides where the logits of a larger stride stand.
+            determines the positions of the logits of a larger stride.
         affinity_reduction: `"mean"` or `"sum"` over the 8|R| channels of a pixel. Defaults to
             `"mean"`.
         reduction: See `keras.losses.Loss`.
@@ -55,8 +55,8 @@ class AffinityLoss(keras.losses.Loss):
             `logits_stride`.
 
     Raises:
-        ConfigError: For an unknown weighting or reduction of the channels, or a negative gamma.
-        ValueError: When called on targets or logits without 8|R| channels, or of other sizes.
+        ConfigError: If the weighting or `affinity_reduction` is unknown, or gamma is negative.
+        ValueError: If called on targets or logits without 8|R| channels, or of other sizes.
 
     Example:
 
@@ -148,8 +148,8 @@ def _weights_and_pixels(targets, table):
     """Weights of pairs (..., 8|R|), 0 where there is no pair, and the number of non-void pixels."""
     rates, columns = table.shape
     exists = ops.cast(targets <= 1, "float32")
-    # Sums over the neighbours of a rate, and the way back, are products with a fixed matrix: XLA
-    # would fuse a sum into its readers and repeat it for each of them.
+    # Sums over the neighbours of a rate, and their broadcast, are products with a fixed matrix: XLA
+    # would fuse a sum into each operation that reads it and compute it again there.
     grouping = np.repeat(np.eye(rates, dtype="float32"), NEIGHBORS, axis=0)
     if columns == 2:
         table = ops.repeat(table, NEIGHBORS, axis=0)
@@ -174,28 +174,30 @@ def _focal_terms(logits, targets):
     small = ops.exp(-ops.abs(margin))
     cross_entropy = ops.maximum(-margin, 0.0) + ops.log1p(small)
     larger, smaller = 1.0 / (1.0 + small), small / (1.0 + small)
-    right = ops.where(margin >= 0, larger, smaller)
-    wrong = ops.where(margin >= 0, smaller, larger)
-    return cross_entropy, right, wrong, sign
+    p_target = ops.where(margin >= 0, larger, smaller)
+    p_other = ops.where(margin >= 0, smaller, larger)
+    return cross_entropy, p_target, p_other, sign
 
 
 @compiled
 def _focal_sums(logits, targets, weights, gamma):
-    cross_entropy, _, wrong, _ = _focal_terms(logits, targets)
-    losses = weights * wrong**gamma * cross_entropy
+    cross_entropy, _, p_other, _ = _focal_terms(logits, targets)
+    losses = weights * p_other**gamma * cross_entropy
     ones = np.ones((weights.shape[-1], 1), "float32")
     return ops.squeeze(ops.matmul(losses, ones), -1)
 
 
 @compiled
 def _focal_gradient(upstream, logits, targets, weights, gamma):
-    cross_entropy, right, wrong, sign = _focal_terms(logits, targets)
-    return upstream[..., None] * weights * _focal_slope(cross_entropy, right, wrong, sign, gamma)
+    cross_entropy, p_target, p_other, sign = _focal_terms(logits, targets)
+    return (
+        upstream[..., None] * weights * _focal_slope(cross_entropy, p_target, p_other, sign, gamma)
+    )
 
 
-def _focal_slope(cross_entropy, right, wrong, sign, gamma):
-    """The derivative of Eq. 4, without its weight, by the logit."""
-    return -(wrong**gamma) * (gamma * right * cross_entropy + wrong) * sign
+def _focal_slope(cross_entropy, p_target, p_other, sign, gamma):
+    """The derivative of Eq. 4, without its weight, with respect to the logit."""
+    return -(p_other**gamma) * (gamma * p_target * cross_entropy + p_other) * sign
 
 
 def _focal_loss(logits, targets, weights, gamma):
@@ -221,11 +223,11 @@ def _focal_loss(logits, targets, weights, gamma):
 def _resized_focal_sums(logits, targets, table, gamma, stride, padding):
     """Eq. 4 at full resolution from logits of a larger stride, one image after the other.
 
-    Image by image what is at full resolution stays small enough for the processor's caches.
+    The full-resolution maps of a single image fit better into the processor's caches.
 
     Returns:
-        For each image the sum over pixels and channels (B,), its gradient by the logits
-        (B, h, w, 8|R|), and the number of non-void pixels (B,).
+        For each image the sum over pixels and channels (B,), its gradient with respect to the
+        logits (B, h, w, 8|R|), and the number of non-void pixels (B,).
     """
     height, width, channels = targets.shape[1:]
     small_height, small_width = logits.shape[1:3]
@@ -237,14 +239,14 @@ def _resized_focal_sums(logits, targets, table, gamma, stride, padding):
         wide = ops.reshape(ops.matmul(columns, small), (small_height, width * channels))
         full = ops.reshape(ops.matmul(rows, wide), (height, width, channels))
         weights, pixels = _weights_and_pixels(targets, table)
-        cross_entropy, right, wrong, sign = _focal_terms(full, targets)
-        slope = weights * _focal_slope(cross_entropy, right, wrong, sign, gamma)
+        cross_entropy, p_target, p_other, sign = _focal_terms(full, targets)
+        slope = weights * _focal_slope(cross_entropy, p_target, p_other, sign, gamma)
         slope = ops.reshape(slope, (height, width * channels))
         wide = ops.reshape(ops.matmul(ops.transpose(rows), slope), (small_height, width, channels))
         gradient = ops.matmul(ops.transpose(columns), wide)
-        return ops.sum(weights * wrong**gamma * cross_entropy), gradient, pixels
+        return ops.sum(weights * p_other**gamma * cross_entropy), gradient, pixels
 
-    # Images one after the other would be gathered on every one of several JAX devices.
+    # A loop over images would gather all of them on each of several JAX devices.
     each_image = ops.vectorized_map if keras.backend.backend() == "jax" else ops.map
     return each_image(image_sums, (logits, targets))
 
@@ -254,7 +256,7 @@ def _resized_focal_loss(logits, targets, table, gamma, stride, padding):
 
     @ops.custom_gradient
     def focal_loss(logits):
-        # Its derivative is given below; a tape need not look inside.
+        # The gradient is given below; the tape need not record the computation.
         small = ops.stop_gradient(logits)
         sums, gradients, pixels = _resized_focal_sums(small, targets, table, gamma, stride, padding)
 
@@ -263,7 +265,7 @@ def _resized_focal_loss(logits, targets, table, gamma, stride, padding):
             upstream = arguments[0] if upstream is None else upstream
             return upstream[0][:, None, None, None] * gradients
 
-        # One tensor, for which all backends call `gradient` alike.
+        # A single output, for which all backends call `gradient` in the same way.
         return ops.stack([sums, pixels]), gradient
 
     sums, pixels = ops.unstack(focal_loss(logits), num=2)

@@ -28,33 +28,33 @@ def propagate(
     valid_mask=None,
     storage_dtype="float32",
 ):
-    """Refines class probabilities by their neighbours' and the affinities to them (Eq. 6).
+    """Refines class probabilities by those of the neighbours, weighted by affinity (Eq. 6).
 
     One iteration replaces every p_i by N(lambda p_i max(p_i) + sum over s in S_i of a_s p_s),
     where N divides by the sum over the classes. Under TensorFlow this is compiled by XLA, once
-    for each shape. Gradients flow to probabilities and affinities; they take the memory of the
-    probabilities once more for every iteration.
+    for each shape. It is differentiable with respect to probabilities and affinities; the gradient
+    stores the probabilities of every iteration.
 
     Args:
         probabilities: Floating point (B, H, W, C), non-negative, summing to 1 over the classes.
         affinities: Floating point (B, H, W, 8|R|) in [0, 1], in the order of `neighbor_offsets`;
             from `steep_sigmoid` or `affinities_from_targets`.
         rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
-        iterations: How often to apply Eq. 6, at least 0. Defaults to 10.
+        iterations: Number of iterations of Eq. 6, at least 0. Defaults to 10.
         self_weight: lambda of Eq. 6, at least 0. Defaults to 6.
-        valid_mask: Optional boolean (B, H, W). Pixels outside it lend nothing to their
+        valid_mask: Optional boolean (B, H, W). Pixels outside it contribute nothing to their
             neighbours, like pixels outside the image, and keep their own probabilities.
-        storage_dtype: `"float32"`, or `"bfloat16"` to keep probabilities and affinities in from one
-            iteration to the next: about three digits, and half the memory traffic, which is what
-            takes time on a GPU. Sums are float32 in either case. Defaults to `"float32"`.
+        storage_dtype: `"float32"`, or `"bfloat16"` to store probabilities and affinities between
+            iterations: about three digits and half the memory traffic, which limits the speed on a
+            GPU. Sums are float32 in either case. Defaults to `"float32"`.
 
     Returns:
         float32 probabilities of shape (B, H, W, C).
 
     Raises:
-        ConfigError: If `iterations` or `self_weight` is negative, shapes do not fit each other or
-            `rates`, a dtype is not the one above, or values that are valid are not finite. The
-            last is found only where tensors have values, not while a graph is traced.
+        ConfigError: If `iterations` or `self_weight` is negative, shapes do not match each other or
+            `rates`, a dtype is not the one above, or valid pixels have values that are not finite.
+            Values are checked eagerly only, not while a graph is traced.
     """
     probabilities, affinities, valid, rates, self_weight = checked_arguments(
         probabilities, affinities, rates, iterations, self_weight, valid_mask
@@ -66,11 +66,14 @@ def propagate(
 
 
 def checked_arguments(probabilities, affinities, rates, iterations, self_weight, valid_mask):
-    """Arguments of `propagate` as it computes with them, or its `ConfigError`.
+    """Checks and converts the arguments of `propagate`.
 
     Returns:
         Probabilities, affinities, the mask as (B, H, W, 1) or None, rates, and self_weight; all but
         the rates in float32.
+
+    Raises:
+        ConfigError: See `propagate`.
     """
     rates = check_rates(rates)
     check_settings(iterations, self_weight)
@@ -81,7 +84,7 @@ def checked_arguments(probabilities, affinities, rates, iterations, self_weight,
     affinities = ops.convert_to_tensor(affinities, "float32")
     _check_shapes(probabilities, affinities, rates, valid_mask)
     if valid_mask is not None:
-        # Not [..., None], which LiteRT's converter does not know for four dimensions.
+        # Not [..., None], which LiteRT's converter does not support for four dimensions.
         valid_mask = ops.expand_dims(ops.cast(valid_mask, "float32"), -1)
     _check_finite(probabilities, affinities, valid_mask)
     self_weight = ops.convert_to_tensor(self_weight, "float32")
@@ -89,7 +92,7 @@ def checked_arguments(probabilities, affinities, rates, iterations, self_weight,
 
 
 def check_settings(iterations, self_weight):
-    """Raises `ConfigError` unless both are in their range."""
+    """Raises `ConfigError` if a value is out of range."""
     if isinstance(iterations, bool) or int(iterations) != iterations or iterations < 0:
         raise ConfigError(
             f"iterations must be a whole number, at least 0. Received: iterations={iterations!r}"
@@ -103,7 +106,7 @@ def _check_dtypes(probabilities, affinities, valid_mask):
     for name, values in given.items():
         dtype = getattr(values, "dtype", "float32")
         if not keras.backend.is_float_dtype(dtype):
-            hint = "; make them of targets by affinities_from_targets" * (name == "affinities")
+            hint = "; convert targets by affinities_from_targets" * (name == "affinities")
             raise ConfigError(
                 f"{name} must be floating point{hint}. "
                 f"Received: dtype {keras.backend.standardize_dtype(dtype)}"
@@ -116,9 +119,9 @@ def _check_dtypes(probabilities, affinities, valid_mask):
 
 
 def _check_finite(probabilities, affinities, valid):
-    """Raises `ConfigError` for values that are not finite, where tensors have values.
+    """Raises `ConfigError` for values that are not finite, in eager execution only.
 
-    XLA leaves assertions out of what it compiles, so that there is none in a graph.
+    XLA drops assertions, so a graph has none.
     """
     if not all(map(has_values, (probabilities, affinities, valid))):
         return
@@ -173,14 +176,14 @@ def _refine(
     """`_propagate` with the gradient of `_propagate_gradient`: a while loop has none under XLA."""
     form = select.suitable_form(storage_dtype), storage_dtype
     classes = probabilities.shape[-1]
-    # On a CPU all numbers of iterations share a compilation. A GPU would be asked after each
-    # iteration whether it was the last.
+    # On a CPU all numbers of iterations share a compilation. On a GPU a loop of variable length
+    # would synchronise with the host after each iteration.
     count = ops.convert_to_tensor(iterations, "int32") if form[0] == "lanes" else iterations
 
     @ops.custom_gradient
     def refine(probabilities, affinities):
         refined = _propagate(
-            # Their derivatives are given below; a tape need not look inside.
+            # The gradient is given below; the tape need not record the computation.
             ops.stop_gradient(probabilities),
             ops.stop_gradient(affinities),
             valid,
@@ -203,8 +206,7 @@ def _refine(
     return refine(probabilities, affinities)
 
 
-# The compiled functions may leave the class axis padded. Cut inside, the result would be one more
-# buffer beside that in which they iterate.
+# The compiled functions may leave the class axis padded: slicing inside would take another buffer.
 
 
 @compiled
@@ -218,18 +220,18 @@ def _propagate(probabilities, affinities, valid, iterations, self_weight, rates,
 def _propagate_gradient(
     upstream, probabilities, affinities, valid, self_weight, rates, iterations, *form
 ):
-    """Gradients by probabilities and affinities; keeps the probabilities of every iteration."""
+    """Gradients with respect to probabilities and affinities; stores every iteration's state."""
     grid = select.grid(*form, probabilities, affinities, valid, self_weight, rates)
     return grid.gradient(upstream, probabilities, iterations)
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AffinityPropagation(keras.layers.Layer):
-    """`propagate` as a layer over probabilities and affinity logits, always in float32.
+    """Layer that applies `propagate` to probabilities and affinity logits, always in float32.
 
     Args:
         rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
-        iterations: How often to apply Eq. 6. Defaults to 10.
+        iterations: Number of iterations of Eq. 6. Defaults to 10.
         self_weight: lambda of Eq. 6. Defaults to 6.
         mu: Steepness of Eq. 7. Defaults to 7.
         threshold: tau, see `steep_sigmoid`. Defaults to 0.

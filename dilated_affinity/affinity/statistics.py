@@ -1,4 +1,4 @@
-"""Section 3.2: how often each neighbour count occurs, and the weights and biases that follow."""
+"""Section 3.2: frequencies of neighbour counts, and the loss weights and biases from them."""
 
 import collections
 import concurrent.futures
@@ -21,9 +21,9 @@ COUNTS = NEIGHBORS + 1
 """Categories n0 to n8."""
 
 SUPPORT = 1e-5
-"""The share of a rate's pixels or pairs below which a category is too rare to take a weight from.
+"""The share of a rate's pixels or pairs below which a category is too rare to estimate its weight.
 
-A tenth of the rarest category of PASCAL VOC 2012 aug: n0 at rate 8, of which there are 1 in 10,000.
+A tenth of the share of the rarest category of PASCAL VOC 2012 aug: n0 at rate 8, 1 in 10,000.
 """
 
 _WAITING = 4  # label maps in memory for each core
@@ -34,12 +34,12 @@ _WAITING = 4  # label maps in memory for each core
 class AffinityStatistics:
     """Frequencies of n0..n8 and of positive pairs over the labels of a training set.
 
-    Kept as whole numbers, so statistics of parts of a data set add up exactly. Statistics of the
+    Counts are whole numbers, so statistics of parts of a data set add up exactly. Statistics of the
     same rates and counts are equal.
 
     Attributes:
-        rates: The (vertical, horizontal) pairs that the statistics belong to; given as text such as
-            `"8,(12,24),16"`, or as numbers and pairs.
+        rates: (vertical, horizontal) pairs; given as text such as `"8,(12,24),16"`, or as numbers
+            and pairs.
         pixels: int64 array (|R|, 9): non-void pixels with k positive neighbours.
         pairs: int64 array (|R|, 2): pairs of different and of the same class.
 
@@ -72,7 +72,7 @@ class AffinityStatistics:
                     f"{name} of a rate must add up to less than 2**63. Received: {values.tolist()}"
                 )
             values = values.astype(np.int64)
-            values.flags.writeable = False  # or the hash would change
+            values.flags.writeable = False  # the hash depends on them
             object.__setattr__(self, name, values)
         if not self.pixels.any(axis=1).all():
             raise ConfigError(
@@ -84,18 +84,18 @@ class AffinityStatistics:
     def from_labels(cls, labels, rates, ignore_label=255):
         """Counts over label maps at their original resolution, on all cores.
 
-        NumPy rather than the compiled `affinity_targets`: label maps come in many sizes, each of
-        which XLA would compile anew, and half of the pairs mirror the other half.
+        Computed by NumPy rather than `affinity_targets`, which XLA would compile for each size of a
+        label map; also, half of the pairs mirror the other half.
 
         Args:
             labels: Iterable of integer arrays of shape (H, W), whose sizes may differ, or of
                 functions without arguments that read one; these are called in parallel.
             rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
-            ignore_label: The void label. Defaults to 255. One that the labels' type cannot hold
-                makes none of them void.
+            ignore_label: The void label. Defaults to 255. With a value that the labels' type cannot
+                hold, no pixel is void.
 
         Raises:
-            DataError: If there is no label map, or not a single pixel in them that is not void.
+            DataError: If there is no label map, or all pixels are void.
         """
         rates = check_rates(rates)
         pixels, pairs = _zeros(rates)
@@ -109,7 +109,7 @@ class AffinityStatistics:
             for total, part in zip((pixels, pairs), counted.result(), strict=True):
                 total += part
 
-        # NumPy releases the interpreter lock in the passes over an image.
+        # NumPy releases the interpreter lock while it processes an image.
         cores = os.cpu_count()
         running = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(cores) as threads:
@@ -152,19 +152,17 @@ class AffinityStatistics:
     def positive_frequencies(self) -> np.ndarray:
         """pi_r, the frequency of positive pairs among existing pairs: float64 array (|R|,).
 
-        Where a rate has no positive or no negative pair, one is assumed, so that the logit of pi_r
-        is finite.
+        A rate without positive or negative pairs is given one, so that the logit of pi_r is finite.
         """
         pairs = np.maximum(self.pairs, 1)
         return pairs[:, 1] / pairs.sum(axis=1)
 
     def weights(self, weighting="sqrt_neighbor") -> np.ndarray:
-        """The weights of Table 1, bounded by what the labels support.
+        """The weights of Table 1, bounded for rare categories.
 
-        A category that holds less than `SUPPORT` of a rate's pixels (pairs for `"signal"`) counts
-        as being as frequent as the rarest one that holds more, so that no weight exceeds the
-        largest one with support. Training crops at other scales may well show what the labels
-        at their own never do; the weight of a pixel or two would then outweigh the whole loss.
+        A category with less than `SUPPORT` of a rate's pixels (pairs for `"signal"`) is taken to be
+        as frequent as the rarest category above that share. Otherwise a category that hardly occurs
+        in the labels, but does in training crops at other scales, would dominate the loss.
 
         Args:
             weighting: `"none"` (1 everywhere), `"neighbor"` (freq(n8, r) / freq(n_k, r)),
@@ -172,9 +170,9 @@ class AffinityStatistics:
                 (positives 1, negatives freq(positive, r) / freq(negative, r)).
 
         Returns:
-            float64 array. For `"signal"`, whose weight belongs to a pair, of shape (|R|, 2): the
-            weight of a negative and of a positive pair. Otherwise of shape (|R|, 9): the weight
-            of a pixel with k positive neighbours; that of n8 is always 1.
+            float64 array. For `"signal"`, of shape (|R|, 2): the weight of a negative and of a
+            positive pair. Otherwise of shape (|R|, 9): the weight of a pixel with k positive
+            neighbours; that of n8 is always 1.
         """
         if weighting not in WEIGHTINGS:
             raise ConfigError(
@@ -184,7 +182,7 @@ class AffinityStatistics:
         if weighting == "none":
             return np.ones(self.pixels.shape)
         counts = self.pairs if weighting == "signal" else self.pixels
-        # A rate wider than all label maps has no pairs.
+        # A rate larger than all label maps has no pairs.
         supported = counts > SUPPORT * counts.sum(axis=1, keepdims=True)
         rarest = np.where(supported, counts, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
         frequent = np.where(supported, counts, rarest)
@@ -197,7 +195,7 @@ class AffinityStatistics:
         return np.repeat(np.log(prior) - np.log1p(-prior), NEIGHBORS)
 
     def table(self) -> str:
-        """A table for people: per rate the shares of n0 to n8 and of positive pairs, in percent."""
+        """Formats the shares of n0 to n8 and of positive pairs of each rate, in percent."""
         lines = [" " * 10 + "".join(f"{f'n{k}':>8}" for k in range(COUNTS)) + f"{'positive':>10}"]
         for rate, counts, positive in zip(
             self.rates, self.count_frequencies, self.positive_frequencies, strict=True
@@ -207,7 +205,7 @@ class AffinityStatistics:
         return "\n".join(lines)
 
     def get_config(self) -> dict:
-        """Plain JSON types; read back by `from_config`."""
+        """The rates and counts in JSON types, for `from_config`."""
         return {
             "rates": [list(rate) for rate in self.rates],
             "pixels": self.pixels.tolist(),
@@ -223,16 +221,16 @@ class AffinityStatistics:
         )
 
     def save(self, path: str | os.PathLike):
-        """Writes the counts as JSON, whole or not at all."""
+        """Writes the counts as JSON, atomically."""
         text = json.dumps(self.get_config(), indent=1)
         write_atomically(path, text.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike):
-        """Reads what `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-            DataError: If the file is missing, is no JSON, or does not hold statistics.
+            DataError: If the file is missing, is not JSON, or does not hold statistics.
         """
         try:
             config = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -259,7 +257,7 @@ def _count(label, rates, ignore_label, pixels, pairs):
     offsets = neighbor_offsets(rates).reshape(len(rates), NEIGHBORS, 2)
     for rate, neighbors in enumerate(offsets):
         negatives = np.zeros(label.shape, np.uint8)
-        # A pair seen from its other end is the same pair: the last four offsets mirror the first.
+        # Each pair is visited once: the first four offsets mirror the last four.
         for dy, dx in neighbors[NEIGHBORS // 2 :]:
             here, there = _overlap(label.shape, dy, dx)
             different = label[here] != label[there]
@@ -272,7 +270,7 @@ def _count(label, rates, ignore_label, pixels, pairs):
             negatives[there] += different.view(np.uint8)
             negative = 2 * np.count_nonzero(different)
             pairs[rate] += (negative, 2 * existing - negative)
-        # Several times faster than np.bincount, which makes int64 of the bytes first.
+        # Several times faster than np.bincount, which converts the bytes to int64 first.
         histogram = [np.count_nonzero(negatives == number) for number in range(COUNTS)]
         histogram[0] -= voids
         pixels[rate] += histogram[::-1]

@@ -1,1 +1,1 @@
-"""The methods that Table 5 compares with: AAF, boundary reweighting and dense CRF."""
+"""The methods of Table 5 that the paper compares dilated affinity with."""

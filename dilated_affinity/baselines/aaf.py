@@ -1,8 +1,8 @@
 """Adaptive affinity fields (Ke et al., ECCV 2018), the AAF row of Table 5.
 
-Settings and details are those of the authors' code (twke18/Adaptive_Affinity_Fields), with one
-difference: beside pairs with a void pixel, theirs leaves out the pair with the neighbour opposite
-to a void one, which counts here.
+Settings and details are those of the authors' code (twke18/Adaptive_Affinity_Fields), except that
+it ignores not only pairs with a void pixel, but also the pair in the opposite direction, which
+counts here.
 """
 
 import keras
@@ -23,12 +23,11 @@ _SMALLEST = 1e-4
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AdaptiveSizeWeights(keras.layers.Layer):
-    """Weights of AAF's window sizes, learned adversarially.
+    """The weights of AAF's window sizes, trained adversarially to the network.
 
-    An identity layer that may be anywhere in the model, so that the optimizer trains its variables
-    and checkpoints contain them. Their gradients have the opposite sign, so that they ascend the
-    loss which the network descends. The layer also counts the training steps for the decay of the
-    loss.
+    The layer is an identity that may be anywhere in the model, so that the optimizer trains its
+    variables and checkpoints contain them. Their gradients have the opposite sign: they ascend
+    where the network descends. The layer also counts the training steps for the loss' decay.
 
     Args:
         num_classes: C; each class has its own weights.
@@ -74,11 +73,11 @@ class AdaptiveSizeWeights(keras.layers.Layer):
         return input_shape
 
     def shares(self):
-        """Returns the weights of edge and of other entries, each (C, sizes); rows sum to 1."""
+        """Weights of the sizes for edge and other entries, each (C, sizes); rows sum to 1."""
         return [ops.softmax(_reversed(weights)) for weights in (self.edge, self.not_edge)]
 
     def finished_steps(self):
-        """Returns the number of training steps before the current one, a float32 scalar."""
+        """Number of training steps before the current one, a float32 scalar."""
         return ops.cast(ops.maximum(self.passes - 1, 0), "float32")
 
     def get_config(self):
@@ -91,16 +90,16 @@ class AdaptiveSizeWeights(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AdaptiveAffinityFieldLoss(keras.losses.Loss):
-    """AAF loss: similar probabilities of neighbours in a segment, dissimilar ones across edges.
+    """AAF loss: similar probabilities of neighbours inside segments, different ones across edges.
 
     For a pixel i, its neighbour j in one of 8 directions at distance s, and a class c,
 
         KL = q log(q / p) + (1 - q) log((1 - q) / (1 - p)),    p = P_i(c), q = P_j(c),
 
-    with all four numbers clipped to [1e-4, 1]. If exactly one of the two pixels is of class c (an
-    edge entry), the loss is `max(0, margin - KL)`, otherwise `KL`; times the weight of (class of
-    i, s). Pairs with a void pixel or a pixel outside the image are left out. The loss is the mean
-    over edge entries plus the mean over the others (0 if there are none), summed over sizes, times
+    with all four numbers clipped to [1e-4, 1]. If exactly one of the two pixels is of class c, an
+    edge entry, the loss is `max(0, margin - KL)`, otherwise `KL`, times the weight of (class of i,
+    s). Pairs with a void pixel or one outside the image do not exist. The loss is the mean over
+    edge entries plus the mean over the others (0 if there are none), summed over sizes, times
     `10 ** (-step / num_steps)`. Means are over the batch on all replicas.
 
     With the default reduction the loss is that scalar; `reduction="none"` gives a value for each
@@ -108,12 +107,12 @@ class AdaptiveAffinityFieldLoss(keras.losses.Loss):
 
     Args:
         size_weights: An `AdaptiveSizeWeights` layer of the trained model. A loss that Keras loads
-            with a model has another layer; compile the model again to continue training.
+            with a model has a new one; compile the model again to continue training.
         num_steps: Training steps over which the loss decays to a tenth.
-        margin: Divergence above which the loss of an edge is 0. Defaults to 3.
-        stride: Distance of the rows and columns of labels and logits that are sampled. Defaults
-            to 8, the output stride at which the authors apply it, so that sizes of 1, 2, 3 are 8,
-            16, 24 pixels of the image.
+        margin: Divergence above which the loss of an edge entry is 0. Defaults to 3.
+        stride: Stride at which labels and logits are sampled. Defaults to 8, the output stride at
+            which the authors apply the loss, so that sizes of 1, 2, 3 are 8, 16, 24 pixels of the
+            image.
         ignore_label: The void label. Defaults to 255.
         reduction: See `keras.losses.Loss`.
         name: Name of the loss.
@@ -123,7 +122,7 @@ class AdaptiveAffinityFieldLoss(keras.losses.Loss):
         y_pred: Logits, shape (B, H, W, C).
 
     Raises:
-        ConfigError: For a setting out of its range.
+        ConfigError: If a setting is out of range.
 
     Example:
 
@@ -152,7 +151,7 @@ class AdaptiveAffinityFieldLoss(keras.losses.Loss):
                 "num_steps and stride must be at least 1 and margin above 0. "
                 f"Received: num_steps={num_steps}, stride={stride}, margin={margin}"
             )
-        # In a function, which Keras does not track: the model saves the layer.
+        # Wrapped in a function to hide it from Keras' saving: the model saves the layer.
         self._size_weights = lambda: size_weights
         self.num_steps = int(num_steps)
         self.margin = float(margin)
@@ -190,13 +189,13 @@ class AdaptiveAffinityFieldLoss(keras.losses.Loss):
 
 
 def _reversed(weights):
-    """Returns the values of variables with gradients of the opposite sign."""
+    """The values of some variables, with a gradient of the opposite sign."""
     weights = ops.convert_to_tensor(weights)
     return 2.0 * ops.stop_gradient(weights) - weights
 
 
 def _entries(probabilities, labels, not_void, size_weights, margin):
-    """Returns (loss sums (B,), entries (B,)) for each size, of edges and of others in turn."""
+    """Loss sums (B,) and numbers of entries (B,) of each size, of edges and of the others."""
     one_hot = ops.one_hot(ops.where(not_void, labels, 0), size_weights.num_classes)
     edge_shares, other_shares = (ops.matmul(one_hot, each) for each in size_weights.shares())
     yes = ops.clip(probabilities, _SMALLEST, 1.0)
@@ -223,7 +222,7 @@ def _entries(probabilities, labels, not_void, size_weights, margin):
 
 
 def _overlap(offset):
-    """Returns the slice of an axis whose pixels have a neighbour at the offset."""
+    """The slice of an axis whose pixels have a neighbour at the offset."""
     return slice(max(-int(offset), 0), min(-int(offset), 0) or None)
 
 

@@ -1,10 +1,10 @@
 """Boundary reweighting (Ronneberger et al., MICCAI 2015), the boundary row of Table 5.
 
-U-Net weights a pixel's cross entropy by `w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2))`, where d1 and
-d2 are its distances to the nearest two cells. A semantic label map has no instances. The usual
-adaptation, used here, is `1 + w0 exp(-d^2 / (2 sigma^2))`, where d is the distance to the nearest
-pixel of another class. Training divides the weights by their mean over an image, so that loss and
-gradients keep their size: otherwise most pixels of a small image have several times the weight.
+U-Net weights a pixel's cross entropy by `w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2))`, d1 and d2 its
+distances to the nearest two cells. Since a semantic label map has no instances, the weight is, as
+usual, `1 + w0 exp(-d^2 / (2 sigma^2))`, with d the distance to the nearest pixel of another class.
+Training divides the weights by their mean over an image, so that the scale of the loss does not
+change: most pixels of a small image would have weights several times larger than 1.
 """
 
 import cv2
@@ -18,17 +18,18 @@ SIGMA = 5.0
 
 
 def boundary_distances(labels, ignore_label=255) -> np.ndarray:
-    """Returns the distance of every pixel to the nearest pixel of another class.
+    """Computes the distance of every pixel to the nearest pixel of another class.
 
-    Void is not a class: distances to void pixels do not count, and distances across a void contour
-    between two classes do. Distances are Euclidean, between pixel centres, and at least 1.
+    Void is not a class: distances to void pixels do not count, and the distance is measured across
+    a void contour between two classes. Distances are Euclidean, between the centres of pixels, so
+    that they are at least 1.
 
     Args:
         labels: Integer array (H, W).
         ignore_label: The void label. Defaults to 255.
 
     Returns:
-        float32 (H, W): infinite where the image has no other class; 0 at void pixels.
+        float32 (H, W): infinite if the image has no other class; 0 at void pixels.
 
     Example:
 
@@ -51,23 +52,23 @@ def boundary_distances(labels, ignore_label=255) -> np.ndarray:
 
 
 def boundary_weights(labels, amplitude=AMPLITUDE, sigma=SIGMA, ignore_label=255, normalize=False):
-    """Returns weights of the pixels' cross entropy, which are 1 far from boundaries.
+    """Computes weights of the pixels' cross entropy, which are 1 far from boundaries.
 
-    Runs in graphs, such as those of `tf.data`. Pass the weights as `sample_weight` to
-    `SemanticLoss`, which still divides by the number of non-void pixels.
+    It can be used in graphs, such as those of `tf.data`. Pass the weights as `sample_weight` to
+    `SemanticLoss`, whose divisor remains the number of non-void pixels.
 
     Args:
         labels: Integer tensor or array (B, H, W).
         amplitude: w0, at least 0. Defaults to 10.
         sigma: Width in pixels, above 0. Defaults to 5.
-        ignore_label: The void label; the weight of void pixels is 0. Defaults to 255.
+        ignore_label: The void label, whose pixels have weight 0. Defaults to 255.
         normalize: Divide by the mean over the non-void pixels of each image. Defaults to False.
 
     Returns:
         float32 tensor (B, H, W).
 
     Raises:
-        ConfigError: For an amplitude or sigma out of its range.
+        ConfigError: If the amplitude or sigma is out of range.
 
     Example:
 

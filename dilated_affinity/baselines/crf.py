@@ -1,4 +1,4 @@
-"""Dense CRF (Kraehenbuehl and Koltun, NIPS 2011) on a network's probabilities, a row of Table 5."""
+"""Dense CRF (Krähenbühl and Koltun, NIPS 2011) on a network's probabilities, a row of Table 5."""
 
 import collections
 import concurrent.futures
@@ -12,26 +12,26 @@ import numpy as np
 from dilated_affinity.errors import ConfigError
 
 _FEW = 8
-"""Images that one process refines in about the time that others take to start."""
+"""Images that one process refines in about the time that it takes to start others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseCRF:
-    """Refines the class probabilities of an image by a fully connected CRF with colour.
+    """Refines the class probabilities of an image by a fully connected CRF.
 
-    The defaults are those of kazuto1011/deeplab-pytorch for PASCAL VOC. Needs the package's
-    extra `crf`.
+    The defaults are those of kazuto1011/deeplab-pytorch for PASCAL VOC. Calling it needs the
+    package's extra `crf`.
 
     Attributes:
         iterations: Mean field iterations. Defaults to 10.
-        gaussian_weight: Weight of the kernel of nearness alone. Defaults to 3.
-        gaussian_xy: Its standard deviation in pixels. Defaults to 1.
-        bilateral_weight: Weight of the kernel of nearness and likeness. Defaults to 4.
-        bilateral_xy: Its standard deviation in pixels. Defaults to 67.
-        bilateral_rgb: Its standard deviation in grey levels. Defaults to 3.
+        gaussian_weight: Weight of the smoothness kernel. Defaults to 3.
+        gaussian_xy: Standard deviation of the smoothness kernel in pixels. Defaults to 1.
+        bilateral_weight: Weight of the appearance (bilateral) kernel. Defaults to 4.
+        bilateral_xy: Standard deviation of the appearance kernel in pixels. Defaults to 67.
+        bilateral_rgb: Standard deviation of the appearance kernel in grey levels. Defaults to 3.
 
     Raises:
-        ConfigError: For a setting out of its range, or where the extra is not installed.
+        ConfigError: For a setting out of its range.
 
     Example:
 
@@ -56,6 +56,9 @@ class DenseCRF:
                 "A dense CRF needs iterations and weights of at least 0, and deviations above 0. "
                 f"Received: {self}"
             )
+
+    def check_installed(self):
+        """Raises `ConfigError` where the extra `crf` is not installed."""
         _pydensecrf()
 
     def __call__(self, image, probabilities) -> np.ndarray:
@@ -63,10 +66,14 @@ class DenseCRF:
 
         Args:
             image: uint8 (H, W, 3) RGB.
-            probabilities: float (H, W, C), at least 1e-5 of each is taken.
+            probabilities: float (H, W, C); values below 1e-5 count as 1e-5.
 
         Returns:
             float32 (H, W, C), adding up to 1 over the classes.
+
+        Raises:
+            ConfigError: If the image does not match the probabilities, or the extra `crf` is not
+                installed.
         """
         densecrf, helpers = _pydensecrf()
         height, width, num_classes = probabilities.shape
@@ -93,17 +100,17 @@ class DenseCRF:
     def map(self, pairs, workers=None):
         """Refines many images in several processes, while `pairs` is still being computed.
 
-        The processes import the script that calls this: what it does must stand behind
+        The processes import the calling script, whose work must be guarded by
         `if __name__ == "__main__":`.
 
         Args:
             pairs: Iterable of pairs of image and probabilities, as for a call.
-            workers: Number of processes. With 1 all is done in this one; so it is when None where
-                there are so few pairs that starting others would take longer, else there is one
-                for each core.
+            workers: Number of processes; 1 for this process alone. Defaults to None: one for each
+                core, or this process alone where there are so few pairs that starting others would
+                take longer.
 
         Yields:
-            What a call returns for each pair, in their order. Only few pairs are in memory.
+            What a call returns for each pair, in order. Only few pairs are in memory.
 
         Raises:
             ConfigError: If `workers` is below 1.

@@ -31,8 +31,10 @@ def define_calibrated():
     )
 
 
-def run(main):
+def run(main, description=None):
     """Parses the command line and calls `main()`; never returns.
+
+    --help begins with `description`, by default the docstring of the module of `main`.
 
     Exit status: 0 for success, 2 for a command line that makes no sense, 1 for data, files or a
     run that cannot be used and for every other error, 130 after Ctrl-C, 143 after SIGTERM. A
@@ -44,7 +46,7 @@ def run(main):
     logging.get_absl_handler().addFilter(_concerns_the_user)
     app.run(
         lambda arguments: sys.exit(_status(main)),
-        flags_parser=lambda arguments: _parse(arguments, main.__module__),
+        flags_parser=lambda arguments: _parse(arguments, main.__module__, description),
     )
 
 
@@ -71,10 +73,10 @@ def complain(error):
     print(f"{command_name()}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
-def _parse(arguments, module):
+def _parse(arguments, module, description=None):
     asked = {argument.lstrip("-") for argument in _before_separator(arguments[1:])}
     if asked & {"help", "helpshort", "h"}:
-        print(help_page(command_name(), module))
+        print(help_page(command_name(), module, description))
         sys.exit(0)
     if "version" in asked:
         print(versions())

@@ -4,9 +4,9 @@
 
 It finds the threshold tau and steepness mu of the affinity's sigmoid, the weight lambda of a
 pixel's own prediction, and whether to average both directions of a pair, for the highest mIoU after
-the run's iterations of propagation. Every other command uses them from then on; --nocalibrated asks
-for the settings that the run was trained with. The fit uses training images, never those of the
-validation split, unless --calibrate names it.
+the run's iterations of propagation. Every other command then uses these settings; with
+--nocalibrated it uses those that the run was trained with. The fit uses training images, not those
+of the validation split, unless --calibrate names it.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ _given = config_flags.define(
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CHECKPOINT = config_flags.define_checkpoint()
 _IMAGES = flags.DEFINE_integer(
-    "images", IMAGES, "How many images to take, drawn evenly from all.", lower_bound=1
+    "images", IMAGES, "Number of images to take, drawn evenly from all.", lower_bound=1
 )
 
 
@@ -37,7 +37,7 @@ def _calibrate():
         raise ConfigError(
             "calibration needs a run with affinity, iterations of propagation, and images: "
             "--calibrate=training, or a split. "
-            f"Received: rates={config.rates!r}, postprocess={config.postprocess!r}, "
+            f"Received: rates={config.rates!r}, refine={config.refine!r}, "
             f"propagation_iterations={config.propagation_iterations}, "
             f"calibrate={config.calibrate!r}"
         )

@@ -14,17 +14,24 @@ from dilated_affinity.run_dir.layout import WHICH
 _NAMES = {"dataset": dataset_names(), "backbone": tuple(BACKBONES), "objective": OBJECTIVES}
 """Settings whose values are names that grow, and are checked when the flags have been parsed."""
 
-VIEWS = ("eval_output_stride", "eval_scales", "eval_flip", "eval_window")
-"""Settings of how a trained network sees images."""
 
-REFINEMENT = (
-    *("postprocess", "self_weight", "mu", "affinity_threshold", "symmetric_affinity"),
-    *("refinement", "stop_patience", "stop_tolerance"),
-)
-"""Settings of how its predictions are refined."""
+def _group(title):
+    fields = dataclasses.fields(Config)
+    return tuple(field.name for field in fields if field.metadata["group"] == title)
 
-CRF = tuple(field.name for field in dataclasses.fields(Config) if field.name.startswith("crf_"))
+
+VIEWS = ("eval_output_stride", *_group("evaluation"))
+"""Settings of the views of an image that a trained network predicts."""
+
+CRF = tuple(name for name in _group("refinement") if name.startswith("crf_"))
 """Settings of the dense CRF."""
+
+REFINEMENT = tuple(
+    name
+    for name in _group("refinement")
+    if name not in (*CRF, "propagation_iterations", "calibrate")
+)
+"""Settings of the refinement that every command for predictions has."""
 
 _defined: dict[str, str] = {}
 

@@ -1,15 +1,15 @@
-"""Evaluates a run, before and after propagation.
+"""Evaluates a run, before and after refinement.
 
     eval_main --model_dir=runs/camvid
     eval_main --model_dir=runs/camvid --checkpoint=last
-    eval_main --model_dir=runs/camvid --refine_with=ground_truth
+    eval_main --model_dir=runs/camvid --affinity_source=ground_truth
     eval_main --model_dir=runs/camvid --eval_scales=0.75,1,1.25 --eval_flip
-    eval_main --model_dir=runs/camvid --refinement=decoder_stride
-    eval_main --model_dir=runs/camvid --postprocess=crf
+    eval_main --model_dir=runs/camvid --refine=propagation_decoder_stride
+    eval_main --model_dir=runs/camvid --refine=crf
     eval_main --model_dir=runs/camvid --search --val_split="train[:60]" --save
 
-Data set, rates, output stride and the rest come from the run's own config.json. The table goes to
-standard output, and, with everything in it, to a JSON file.
+The data set, rates, output stride and other settings come from the run's config.json. The table is
+printed, and its numbers are written to a JSON file.
 """
 
 import dataclasses
@@ -24,7 +24,6 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation import search
-from dilated_affinity.evaluation.crf import dense_crf_of, evaluate_crf
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
 from dilated_affinity.run_dir.layout import chosen_checkpoint, selection_bias
@@ -46,11 +45,12 @@ _ITERATIONS = flags.DEFINE_list(
     [str(count) for count in evaluation.ITERATIONS],
     "Iterations of propagation to measure at, ascending.",
 )
-_REFINE_WITH = flags.DEFINE_enum(
-    "refine_with",
-    "prediction",
-    evaluation.REFINE_WITH,
-    "Affinity to propagate with; ground_truth is the oracle of Tables 3 and 4.",
+_AFFINITY_SOURCE = flags.DEFINE_enum(
+    "affinity_source",
+    "predicted",
+    evaluation.AFFINITY_SOURCES,
+    "Affinity to propagate with: predicted, or that of the ground truth, the oracle of Tables 3 "
+    "and 4.",
 )
 _SEARCH = flags.DEFINE_bool(
     "search",
@@ -77,21 +77,21 @@ _SEARCH_SYMMETRIC = flags.DEFINE_enum(
 _SAVE = flags.DEFINE_bool(
     "save",
     False,
-    "Let every command use the best settings of the search for this run from now on.",
+    "Save the best settings of the search in the run, for every command to use.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "JSON file to write. Default: in model_dir evaluation_<refine_with>.json, with --nocalibrated "
-    "evaluation_given.json, or search.json. "
+    "JSON file to write. Default: in model_dir evaluation_<affinity_source>.json, with "
+    "--nocalibrated evaluation_given.json, with --refine=crf evaluation_crf.json, or search.json. "
     "A search also writes a plot with the ending .png.",
 )
 
 _COMPARED = (
-    *("checkpoint", "split", "output_stride", "scales", "flip", "window", "refinement"),
+    *("checkpoint", "split", "output_stride", "scales", "flip", "window", "refine"),
     *("self_weight", "mu", "affinity_threshold", "symmetric_affinity", "iterations"),
 )
-"""What makes two evaluations of a run different ones."""
+"""Keys in which two evaluations of a run may differ."""
 
 
 def _evaluate():
@@ -103,52 +103,44 @@ def _evaluate():
     biased = selection_bias(model_dir, _CHECKPOINT.value, config, source)
     if biased:
         logging.warning("%s: %s (--checkpoint=last)", model_dir, biased)
-    views = config.scales, config.eval_flip, config.eval_window
     if _SAVE.value and not _SEARCH.value:
         raise ConfigError("--save is of a search; add --search.")
     if _SEARCH.value:
-        _search(config, model, step, source, views)
+        _search(config, model, step, source)
         return
-    if config.postprocess == "crf":
-        _evaluate_crf(config, model, step, source, views)
-        return
-    # Beside the evaluation of the calibrated settings, which it is to be compared with.
-    given = not _CALIBRATED.value and _REFINE_WITH.value == "prediction"
-    name = "given" if given else _REFINE_WITH.value
-    output = Path(_OUTPUT.value or model_dir / f"evaluation_{name}.json")
-    iterations = _iterations(config)
+    refinement = Refinement.from_config(config)
+    iterations = _iterations(config, refinement)
+    output = Path(_OUTPUT.value or model_dir / f"evaluation_{_name(refinement)}.json")
     _log_summary(config, model, source, refinement_in_words(config, iterations), output)
     result = evaluation.evaluate(
-        model,
-        source,
-        iterations,
-        _REFINE_WITH.value,
-        Refinement.from_config(config),
-        *views,
+        model, source, iterations, _AFFINITY_SOURCE.value, refinement, config.views
     )
-    settings = Refinement.from_config(config).to_config()
+    settings = refinement.to_config()
     del settings["propagation_iterations"]
+    if refinement.variant == "crf":
+        settings = {"crf": dataclasses.asdict(refinement.crf)}
     _show(result, output, config, step, {**settings, **result.to_json()})
 
 
-def _evaluate_crf(config, model, step, source, views):
-    if _REFINE_WITH.value != "prediction" or flags.FLAGS["propagation_iterations"].present:
+def _name(refinement):
+    """The end of the name of the JSON file."""
+    if not refinement.propagates and refinement.variant != "none":
+        return refinement.variant
+    # Beside the evaluation of the calibrated settings, with which it is to be compared.
+    given = not _CALIBRATED.value and _AFFINITY_SOURCE.value == "predicted"
+    return "given" if given else _AFFINITY_SOURCE.value
+
+
+def _search(config, model, step, source):
+    if _AFFINITY_SOURCE.value != "predicted":
         raise ConfigError(
-            "--refine_with and --propagation_iterations are of propagation; the CRF has "
-            "--crf_iterations. "
-            "Received: postprocess='crf'"
+            "--search propagates with the predicted affinity. "
+            f"Received: affinity_source={_AFFINITY_SOURCE.value!r}"
         )
-    crf = dense_crf_of(config)
-    output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "evaluation_crf.json"))
-    _log_summary(config, model, source, refinement_in_words(config), output)
-    result = evaluate_crf(model, source, crf, *views)
-    _show(result, output, config, step, {"crf": dataclasses.asdict(crf), **result.to_json()})
-
-
-def _search(config, model, step, source, views):
-    if _REFINE_WITH.value != "prediction":
-        raise ConfigError(f"--search refines with predictions. Received: {_REFINE_WITH.value}")
-    iterations = _iterations(config)
+    if not Refinement.from_config(config).propagates:
+        config = config.replace(refine="propagation")
+    refinement = Refinement.from_config(config)
+    iterations = _iterations(config, refinement)
     grid = [_numbers(each) for each in (_SEARCH_SELF_WEIGHTS, _SEARCH_MUS, _SEARCH_THRESHOLDS)]
     grid.append(_SYMMETRIC[_SEARCH_SYMMETRIC.value])
     output = Path(_OUTPUT.value or Path(_MODEL_DIR.value, "search.json"))
@@ -165,8 +157,8 @@ def _search(config, model, step, source, views):
         source,
         iterations,
         *grid,
-        *views,
-        refinement=Refinement.from_config(config),
+        views=config.views,
+        refinement=refinement,
     )
     _show(result, output, config, step, result.to_json())
     figure = refinement_search_figure(result)
@@ -182,11 +174,11 @@ def _log_summary(config, model, source, work, output):
 
 
 def _show(result, output, config, step, measured):
-    """Prints the table, and writes it with what it was measured on."""
-    # First of all: what cannot be written has still been measured.
+    """Prints the table, and writes it as JSON with the settings behind it."""
+    # Before the file, which may fail to be written.
     print(f"{config.dataset} {config.val_split}: {result.table()}")
     print(f"measured: the {_CHECKPOINT.value} checkpoint, of step {step}")
-    early = config.refinement == "early_stop"
+    early = config.refine == "propagation_early_stop"
     stop = {"patience": config.stop_patience, "tolerance": config.stop_tolerance} if early else {}
     content = {
         "dataset": config.dataset,
@@ -194,10 +186,9 @@ def _show(result, output, config, step, measured):
         "checkpoint": _CHECKPOINT.value,
         "step": step,
         "output_stride": config.eval_output_stride,
-        "scales": list(config.scales),
-        "flip": config.eval_flip,
-        "window": config.eval_window,
-        "refinement": config.refinement,
+        **dataclasses.asdict(config.views),
+        "scales": list(config.views.scales),
+        "refine": config.refine,
         **stop,
         **measured,
     }
@@ -206,9 +197,9 @@ def _show(result, output, config, step, measured):
 
 
 def _warn_of_other_settings(output, content):
-    """Says what an evaluation that is about to be replaced was of."""
+    """Warns of an evaluation of other settings that is about to be replaced."""
     try:
-        # Once there was no choice.
+        # Version 0.1.0 knew no other.
         earlier = {"checkpoint": "best", **json.loads(output.read_text(encoding="utf-8"))}
         # One of an earlier version lacks what is newer than it.
         known = [name for name in _COMPARED if name in earlier or name == "split"]
@@ -231,15 +222,16 @@ def _numbers(flag):
         ) from None
 
 
-def _iterations(config):
+def _iterations(config, refinement):
     given = flags.FLAGS["propagation_iterations"].present
-    off = config.postprocess == "none" and not _SEARCH.value
-    if off and given:
-        raise ConfigError(
-            "--propagation_iterations is of propagation, so it needs --postprocess=propagate. "
-            "Received: postprocess='none'"
-        )
-    if (config.affinity_rates is None or off) and not given:
+    if not refinement.propagates:
+        if given or _AFFINITY_SOURCE.value != "predicted":
+            raise ConfigError(
+                "--propagation_iterations and --affinity_source are for propagation. "
+                f"Received: refine={refinement.variant!r}"
+            )
+        return tuple(sorted({0, refinement.iterations}))
+    if config.affinity_rates is None and not given:
         return (0,)
     try:
         return tuple(int(count) for count in _ITERATIONS.value)

@@ -27,10 +27,11 @@ from dilated_affinity.datasets.files.images import decode_image, read_bytes
 from dilated_affinity.datasets.files.pairs import images_by_id, raise_first
 from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.datasets.shapes.drawing import draw_example
-from dilated_affinity.errors import ConfigError, MissingDataError
+from dilated_affinity.errors import MissingDataError
 from dilated_affinity.export.export import check_output, export_model
 from dilated_affinity.export.formats import FORMATS, QUANTIZATIONS
 from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.inference.views import Views
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words
 from dilated_affinity.run_dir.layout import load_classes
 from dilated_affinity.run_dir.load import load_run
@@ -50,26 +51,26 @@ _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.")
 _CALIBRATED = app.define_calibrated()
 _CHECKPOINT = config_flags.define_checkpoint()
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "What to write: a folder for saved_model, else a file .keras, .onnx or .tflite."
+    "output", None, "Output: a folder for saved_model, otherwise a file .keras, .onnx or .tflite."
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
     "saved_model",
     tuple(FORMATS),
     "saved_model: for TensorFlow, without this package. keras: for Keras with this package. onnx: "
-    "needs the extra `onnx`. litert: for LiteRT. The last two hold the propagation as plain "
+    "needs the extra `onnx`. litert: for LiteRT. The last two contain the propagation as plain "
     "operations, which are slow at many iterations; --propagation_iterations=0 leaves it out.",
 )
-_AFFINITY = flags.DEFINE_bool("affinity", False, "Output the affinity, too.")
+_AFFINITY = flags.DEFINE_bool("affinity", False, "Also output the affinity.")
 _JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile",
     True,
-    "Let XLA compile the propagation of a SavedModel; no for a runtime without XLA.",
+    "Compile the propagation of a SavedModel by XLA; no for a runtime without XLA.",
 )
 _FOLD_BATCH_NORM = flags.DEFINE_bool(
     "fold_batch_norm",
     False,
-    "Fold batch norm into the convolutions: up to rounding the same outputs, in less time.",
+    "Fold batch norm into the convolutions: the same outputs up to rounding, in less time.",
 )
 _QUANTIZATION = flags.DEFINE_enum(
     "quantization",
@@ -100,15 +101,10 @@ def _export():
     precision, quantization = given.get("mixed_precision"), _QUANTIZATION.value
     check_output(output, _FORMAT.value, _OVERWRITE.value, precision, quantization)
     config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **given)
-    if config.scales != (1.0,) or config.eval_flip or config.eval_window:
+    if config.views != Views():
         logging.warning(
             "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
             "eval_window are for eval_main and predict_main."
-        )
-    if config.postprocess == "crf":
-        raise ConfigError(
-            "A CRF cannot be exported; give --postprocess=propagate or none. "
-            "Received: postprocess='crf'"
         )
     image, name, classes = _image_to_check_with(config, Path(model_dir))
     log_run_summary(
@@ -141,10 +137,10 @@ def _export():
 
 
 def _image_to_check_with(config, model_dir):
-    """An image, what to call it, and the classes of the run."""
+    """An image, its name in messages, and the classes of the run."""
     classes = load_classes(model_dir)
     if _IMAGE.value:
-        # A run without its table of classes is from before there was any.
+        # The first runs have no table of classes.
         classes = classes or make_builder(config.dataset, config.data_dir).classes
         return _read_image(_IMAGE.value), _IMAGE.value, classes
     try:
@@ -180,7 +176,7 @@ def _bytes_of(path):
 
 
 def _quiet():
-    """Keeps to themselves how TensorFlow and the converters get on, and where they write aside."""
+    """Hides the progress messages of TensorFlow and the converters."""
     logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("ERROR")
 
@@ -193,8 +189,8 @@ def _metadata(config, classes):
         "classes": list(classes.names),
         "rates": config.affinity_rates,
         **Refinement.from_config(config).to_config(),
-        "propagation_iterations": config.iterations_of_refinement if config.affinity_rates else 0,
-        "refinement": config.refinement,
+        "propagation_iterations": config.refinement_iterations if config.affinity_rates else 0,
+        "refine": config.refine,
         "mixed_precision": config.mixed_precision,
         "fold_batch_norm": _FOLD_BATCH_NORM.value,
     }

@@ -13,12 +13,13 @@ from dilated_affinity.cli import config_flags
 _WIDEST = 100
 
 
-def help_page(command: str, module: str) -> str:
+def help_page(command: str, module: str, description: str | None = None) -> str:
     """The help of a command.
 
     Args:
         command: Name of the command.
-        module: Name of its module, whose docstring and flags come first.
+        module: Name of its module, whose flags come first.
+        description: Text to begin with; the docstring of the module when None.
 
     Returns:
         Text of lines no wider than the terminal, and no wider than 100 columns.
@@ -27,7 +28,7 @@ def help_page(command: str, module: str) -> str:
     own = flags.FLAGS.flags_by_module_id_dict().get(id(sys.modules[module]), [])
     own = sorted(own, key=lambda flag: flag.help.startswith("Alias for"))  # else as defined
     settings = config_flags.groups()
-    parts = [f"{command}: {inspect.getdoc(sys.modules[module])}"]
+    parts = [f"{command}: {description or inspect.getdoc(sys.modules[module])}"]
     parts.append(_section("command", {flag.name: _own_default(flag) for flag in own}, width))
     parts += [_section(group, defaults, width) for group, defaults in settings.items()]
     general = {"debug": "no", "version": "", "help": ""}

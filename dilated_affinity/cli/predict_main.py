@@ -9,11 +9,10 @@ it predicts the validation split, and adds a comparison with the ground truth an
     predict_main --model_dir=runs/cityscapes --input=leftImg8bit/test --output_dir=test \\
         --write_label_ids
 
-writes the labels as Cityscapes' test server wants them: grey PNG of labelIds.
+writes the labels in the form that Cityscapes' test server expects: grey PNG of labelIds.
 
-What cannot be predicted is named at the end, with the reason, and does not keep others from being
-predicted; the exit status is 1 then. Given --resume, the same command continues one that was ended,
-and predicts again what could not be.
+Images that cannot be predicted are listed at the end, with the reason, and the exit status is then
+1. With --resume, the same command continues an interrupted one and retries those images.
 """
 
 import sys
@@ -25,7 +24,6 @@ from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation.crf import CRFPredictor, dense_crf_of
 from dilated_affinity.inference.files import predict_examples, predict_files
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
@@ -57,24 +55,24 @@ _SPLIT = flags.DEFINE_string(
 _LIMIT = flags.DEFINE_integer(
     "limit", None, "Without --input: how many images of the split. Default: all.", lower_bound=1
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write; made if missing.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write to; made if missing.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 _RESUME = flags.DEFINE_bool(
     "resume",
     False,
-    "Leave out images whose predictions are all there, whatever model they are of; write the rest.",
+    "Skip images whose predictions are complete, of whatever model; predict the others.",
 )
 _PROBABILITIES = flags.DEFINE_bool(
     "probabilities",
     False,
-    "Write the refined probabilities of all classes, too (*_probabilities.npz, float16, H x W x "
+    "Also write the refined probabilities of all classes (*_probabilities.npz, float16, H x W x "
     "C), and a grey picture of the largest at each pixel (*_confidence.png).",
 )
 _WRITE_LABEL_IDS = flags.DEFINE_bool(
     "write_label_ids",
     False,
-    "Write Cityscapes' labelIds as grey PNG, as its test server wants them, not a palette PNG of "
-    "the 19 classes.",
+    "Write Cityscapes' labelIds as grey PNG, as its test server expects, instead of a palette PNG "
+    "of the 19 classes.",
 )
 
 
@@ -93,7 +91,7 @@ def _predict():
                 f"Received: a run on {config.dataset}"
             )
         label_ids = CITYSCAPES_LABEL_IDS
-    predictor = _predictor(config, model)
+    predictor = Predictor(model, None, Refinement.from_config(config), config.views)
     options = {
         "overwrite": _OVERWRITE.value,
         "resume": _RESUME.value,
@@ -101,7 +99,7 @@ def _predict():
         "probabilities": _PROBABILITIES.value,
     }
     if _INPUT.value:
-        # A run without its table of classes is from before there was any.
+        # The first runs have no table of classes.
         classes = (
             load_classes(Path(model_dir)) or make_builder(config.dataset, config.data_dir).classes
         )
@@ -136,13 +134,6 @@ def _log_summary(config, model, classes, images, output_dir):
         f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {refinement_in_words(config)}"
     )
     log_run_summary(config, model, classes.num_classes, images, work, output_dir)
-
-
-def _predictor(config, model):
-    views = config.scales, config.eval_flip, config.eval_window
-    if config.postprocess == "crf":
-        return CRFPredictor(model, dense_crf_of(config), *views)
-    return Predictor(model, None, Refinement.from_config(config), *views)
 
 
 def main():

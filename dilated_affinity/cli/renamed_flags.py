@@ -4,14 +4,26 @@ import re
 
 from absl import flags
 
+from dilated_affinity.inference.refiners import RENAMED
+
 _RENAMED = {
     "iterations": ("train_steps", "propagation_iterations"),
     "flip": ("random_flip", "eval_flip"),
     "scales": ("eval_scales",),
     "window": ("eval_window",),
     "structure": ("objective",),
+    "postprocess": ("refine",),
+    "refinement": ("refine",),
+    "refine_with": ("affinity_source",),
 }
-"""New names of the flags of version 0.1.0; of several the one that the command has."""
+"""New names of the flags of version 0.1.0; of several, the one that the command defines."""
+
+_VALUES = {
+    "postprocess": {"propagate": "propagation"},
+    "refinement": RENAMED,
+    "refine_with": {"prediction": "predicted"},
+}
+"""New values of renamed flags."""
 
 
 def with_new_names(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -30,7 +42,10 @@ def with_new_names(arguments: list[str]) -> tuple[list[str], list[str]]:
         new = _new_name(given[2]) if given else None
         if new is not None:
             notes.append(f"--{given[2]} is called --{new} since version 0.2.0")
-            argument = f"--{new}{given[3] or ''}"
+            argument = f"--{new}"
+            if given[3] is not None:
+                value = given[3].removeprefix("=")
+                argument += f"={_VALUES.get(given[2], {}).get(value, value)}"
         replaced.append(argument)
     return replaced + arguments[end:], notes
 

@@ -2,8 +2,8 @@
 
     report_main --model_dir=runs/camvid
 
-The file loads nothing from anywhere else: it can be sent, or kept beside the run. What `eval_main`
-has measured of propagation, with predicted and with ground-truth affinity, is in it, too.
+The file needs no other: it can be sent, or kept beside the run. It includes the results of
+`eval_main` with predicted and with ground-truth affinity.
 """
 
 from pathlib import Path
@@ -35,10 +35,10 @@ _CALIBRATED = app.define_calibrated()
 _CHECKPOINT = config_flags.define_checkpoint()
 _OUTPUT = flags.DEFINE_string("output", None, "HTML file to write. Default: model_dir/report.html.")
 _EXAMPLES = flags.DEFINE_integer(
-    "examples", 3, "How many of the best and how many of the worst images to show.", lower_bound=0
+    "examples", 3, "Number of the best and of the worst images to show.", lower_bound=0
 )
 _LIMIT = flags.DEFINE_integer(
-    "limit", None, "How many images of the split to measure. Default: all.", lower_bound=1
+    "limit", None, "Number of images of the split to measure. Default: all.", lower_bound=1
 )
 
 
@@ -46,24 +46,17 @@ def _report():
     model_dir = Path(app.required(_MODEL_DIR.value, "model_dir"))
     output = Path(_OUTPUT.value or model_dir / "report.html")
     config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **_given())
-    if config.postprocess == "crf":
+    if config.refine == "crf":
         raise ConfigError(
-            "A report shows propagation or nothing: --postprocess=propagate or none. "
-            "Received: postprocess='crf'"
+            "A report shows propagation or no refinement (--refine=propagation or none). "
+            "Received: refine='crf'"
         )
     files = RunFiles.read(model_dir, _CHECKPOINT.value)
     source = load_source(config.dataset, config.val_split, config.data_dir)
     biased = selection_bias(model_dir, _CHECKPOINT.value, config, source)
     if biased:
         logging.warning("%s: %s (--checkpoint=last)", model_dir, biased)
-    predictor = Predictor(
-        model,
-        None,
-        Refinement.from_config(config),
-        config.scales,
-        config.eval_flip,
-        config.eval_window,
-    )
+    predictor = Predictor(model, None, Refinement.from_config(config), config.views)
     log_run_summary(
         config,
         model,

@@ -1,1 +1,1 @@
-"""What lies on disk: class tables and palettes, TFDS builders (one folder each), loading."""
+"""Data sets: class tables and palettes, TFDS builders (one folder each), loading."""

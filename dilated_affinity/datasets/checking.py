@@ -1,4 +1,4 @@
-"""Reading all of a data set once, to say what is in it and what is wrong with it."""
+"""Checks a data set by reading all of its examples once."""
 
 import functools
 import os
@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL
+from dilated_affinity.datasets.data_dir import open_data_dir
 from dilated_affinity.datasets.files.pairs import classes_of_values
 from dilated_affinity.datasets.inspection import Survey
-from dilated_affinity.datasets.places import open_in_place
 from dilated_affinity.datasets.registry import make_builder
 from dilated_affinity.errors import DataError, MissingDataError
 from dilated_affinity.runtime.progress import progress
 
 
 def check_dataset(name: str, data_dir: str | os.PathLike, splits: Sequence[str]):
-    """Reads every example of some splits and reports what it found.
+    """Reads every example of some splits and reports contents and problems.
 
     Args:
         name: A name that `load_dataset` knows. For `folder` see `check_folder`, which reads all
@@ -26,11 +26,11 @@ def check_dataset(name: str, data_dir: str | os.PathLike, splits: Sequence[str])
         splits: The splits to read.
 
     Returns:
-        A `FolderReport`. Files that cannot be used are among its `problems`; where the data set
-        is refused as a whole, as one with an image without a label is, that is the only one.
+        A `FolderReport`. Files that cannot be used are listed in `problems`. If the whole data set
+        is refused, for example for an image without a label, that is the only problem.
 
     Raises:
-        ConfigError: There is no data set or no split of that name.
+        ConfigError: If there is no data set or no split of that name.
     """
     # TensorFlow Datasets takes seconds to import.
     from dilated_affinity.datasets.folder import FolderReport, check_folder
@@ -54,7 +54,7 @@ def check_dataset(name: str, data_dir: str | os.PathLike, splits: Sequence[str])
 
 
 def _find_folder(data_dir):
-    """Where the data set `folder` lies, whole or not."""
+    """Returns the folder of the data set `folder`, whether complete or not."""
     from dilated_affinity.datasets.folder.layout import find_splits
 
     def find(root):
@@ -63,10 +63,10 @@ def _find_folder(data_dir):
         except MissingDataError:
             raise
         except DataError:
-            pass  # It is here, and `check_folder` says what is wrong with it.
+            pass  # It is here, and `check_folder` reports what is wrong with it.
         return root
 
-    return open_in_place("folder", data_dir, find)
+    return open_data_dir("folder", data_dir, find)
 
 
 def _read_split(report, split, source, survey):
@@ -90,12 +90,12 @@ def _read_split(report, split, source, survey):
 
 
 def _has_files(source):
-    # Not by its class, which takes seconds to import.
+    # An instance check would need its class, which is slow to import.
     return hasattr(source, "inspect")
 
 
 def _read(source, index):
-    """Size and counts of the classes of an example, or what is wrong with it."""
+    """Returns the size and the class counts of an example, or the error if it cannot be used."""
     try:
         example = source[index]
     except DataError as error:
@@ -105,7 +105,7 @@ def _read(source, index):
 
 
 def _inspect(source, index):
-    """The same for a `PairedFilesSource`, and what else there is to say of the files."""
+    """Does the same for a `PairedFilesSource`, and inspects its files."""
     try:
         pair, found = source.inspect(index)
         values = np.flatnonzero(found.counts.values)

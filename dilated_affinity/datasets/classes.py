@@ -1,4 +1,4 @@
-"""Class names, palettes and label ids of the data sets: one table each, and nothing else.
+"""Class names, palettes and label ids of the data sets, one table each.
 
 Labels are uint8: classes are 0 to C-1 and 255 (`IGNORE_LABEL`) is void.
 """
@@ -19,10 +19,10 @@ class ClassTable:
     Args:
         names: The name of each class; class `i` is `names[i]`. At most 255.
         palette: One `(red, green, blue)` triple of ints in 0..255 per class.
-        void_color: The colour in which void is drawn.
+        void_color: The colour of void.
 
     Raises:
-        ValueError: Names and palette differ in number, or a colour is no triple of bytes.
+        ValueError: If names and palette differ in number, or a colour is not a triple of bytes.
     """
 
     names: tuple[str, ...]
@@ -49,15 +49,15 @@ class ClassTable:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, void not counted."""
+        """The number of classes without void."""
         return len(self.names)
 
     def color_map(self) -> np.ndarray:
-        """Returns the colour of every label value, `color_map()[label]` being a picture.
+        """Returns the colour of every label value; `color_map()[label]` is a picture.
 
         Returns:
-            A uint8 array of shape `(256, 3)`, RGB. Row 255 is the void colour; rows that are
-            neither a class nor void are 0.
+            A uint8 array of shape `(256, 3)`, RGB. Row 255 is the void colour; rows of unused
+            values are 0.
         """
         colors = np.zeros((256, 3), np.uint8)
         colors[: self.num_classes] = self.palette
@@ -80,7 +80,7 @@ def spread_bits_color(index: int) -> Color:
     return tuple(channels)
 
 
-# SegNet's 11 classes and their colours; 11 in its label files is void.
+# SegNet's 11 classes and their colours; 11 is void in its label files.
 CAMVID = ClassTable(
     names=(
         "sky",
@@ -151,11 +151,11 @@ _VOC2012_NAMES = (
 VOC2012 = ClassTable(
     names=_VOC2012_NAMES,
     palette=tuple(spread_bits_color(index) for index in range(len(_VOC2012_NAMES))),
-    # The cream contours of the official masks follow from the same rule.
+    # The colour of the void contours in the official masks follows from the same rule.
     void_color=spread_bits_color(IGNORE_LABEL),
 )
 
-# labelId of the files, class name, colour; in the order of the 19 training classes.
+# labelId, class name and colour, in the order of the 19 training classes.
 _CITYSCAPES_ROWS = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -183,7 +183,7 @@ CITYSCAPES = ClassTable(
     palette=tuple(color for _, _, color in _CITYSCAPES_ROWS),
 )
 
-# The labelId of each training class, as the test server wants predictions.
+# The labelId of each training class; the test server expects predictions in labelIds.
 CITYSCAPES_LABEL_IDS = tuple(label_id for label_id, _, _ in _CITYSCAPES_ROWS)
 
 
@@ -192,7 +192,7 @@ def cityscapes_train_ids() -> np.ndarray:
 
     Returns:
         A uint8 array of shape `(256,)`: `cityscapes_train_ids()[label_ids]` are classes 0 to 18,
-        and 255 for every id that is not trained.
+        and 255 for every other id.
     """
     table = np.full(256, IGNORE_LABEL, np.uint8)
     table[list(CITYSCAPES_LABEL_IDS)] = np.arange(len(CITYSCAPES_LABEL_IDS))

@@ -1,6 +1,6 @@
-"""What the files of an example hold that its arrays do not show, and what looks like a mistake.
+"""Finds possible mistakes in images and masks, which `--check_only` reports as notes.
 
-None of it keeps an example from being read. It is for `--check_only`, which says it.
+They do not prevent an example from being read.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from dilated_affinity.datasets.files.images import (
     stored_orientation,
 )
 from dilated_affinity.datasets.files.pairs import REMEDY, Decoder, Pair, check_sizes
-from dilated_affinity.datasets.notes import Notes, shown
+from dilated_affinity.datasets.notes import Notes, abbreviate
 
-# The share of a value's pixels from which on it seems to be nothing but a mixture of others.
+# The share of a value's mixed pixels from which it is taken to be a mixture of other values.
 _MIXED = 0.5
 
-# How many pixels lie between others where edges are smooth, at least and to each jump that
-# remains. In masks of CamVid, VOC and Cityscapes these are 0.06 at most, in masks resized with
-# interpolation 0.5 and more.
+# The least number of mixed pixels in a mask with smooth edges, and their least ratio to remaining
+# jumps. That ratio is at most 0.06 in masks of CamVid, VOC and Cityscapes, and at least 0.5 in
+# masks resized with interpolation.
 _FEWEST, _SMOOTH = 16, 0.3
 
 SMOOTH = (
-    "masks whose edges have values between those of their sides, as after resizing with "
-    "interpolation or drawing with smooth edges"
+    "masks whose edges have intermediate values, as after resizing with interpolation or "
+    "anti-aliasing"
 )
 
 _TURNS = {
@@ -46,11 +46,11 @@ _TURNS = {
 
 
 class MaskCounts(NamedTuple):
-    """What `count_values` counts.
+    """Result of `count_values`.
 
     Attributes:
-        values: How many pixels of a mask have each value, int64 `(256,)`.
-        mixed: How many of these lie between a lower and a higher one; see `find_mixed`.
+        values: Number of pixels of each value, int64 `(256,)`.
+        mixed: Number of these between a lower and a higher value; see `find_mixed`.
         smooth: Whether the edges of the mask seem to be smooth.
     """
 
@@ -60,17 +60,17 @@ class MaskCounts(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What `inspect_pair` found.
+    """Result of `inspect_pair`.
 
     Attributes:
         size: Width and height.
         counts: The `MaskCounts` of the mask.
-        digest: Equal for equal pictures.
+        digest: Hash of the image.
         image_remarks: See `read_image`.
         mask_remarks: See `label_remarks`.
         palette: See `palette_colors`.
-        stored_fits: For an image that was turned upright, whether the mask fits it better as it
-            was stored; `None` where the mask does not tell.
+        stored_fits: For an image that was turned upright, whether the mask fits the stored pixels
+            better; `None` if that cannot be determined.
     """
 
     size: tuple[int, int]
@@ -83,11 +83,11 @@ class Inspection(NamedTuple):
 
 
 def inspect_pair(pair: Pair, decode: Decoder = decode_label) -> Inspection:
-    """Reads an example once and looks at it.
+    """Reads and inspects an example.
 
     Args:
         pair: The two files and the id.
-        decode: What decodes the label file.
+        decode: Decoder of the label file.
 
     Raises:
         DataError: As `read_values`.
@@ -113,7 +113,7 @@ def inspect_pair(pair: Pair, decode: Decoder = decode_label) -> Inspection:
 
 def count_values(values: np.ndarray) -> MaskCounts:
     """Counts the values in a mask, uint8 `(H, W)`."""
-    # Void has no place among classes, but all values are grey levels where masks are not indices.
+    # 255 is void among class indices, but a grey level in masks that are not indices.
     mixed = np.count_nonzero(find_mixed(values, IGNORE_LABEL))
     return MaskCounts(
         np.bincount(values.ravel(), minlength=256),
@@ -125,12 +125,12 @@ def count_values(values: np.ndarray) -> MaskCounts:
 def find_mixed(values: np.ndarray, void: int | None = None) -> np.ndarray:
     """Finds the pixels that have a lower value on one side and a higher one on the other.
 
-    Masks that were resized with interpolation, or drawn with smooth edges, have such pixels all
-    along their edges, and their values are no classes.
+    Masks that were resized with interpolation, or drawn with anti-aliasing, have such pixels along
+    their edges, and their values are not classes.
 
     Args:
         values: uint8 `(H, W)`.
-        void: A value that is neither lower nor higher.
+        void: A value to leave out of the comparison.
 
     Returns:
         A boolean array of shape `(H, W)`.
@@ -149,7 +149,7 @@ def find_mixed(values: np.ndarray, void: int | None = None) -> np.ndarray:
 
 
 def _count_jumps(values: np.ndarray, void: int) -> int:
-    """Counts neighbours whose values leave room for another one between them."""
+    """Counts pairs of neighbours whose values differ by more than 1."""
     count = 0
     for source in (values, values.T):
         first, second = source[:, 1:], source[:, :-1]
@@ -159,16 +159,16 @@ def _count_jumps(values: np.ndarray, void: int) -> int:
 
 
 def fits_as_stored(image: np.ndarray, values: np.ndarray, orientation: int) -> bool | None:
-    """Tells whether a mask seems to be drawn on the pixels as they are stored, not upright.
+    """Returns whether a mask seems to be drawn on the pixels as they are stored, not upright.
 
     Args:
-        image: Upright, uint8 `(H, W, 3)`.
+        image: Upright image, uint8 `(H, W, 3)`.
         values: The mask, uint8 `(H, W)`.
         orientation: The EXIF orientation of the image, 2 to 8.
 
     Returns:
-        Whether the grey level changes more across the borders of the mask's areas when the mask
-        is turned as the image was; `None` where it has no borders or cannot be turned.
+        Whether the grey level changes more across the borders in the mask if the mask is turned as
+        the image was; `None` if it has no borders or cannot be turned.
     """
     turned = np.asarray(Image.fromarray(values).transpose(_TURNS[orientation]))
     if turned.shape != values.shape or np.array_equal(turned, values):
@@ -179,7 +179,7 @@ def fits_as_stored(image: np.ndarray, values: np.ndarray, orientation: int) -> b
 
 
 def _contrast(grey: np.ndarray, values: np.ndarray) -> float | None:
-    """The mean change of the grey level across borders."""
+    """Returns the mean change of the grey level across borders in the mask."""
     borders = [np.diff(values.astype(np.int16), axis=axis) != 0 for axis in (0, 1)]
     changes = [np.abs(np.diff(grey, axis=axis)) for axis in (0, 1)]
     count = sum(np.count_nonzero(border) for border in borders)
@@ -188,7 +188,7 @@ def _contrast(grey: np.ndarray, values: np.ndarray) -> float | None:
 
 
 class MaskSurvey:
-    """What the values in some masks look like, seen together."""
+    """Statistics of the values in several masks."""
 
     def __init__(self):
         self._holds: dict[str, np.ndarray] = {}
@@ -199,7 +199,7 @@ class MaskSurvey:
         return path in self._holds
 
     def add(self, path: str, found: MaskCounts) -> None:
-        """Takes a mask into account."""
+        """Adds the counts of a mask."""
         self._holds[path] = found.values > 0
         self._counts += found.values
         self._mixed += found.mixed
@@ -211,20 +211,20 @@ class MaskSurvey:
         return np.flatnonzero(self._counts).tolist()
 
     def mixed_values(self) -> list[int]:
-        """Returns the values most pixels of which lie between a lower and a higher one."""
+        """Returns the values of which most pixels are between a lower and a higher value."""
         return np.flatnonzero(self._mixed > _MIXED * self._counts).tolist()
 
     def notes(self, table: np.ndarray, by_index=True) -> Notes:
-        """Returns what there is to say.
+        """Returns notes on possible mistakes.
 
         Args:
-            table: What the values in masks mean; see `label_table`.
-            by_index: Whether masks are read by index, rather than by colour.
+            table: The class of each value in masks; see `label_table`.
+            by_index: Whether masks are read by index rather than by colour.
         """
         notes = Notes()
         for path, holds in self._holds.items():
             if (table[holds] == IGNORE_LABEL).all():
-                notes.add("masks of nothing but void", path)
+                notes.add("masks of only void", path)
         if by_index and table[IGNORE_LABEL] == IGNORE_LABEL:
             self._note_black_and_white(notes)
         for path in self._smooth:
@@ -232,19 +232,19 @@ class MaskSurvey:
         return notes
 
     def _note_black_and_white(self, notes: Notes) -> None:
-        """Notes masks of 0 and 255 alone: what is 255 may be meant as an object."""
+        """Notes masks of only 0 and 255, in which 255 may be an object rather than void."""
         rows = np.array(list(self._holds.values())).reshape(-1, 256)
         classes, void = rows[:, 1:IGNORE_LABEL].any(axis=1), rows[:, IGNORE_LABEL]
-        kind = "masks of nothing but 0 and 255, where 255 is void and no class"
+        kind = "masks of only 0 and 255, where 255 is void and not a class"
         if classes.any() and not (classes & void).any():
-            kind += ", while no mask with other classes holds 255, as if it were one of them here"
+            kind += ", although no mask with other classes contains 255, so that it may be a class"
         for path, is_meant in zip(self._holds, void & ~classes & rows[:, 0], strict=True):
             if is_meant:
                 notes.add(kind, path)
 
 
 class Survey:
-    """What is strange about some examples, seen together.
+    """Possible mistakes in several examples.
 
     Attributes:
         masks: A `MaskSurvey` of their masks.
@@ -255,12 +255,12 @@ class Survey:
         self._notes = Notes()
         self._turned: list[str] = []
         self._stored_fits: list[str] = []
-        # The first mask with each colour of each index.
+        # The first mask with each colour of each palette index.
         self._colors: dict[int, dict[tuple[int, int, int], str]] = {}
         self._first: dict[tuple, str] = {}
 
     def add(self, pair: Pair, found: Inspection) -> None:
-        """Takes an example into account; one that several splits have counts once."""
+        """Adds an example; one in several splits counts once."""
         if pair.label_path in self.masks:
             return
         self.masks.add(pair.label_path, found.counts)
@@ -274,18 +274,19 @@ class Survey:
                 self._stored_fits.append(pair.label_path)
         first = self._first.setdefault((found.digest, found.size), pair.image_path)
         if first != pair.image_path:
-            same = f"{pair.image_path}: the same picture as {first}"
-            self._notes.add("pictures that are there before", same)
+            same = f"{pair.image_path}: the same image as {first}"
+            self._notes.add("duplicate images", same)
         for index, color in found.palette.items():
             self._colors.setdefault(index, {}).setdefault(color, pair.label_path)
 
     def lines(self, table: np.ndarray, by_index=True) -> list[str]:
-        """Returns what there is to say, a line for each kind; see `MaskSurvey.notes`."""
+        """Returns notes on possible mistakes, a line for each kind; see `MaskSurvey.notes`."""
         lines = self._notes.lines() + self.masks.notes(table, by_index).lines()
         if self._stored_fits:
             lines.append(
-                "masks that fit their images better as these are stored than turned upright: "
-                f"{len(self._stored_fits)} of {len(self._turned)} ({shown(self._stored_fits)}). "
+                "masks that fit the stored pixels of their images better than the upright ones: "
+                f"{len(self._stored_fits)} of {len(self._turned)} "
+                f"({abbreviate(self._stored_fits)}). "
                 f"If they were drawn on the pixels as stored, {REMEDY}"
             )
         return lines + (self._palettes() if by_index else [])
@@ -295,8 +296,8 @@ class Survey:
         if not differing:
             return []
         index, colors = next(iter(differing.items()))
-        examples = shown((f"{color} in {path}" for color, path in colors.items()), 2)
+        examples = abbreviate((f"{color} in {path}" for color, path in colors.items()), 2)
         return [
             f"indices that have several colours in the palettes of masks: {len(differing)} "
-            f"({index}: {examples}). The index counts, not the colour"
+            f"({index}: {examples}). Masks are read by index, not by colour"
         ]

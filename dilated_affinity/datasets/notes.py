@@ -1,4 +1,4 @@
-"""What is passed over, turned or read as something else, counted by kind."""
+"""Notes on files that are ignored, turned or converted, counted by kind."""
 
 import functools
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ _NAMES_SHOWN = 3
 
 
 class Notes:
-    """Files of which there is something to say, by what it is.
+    """Files by the kind of note on them.
 
     Example:
 
@@ -24,35 +24,37 @@ class Notes:
         self._names: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: object) -> None:
-        """Notes that something is to be said of one more file.
+        """Adds a note on a file.
 
         Args:
-            kind: What, as a plural noun phrase.
-            name: What the file is called.
+            kind: Kind of the note, a plural noun phrase.
+            name: Name of the file.
         """
         self._names.setdefault(kind, []).append(str(name))
 
     def merge(self, other: "Notes") -> None:
-        """Adds what others have noted."""
+        """Adds other notes."""
         for kind, names in other._names.items():
             self._names.setdefault(kind, []).extend(names)
 
     def lines(self) -> list[str]:
-        """Returns a line for each kind: how many files, and what the first of them are called."""
-        return [f"{kind}: {len(names)} ({shown(names)})" for kind, names in self._names.items()]
+        """Returns a line for each kind with the number of files and the first names."""
+        return [
+            f"{kind}: {len(names)} ({abbreviate(names)})" for kind, names in self._names.items()
+        ]
 
 
-def shown(names: Iterable[object], most=_NAMES_SHOWN) -> str:
-    """Writes the first of some names, and how many more there are."""
+def abbreviate(names: Iterable[object], most=_NAMES_SHOWN) -> str:
+    """Formats the first of some names and the number of the others."""
     names = [str(name) for name in names]
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def log_once(lines: Iterable[str]) -> None:
-    """Logs lines as warnings, those that this process has logged before left out.
+    """Logs lines as warnings, except those that this process has logged before.
 
-    A run makes a builder for each of its splits, and each finds the same.
+    A run makes a builder for each of its splits, all of which have the same notes.
     """
     for line in lines:
         _log(line)

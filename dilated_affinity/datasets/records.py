@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared: making sure that they are complete, and reading them."""
+"""Prepares data sets by TFDS, checks that they are complete, and reads them."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from dilated_affinity.runtime.progress import watched
 
 
 class Keys(NamedTuple):
-    """What the features of an example are called."""
+    """Names of the features of an example."""
 
     image: str = "image"
     label: str = "label"
@@ -29,25 +29,25 @@ def prepare(
     sizes: Mapping[str, int] | None = None,
     download_config: tfds.download.DownloadConfig | None = None,
 ) -> tfds.core.DatasetBuilder:
-    """Prepares a data set unless it is prepared already, and checks that its files are there.
+    """Prepares a data set unless that has been done, and checks that its files exist.
 
     Args:
         builder: Its builder.
-        sizes: The number of examples of each split, where known beforehand.
+        sizes: The number of examples of each split, if known in advance.
         download_config: Passed on to `download_and_prepare`.
 
     Returns:
-        A builder that knows the prepared data set.
+        A builder of the prepared data set.
 
     Raises:
-        DataError: Its folder is incomplete, or cannot be written.
+        DataError: If its folder is incomplete, or cannot be written.
     """
     if not builder.data_path.exists():
         logging.info("Preparing %s in %s", builder.name, builder.data_dir)
         if not watched():
             tfds.disable_progress_bar()
         try:
-            # TFDS prints that it downloads, also where it does not, among a command's results.
+            # TFDS prints to stdout that it downloads, even if it does not.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare(download_config=download_config)
         except OSError as error:
@@ -56,7 +56,7 @@ def prepare(
                     f"{builder.data_dir}: expected to be able to write the data set "
                     f"{builder.name} there. Received: {error.strerror or error}"
                 ) from error
-            # Otherwise another process was faster: TFDS renames finished folders into place.
+            # Otherwise another process has finished first: TFDS renames complete folders.
         options = {"config": builder.builder_config} if builder.builder_config else {}
         builder = type(builder)(
             data_dir=builder.data_dir_root, file_format=builder.info.file_format, **options
@@ -66,7 +66,7 @@ def prepare(
 
 
 def expected_splits(sizes: Mapping[str, int]) -> tfds.core.SplitDict:
-    """Splits of known sizes before they are prepared, so that TFDS' bars tell the time left."""
+    """Returns splits of known sizes, with which TFDS' progress bars show the time left."""
     return tfds.core.SplitDict(
         tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
         for name, size in sizes.items()
@@ -74,7 +74,7 @@ def expected_splits(sizes: Mapping[str, int]) -> tfds.core.SplitDict:
 
 
 def _check_files(builder: tfds.core.DatasetBuilder, sizes: Mapping[str, int]) -> None:
-    remedy = f"{builder.data_dir}: remove this folder and it is made anew."
+    remedy = f"{builder.data_dir}: remove this folder to prepare the data set again."
     if not builder.is_prepared():
         raise DataError(f"{remedy} Received: a folder without dataset_info.json")
     splits = builder.info.splits
@@ -91,17 +91,17 @@ def _check_files(builder: tfds.core.DatasetBuilder, sizes: Mapping[str, int]) ->
 class RecordsSource(Sequence):
     """Random access to prepared examples; see `dilated_affinity.datasets.registry.Source`.
 
-    Images and labels are decoded by `image_files`, not by TFDS, so that they equal those that are
-    read from files.
+    Images and labels are decoded by `datasets.files.images`, not by TFDS, so that they equal those
+    that are read from files.
 
     Args:
         builder: A builder of a prepared data set, in a file format with random access.
         split: A split or parts of splits in TFDS' notation.
         classes: The class table.
-        ids: The id of each example; `None` has them read from the records when first asked for,
-            which takes as long as reading all of the data set.
-        table: See `label_table`; by default classes and 255 are themselves.
-        keys: What the features are called.
+        ids: The id of each example; if `None`, they are read from the records on first use, which
+            takes as long as reading the whole data set.
+        table: See `label_table`; by default values are classes and 255.
+        keys: Names of the features.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class RecordsSource(Sequence):
         return classes_of_values(values, name, self.classes, self._table)
 
     def _named_record(self, index: int) -> tuple[dict, str]:
-        # Negative indices and the end of iteration as for any sequence; TFDS has neither.
+        # Supports negative indices and iteration like any sequence, which TFDS does not.
         index = range(len(self))[index]
         record = self._record(index)
         return record, f"{self._folder}, example {index} ({self._id(record)})"
@@ -164,6 +164,6 @@ class RecordsSource(Sequence):
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             text = " ".join(str(error).split())
             raise DataError(
-                f"{self._folder}: example {index} is damaged; remove this folder and it is made "
-                f"anew. Received: {type(error).__name__}: {text}"
+                f"{self._folder}: example {index} is damaged; remove this folder to prepare the "
+                f"data set again. Received: {type(error).__name__}: {text}"
             ) from error

@@ -1,7 +1,6 @@
-"""From the name of a data set to its builder, its examples, or a `tf.data.Dataset` of them.
+"""Builders, examples and `tf.data.Dataset`s of the data sets by name.
 
-Every data set is a TFDS builder in a folder of its own. Adding one means writing that folder and
-one line of `_BUILDERS`.
+Every data set has a TFDS builder in a separate folder, and a line of `_BUILDERS`.
 """
 
 import functools
@@ -15,11 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from dilated_affinity.datasets.classes import ClassTable
-from dilated_affinity.datasets.places import open_in_place
+from dilated_affinity.datasets.data_dir import open_data_dir
 from dilated_affinity.errors import ConfigError, DataError, did_you_mean
 
-# Named, not imported: importing TFDS takes seconds that a mere list of names should not cost.
-# A module, and its builder or the function that chooses among several by what lies in `data_dir`.
+# A module, and its builder or the function that selects one by the contents of `data_dir`.
+# Given by name, since importing TFDS takes seconds, which listing the names should not.
 _BUILDERS = {
     "shapes": ("dilated_affinity.datasets.shapes", "Shapes"),
     "camvid": ("dilated_affinity.datasets.camvid", "Camvid"),
@@ -36,7 +35,7 @@ class Source(Protocol):
 
     Attributes:
         classes: The `ClassTable` of the data set.
-        ids: The id of every example, in order, known without decoding any.
+        ids: The id of every example, in order, available without decoding any.
     """
 
     classes: ClassTable
@@ -47,12 +46,12 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict:
         """Returns `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`.
 
-        A source may have a method `label(index)`, too, that returns the label alone and is faster.
+        A source may also have a faster method `label(index)` that returns only the label.
         """
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Returns the names that `load_dataset` knows."""
+    """Returns the names of the data sets."""
     return tuple(_BUILDERS)
 
 
@@ -61,17 +60,17 @@ def make_builder(name: str, data_dir: str | os.PathLike):
 
     Args:
         name: One of `dataset_names()`.
-        data_dir: Where the data set lies. For `shapes`, which is made on the spot, the folder
-            under which it is kept; for the others, the folder that their README shows, or the one
-            that holds it under the data set's name.
+        data_dir: The folder of the data set. For `shapes`, which is generated, the folder in which
+            it is stored; for the others, the folder shown in their README, or the one that contains
+            it under the data set's name.
 
     Returns:
-        A `tfds.core.DatasetBuilder`, or for Cityscapes' zip files a wrapper of TFDS' own, that
-        also has `classes`, a `ClassTable`, and `source(split)`, see `Source`.
+        A `tfds.core.DatasetBuilder`, or for Cityscapes' zip files a wrapper of TFDS' builder, with
+        the additional members `classes`, a `ClassTable`, and `source(split)`, see `Source`.
 
     Raises:
-        ConfigError: There is no data set of that name.
-        DataError: `data_dir` does not hold what the data set's README says.
+        ConfigError: If there is no data set of that name.
+        DataError: If `data_dir` does not have the layout shown in the data set's README.
     """
     if name not in _BUILDERS:
         raise ConfigError(
@@ -80,14 +79,13 @@ def make_builder(name: str, data_dir: str | os.PathLike):
         )
     module, builder = _BUILDERS[name]
     make = getattr(importlib.import_module(module), builder)
-    return open_in_place(name, data_dir, lambda root: make(data_dir=root))
+    return open_data_dir(name, data_dir, lambda root: make(data_dir=root))
 
 
 def load_source(name: str, split: str, data_dir: str | os.PathLike) -> Source:
     """Returns random access to the examples of a split, at their original sizes.
 
-    A data set that is made on the spot (`shapes`) is prepared under `data_dir` first where it is
-    missing.
+    A generated data set (`shapes`) is prepared under `data_dir` first if it is missing.
 
     Args:
         name: One of `dataset_names()`.
@@ -95,13 +93,13 @@ def load_source(name: str, split: str, data_dir: str | os.PathLike) -> Source:
         data_dir: See `make_builder`.
 
     Returns:
-        A `Source`: `len(source)`, `source.ids`, `source.classes`, and `source[i]`, a dictionary of
+        A `Source` with `len(source)`, `source.ids`, `source.classes`, and `source[i]`, a dict of
         `"image"` (uint8, `(H, W, 3)`, RGB), `"label"` (uint8, `(H, W)`, classes 0 to C-1 and 255
         void) and `"id"` (str).
 
     Raises:
-        ConfigError: There is no data set or no split of that name.
-        DataError: The data set is missing or incomplete; from `source[i]`, a file is damaged.
+        ConfigError: If there is no data set or no split of that name.
+        DataError: If the data set is missing or incomplete; from `source[i]`, if a file is damaged.
     """
     return make_builder(name, data_dir).source(split)
 
@@ -120,8 +118,8 @@ def load_dataset(name: str, split: str, data_dir: str | os.PathLike) -> tf.data.
         A damaged file surfaces as a `tf.errors.OpError`; see `data_error_from`.
 
     Raises:
-        ConfigError: There is no data set or no split of that name.
-        DataError: The data set is missing or incomplete.
+        ConfigError: If there is no data set or no split of that name.
+        DataError: If the data set is missing or incomplete.
     """
     source = load_source(name, split, data_dir)
     dataset = read_examples(source, tf.data.Dataset.range(len(source)))
@@ -129,10 +127,10 @@ def load_dataset(name: str, split: str, data_dir: str | os.PathLike) -> tf.data.
 
 
 def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the examples at some indices, read and decoded in parallel, in the order given.
+    """Returns the examples at some indices in the given order, read and decoded in parallel.
 
     Args:
-        source: Where to read, as `load_source` returns it.
+        source: The examples, as `load_source` returns them.
         indices: A `tf.data.Dataset` of int64 scalars.
 
     Returns:
@@ -157,10 +155,10 @@ def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def label_readers(source: Source) -> list[Callable[[], np.ndarray]]:
-    """Returns a function for each example that reads its label, for `AffinityStatistics`.
+    """Returns for each example a function that reads its label, for `AffinityStatistics`.
 
-    Images are not decoded where the source has a method `label`. Of a `SkippingSource`, which
-    decodes them, examples that cannot be used count nothing.
+    Images are not decoded if the source has a method `label`. A `SkippingSource` decodes them and
+    returns void labels for examples that cannot be used.
     """
     read = getattr(source, "label", None) or _label_of(source)
     return [functools.partial(read, index) for index in range(len(source))]
@@ -173,15 +171,15 @@ def _label_of(source: Source) -> Callable[[int], np.ndarray]:
 def data_error_from(op_error: tf.errors.OpError) -> DataError | None:
     """Recovers a `DataError` that was raised inside `tf.numpy_function`.
 
-    TensorFlow turns it into an `OpError` whose text wraps the message in the names of graph nodes
-    and a Python traceback. Messages of `DataError` are one line, so that the first line that
-    carries one carries all of it.
+    TensorFlow converts it to an `OpError` whose text contains the message among names of graph
+    nodes and a Python traceback. Messages of `DataError` are one line, so the first line with one
+    contains all of it.
 
     Args:
-        op_error: What iterating a dataset, or `model.fit` over it, raised.
+        op_error: Error raised by iterating a dataset, or by `model.fit`.
 
     Returns:
-        The `DataError` with its own message, or `None` where the cause was something else.
+        The `DataError` with its own message, or `None` if the cause was another error.
     """
     found = re.search(r"\bDataError: (.+)", op_error.message or "")
     return DataError(found.group(1).strip()) if found else None

@@ -1,4 +1,4 @@
-"""Training on in spite of a few examples that cannot be used."""
+"""Skips a few examples that cannot be used instead of stopping a training."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ TOLERATED = 0.01
 
 
 class SkippingSource(Sequence):
-    """A `Source` that gives, in the place of an example that cannot be used, the next one that can.
+    """A `Source` that replaces each example that cannot be used by the next one that can.
 
-    Which one that is depends on the files alone, so that a run that is resumed sees the same. Each
-    bad example is named in a warning once.
+    The replacement depends on the files only, so that a resumed run sees the same examples. A
+    warning is logged once for each bad example.
 
     Args:
         source: See `dilated_affinity.datasets.registry.Source`.
 
     Attributes:
-        skipped: Why, for each bad example met so far, by its index as text.
+        skipped: The reason for each bad example found so far, by its index as text.
 
     Raises:
         DataError: From `source[i]`, once more than 1 % of the examples have been skipped.
@@ -39,7 +39,7 @@ class SkippingSource(Sequence):
 
     @property
     def ids(self):
-        """The id of every example, bad ones too."""
+        """The id of every example, including bad ones."""
         return self._source.ids
 
     def __len__(self) -> int:
@@ -47,13 +47,13 @@ class SkippingSource(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         index = range(len(self))[index]
-        # Ends: `_skip` raises long before all of them are bad.
+        # Terminates, since `_skip` raises long before all examples are bad.
         while (example := self._read(index)) is None:
             index = (index + 1) % len(self)
         return example
 
     def label(self, index: int) -> np.ndarray:
-        """The label of an example, or for a bad one a label of void, which counts nothing."""
+        """The label of an example; for a bad one a label of only void."""
         example = self._read(range(len(self))[index])
         return np.full((1, 1), IGNORE_LABEL, np.uint8) if example is None else example["label"]
 
@@ -67,7 +67,7 @@ class SkippingSource(Sequence):
             return None
 
     def _skip(self, index, reason):
-        # Several threads may meet the same one; what they say of it is the same.
+        # Several threads may read the same example; they store the same reason.
         if self.skipped.setdefault(str(index), reason) is reason:
             logging.warning("skipped: %s", reason)
         count, size = len(self.skipped), len(self)

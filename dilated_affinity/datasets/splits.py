@@ -1,4 +1,4 @@
-"""What the name of a split means, TFDS' notation for parts of one included."""
+"""Resolves names of splits, including TFDS' notation for parts of one."""
 
 import re
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ def split_parts(
     """Resolves `"train"`, `"train[:10]"`, `"train[80%:]"` or `"train+val"`.
 
     Args:
-        data_set: The name of the data set, for messages.
-        split: What was asked for.
-        splits: The splits that there are, `builder.info.splits`.
+        data_set: The name of the data set, for errors.
+        split: A split or parts of splits.
+        splits: The existing splits, `builder.info.splits`.
 
     Returns:
         For each part `(name, start, stop)`: examples `start` to `stop - 1` of split `name`.
 
     Raises:
-        ConfigError: There is no such split, or the notation is wrong.
+        ConfigError: If there is no such split, or the notation is wrong.
     """
     for part in split.split("+"):
         name = re.sub(r"\[.*\]$", "", part.strip())
@@ -40,7 +40,7 @@ def split_parts(
         ) from error
     resolved = []
     for part in parts:
-        # Open ends are None.
+        # None for an open end.
         covered = range(splits[part.splitname].num_examples)[part.from_ : part.to]
         resolved.append((part.splitname, covered.start, covered.stop))
     return resolved

@@ -1,8 +1,8 @@
-"""Fitting the refinement's settings to a trained model, on images whose labels are known.
+"""Fit of the settings of propagation to a trained model, on images with labels.
 
-Focal loss and the neighbour weights of Eq. 5 leave an affinity head that ranks pairs well, but
-calls too many of them "same": with the paper's Eq. 7, propagation then smears classes over
-boundaries. One threshold tau, fitted after training with mu, lambda and symmetry, undoes that.
+With focal loss and the neighbour weights of Eq. 5, the affinity head ranks pairs well but predicts
+"same" too often: with the paper's Eq. 7, propagation then smooths classes across boundaries. A
+threshold tau, fitted after training together with mu, lambda and symmetry, corrects that.
 """
 
 import dataclasses
@@ -11,21 +11,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.affinity.targets import NOT_A_PAIR, affinity_targets, neighbor_counts
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.evaluation.metrics import iou_of_confusion, mean_over_classes
 from dilated_affinity.evaluation.search import RefinementSearch, refinement_grid
+from dilated_affinity.inference.network import Network, logits_fn
 from dilated_affinity.inference.padding import PaddedShapes, pad_to
-from dilated_affinity.inference.predictor import logits_fn
-from dilated_affinity.inference.refinement import (
-    Refinement,
-    as_refinement,
-    decoder_grid,
-    decoder_resize,
-    divided_rates,
-)
+from dilated_affinity.inference.refinement import Refinement, as_refinement
+from dilated_affinity.inference.refiners.decoder_stride import DecoderStridePropagation
+from dilated_affinity.inference.refiners.propagation import Propagation, propagated
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.runtime.progress import progress
 
@@ -33,13 +28,13 @@ CURVE = (0, 1, 3, 6, 10)
 """Iterations at which curves are measured, those of Tables 3 and 4."""
 
 IMAGES = 100
-"""How many images are taken unless told otherwise."""
+"""Default number of images."""
 
 LOGIT_EDGES = np.linspace(-6.0, 6.0, 25)
-"""Borders of the bins of affinity logits in which `Reliability` counts."""
+"""Edges of the bins of affinity logits of `Reliability`."""
 
 _PIXELS = 2**21
-"""How many pixels are taken at most: of large images fewer suffice."""
+"""The number of pixels after which no more images are taken: fewer large images suffice."""
 
 _BATCH = 8
 
@@ -52,11 +47,11 @@ _STEEPNESS_FACTORS = (0.5, 2.0)
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """How often pairs share their class, by affinity logit and the pixel's neighbour count.
+    """Frequencies of pairs that share their class, by affinity logit and neighbour count.
 
     Attributes:
         pairs: int64 (9, bins): existing pairs of pixels of n0 to n8, in bins of their logit between
-            `LOGIT_EDGES`; the first and last bin also hold what is beyond.
+            `LOGIT_EDGES`; the first and the last bin are open.
         same: int64 (9, bins): those among them that share their class.
     """
 
@@ -66,7 +61,7 @@ class Reliability:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What `calibrate` found.
+    """The result of `calibrate`.
 
     Attributes:
         refinement: The settings found; its iterations are 0 if propagation gains nothing.
@@ -90,14 +85,11 @@ class Calibration:
 
     @property
     def gain(self) -> float:
-        """What the last number of iterations gains over none, in mIoU."""
+        """The gain of the last number of iterations over none, in mIoU."""
         return self.mean_iou[-1] - self.mean_iou[0]
 
     def __str__(self):
-        """One line of what was found and what it gains.
-
-        Percentages are mIoU on the images of the fit.
-        """
+        """Returns one line: the settings found and their gain on the images of the fit."""
         count, (before, after) = self.iterations[-1], np.multiply(self.mean_iou, 100)[[0, -1]]
         given = 100 * self.given_mean_iou[-1]
         found = (
@@ -116,7 +108,7 @@ class Calibration:
         )
 
     def to_json(self) -> dict:
-        """Plain JSON types."""
+        """Returns plain JSON types."""
         return {
             "images": self.images,
             "settings": self.refinement.to_config(),
@@ -141,17 +133,17 @@ def calibrate(
 ) -> Calibration:
     """Fits tau, mu, lambda and symmetry for the mIoU after the last iteration of propagation.
 
-    Use images on which you do not report; those trained on serve well. The network sees each image
-    once. All else happens at the pixels on which the decoder's features stand, where propagation is
-    exact if the rates are multiples of the decoder's stride; otherwise at full resolution, on fewer
-    images.
+    Use images that you do not report on; those of the training split serve well. The network sees
+    each image once. The rest is computed at the pixels where the decoder has features, where
+    propagation is exact if the rates are multiples of the decoder's stride; otherwise at full
+    resolution, on fewer images.
 
     Args:
         model: As `DeepLabV3Plus` builds it, with affinity.
         source: Examples, as `load_source` returns them: a sequence of dicts of `"image"` uint8
             (H, W, 3) and `"label"` uint8 (H, W), with an attribute `classes`.
         refinement: Settings to start from, and to compare with, see `as_refinement`.
-        images: How many examples to take, drawn evenly from all; fewer if they are large.
+        images: Number of examples to take, drawn evenly from all; fewer if they are large.
         **settings: Fields of the refinement to replace, such as `iterations=10`.
 
     Returns:
@@ -170,9 +162,10 @@ def calibrate(
     given = as_refinement(refinement, **settings)
     if affinity_rates(model) is None:
         raise ConfigError("A model without affinity has nothing to propagate with.")
-    if given.iterations < 1:
+    if given.iterations < 1 or not given.propagates:
         raise ConfigError(
-            f"calibration needs iterations of propagation. Received: iterations={given.iterations}"
+            "calibration needs iterations of propagation. "
+            f"Received: iterations={given.iterations}, refinement={given.variant!r}"
         )
     if images < 1:
         raise ConfigError(f"images must be at least 1. Received: images={images}")
@@ -233,7 +226,7 @@ class _Fit:
 
 @dataclasses.dataclass(frozen=True)
 class _Predictions:
-    """What a model predicts for some images, in batches of one size.
+    """Predictions of a model for some images, in batches of one size.
 
     Attributes:
         images: Number of images.
@@ -250,24 +243,30 @@ class _Predictions:
 
     @classmethod
     def collect(cls, model, source, images):
-        rates, grid_of = _places(model)
-        predict, padded_shapes, by_canvas = logits_fn(model), PaddedShapes(step=32), {}
+        propagation = _propagation(model)
+        network, padded_shapes, by_shape = Network(logits_fn(model)), PaddedShapes(step=32), {}
         taken = pixels = labelled = 0
         order = np.random.default_rng(0).permutation(len(source))[:images].tolist()
         for index in progress(order, "calibration images"):
             if pixels >= _PIXELS:
                 break
             example = source[index]
-            grid = grid_of(example["label"].shape)
-            logits = predict(example["image"][np.newaxis])
-            label = example["label"][np.newaxis][grid][0]
-            canvas = padded_shapes.round_up(label.shape)
-            by_canvas.setdefault(canvas, []).append(
+            outputs = network(example["image"])
+            probabilities, logits, label = (
+                propagation.on_grid(values, outputs.size)[0]
+                for values in (
+                    ops.convert_to_numpy(outputs.probabilities),
+                    ops.convert_to_numpy(outputs.affinity),
+                    example["label"][np.newaxis],
+                )
+            )
+            shape = padded_shapes.round_up(label.shape)
+            by_shape.setdefault(shape, []).append(
                 (
-                    pad_to(ops.convert_to_numpy(ops.softmax(logits["semantic"]))[grid][0], canvas),
-                    pad_to(ops.convert_to_numpy(logits["affinity"])[grid][0], canvas),
-                    pad_to(label, canvas, source.classes.ignore_label),
-                    pad_to(np.ones(label.shape, bool), canvas),
+                    pad_to(probabilities, shape),
+                    pad_to(logits, shape),
+                    pad_to(label, shape, source.classes.ignore_label),
+                    pad_to(np.ones(label.shape, bool), shape),
                 )
             )
             taken, pixels = taken + 1, pixels + label.size
@@ -276,22 +275,19 @@ class _Predictions:
             raise DataError(f"no pixel of {taken} images to calibrate on has a class.")
         batches = [
             tuple(np.concatenate(arrays) for arrays in zip(*examples[i : i + _BATCH], strict=True))
-            for examples in by_canvas.values()
+            for examples in by_shape.values()
             for i in range(0, len(examples), _BATCH)
         ]
-        return cls(taken, source.classes.num_classes, rates, batches)
+        return cls(taken, source.classes.num_classes, propagation.rates, batches)
 
     def mean_iou(self, refinement, iterations) -> list[float]:
-        """mIoU at ascending numbers of iterations, over the classes in the labels."""
+        """Returns the mIoU at ascending numbers of iterations, over the classes in the labels."""
         confusions = np.zeros((len(iterations), self.num_classes, self.num_classes), np.int64)
         for probabilities, logits, labels, inside in self.batches:
             affinities = refinement.affinities(logits, self.rates, inside)
-            refined, done = probabilities, 0
-            for confusion, count in zip(confusions, iterations, strict=True):
-                if count > done:
-                    settings = count - done, refinement.self_weight, inside
-                    refined = propagate(refined, affinities, self.rates, *settings)
-                    done = count
+            maps = probabilities, affinities
+            states = propagated(refinement, self.rates, *maps, iterations, inside)
+            for confusion, refined in zip(confusions, states, strict=True):
                 confusion += self._confusion(labels, ops.convert_to_numpy(refined))
         return mean_over_classes([iou_of_confusion(each) for each in confusions]).tolist()
 
@@ -303,7 +299,7 @@ class _Predictions:
         return np.bincount(cells, minlength=size).reshape([self.num_classes] * 2)
 
     def reliability(self) -> Reliability:
-        """Counts over all pairs of labelled pixels."""
+        """Counts all pairs of labelled pixels."""
         bins = len(LOGIT_EDGES) - 1
         pairs, same = np.zeros((2, 9, bins), np.int64)
         for _, logits, labels, _ in self.batches:
@@ -319,12 +315,9 @@ class _Predictions:
         return Reliability(pairs, same)
 
 
-def _places(model):
-    """The rates in pixels to calibrate at, and which pixels of an image of some size these are."""
-    rates = affinity_rates(model)
+def _propagation(model):
+    """Propagation at the decoder's stride if the model allows it, otherwise at every pixel."""
     try:
-        resize = decoder_resize(model)
-        divided = divided_rates(rates, resize.source_stride)
+        return DecoderStridePropagation(model, Refinement())
     except ConfigError:
-        return rates, lambda size: np.s_[:, :, :]
-    return divided, lambda size: decoder_grid(resize, size)
+        return Propagation(model, Refinement())

@@ -1,10 +1,9 @@
-"""Evaluation of a split, before and after propagation, every image once at its original size."""
+"""Evaluation of a split before and after refinement, every image once at its original size."""
 
 import dataclasses
 
 import keras
 import numpy as np
-from keras import ops
 
 from dilated_affinity.affinity.affinities import affinities_from_targets
 from dilated_affinity.affinity.targets import affinity_targets
@@ -16,61 +15,69 @@ from dilated_affinity.evaluation.metrics import (
     MeanIoU,
     mean_over_classes,
 )
-from dilated_affinity.inference.padding import PaddedShapes, on_canvas, pad_to
-from dilated_affinity.inference.predictor import logits_fn
-from dilated_affinity.inference.refinement import Refiner, as_refinement
+from dilated_affinity.evaluation.scoring import RefinedClasses, classes, score
+from dilated_affinity.inference.network import Network, logits_fn
+from dilated_affinity.inference.refinement import as_refinement
+from dilated_affinity.inference.refiners import METHODS, make_refiner
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import affinity_rates
-from dilated_affinity.runtime.progress import progress
 
 ITERATIONS = (0, 1, 3, 6, 10)
 """Iterations of Tables 3 and 4."""
 
-REFINE_WITH = ("prediction", "ground_truth")
+AFFINITY_SOURCES = ("predicted", "ground_truth")
+"""Where the affinity to propagate with may come from."""
 
 
 def class_iou(predict, source: Source) -> np.ndarray:
-    """IoU of each class over all examples, without propagation; NaN for those not in the labels.
+    """Measures the IoU of each class over all examples, without refinement.
 
     Args:
         predict: The model, as `logits_fn` wraps it.
         source: The examples.
+
+    Returns:
+        float64 (C,); NaN for classes that are not in the labels.
     """
-    metric = MeanIoU(source.classes.num_classes)
-    for example in _examples(source, "validation"):
-        logits = predict(example["image"][np.newaxis])
-        # Of probabilities, as `evaluate` takes it: rounding may make two of them equal.
-        predicted = ops.argmax(ops.softmax(logits["semantic"]), axis=-1)
-        metric.update_state(example["label"][np.newaxis], predicted)
+    network, metric = Network(predict), MeanIoU(source.classes.num_classes)
+
+    def predicted(examples):
+        return ((classes(network(each["image"]).probabilities),) for each in examples)
+
+    score(source, predicted, [[metric]], "validation")
     return metric.class_iou()
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured; `to_json` and `table` present it.
+    """The result of `evaluate`; `to_json` and `table` present it.
 
     Attributes:
         split_size: Number of images.
         class_names: Name of each class.
-        iterations: Iterations of propagation at which the rest was measured.
-        refine_with: `"prediction"` or `"ground_truth"`, the affinity used; or `"crf"`.
+        iterations: Iterations of the refinement at which the rest was measured.
+        affinity_source: `"predicted"` or `"ground_truth"`, the affinity that was propagated with;
+            None if the method does not propagate.
         class_iou: float64 (len(iterations), C); NaN for classes that the labels lack.
         pixel_accuracy: One for each number of iterations.
         boundary_iou: Mean boundary IoU, likewise.
         rates: (vertical, horizontal) pairs, or None for a model without affinity.
         affinity_accuracy: float64 (|R|, 9), of the affinity head per rate and neighbour count.
         affinity_accuracy_by_rate: float64 (|R|,).
+        refine: The method of refinement, a value of `Config.refine`.
     """
 
     split_size: int
     class_names: tuple[str, ...]
     iterations: tuple[int, ...]
-    refine_with: str
+    affinity_source: str | None
     class_iou: np.ndarray
     pixel_accuracy: tuple[float, ...]
     boundary_iou: tuple[float, ...]
     rates: tuple[tuple[int, int], ...] | None = None
     affinity_accuracy: np.ndarray | None = None
     affinity_accuracy_by_rate: np.ndarray | None = None
+    refine: str = "propagation"
 
     @property
     def mean_iou(self) -> tuple[float, ...]:
@@ -83,10 +90,11 @@ class Evaluation:
         return absent_classes(self.class_names, self.class_iou[0])
 
     def to_json(self) -> dict:
-        """Plain JSON types; fractions between 0 and 1, null for what does not occur."""
+        """Returns plain JSON types: fractions between 0 and 1, null for what does not occur."""
         result = {
             "images": self.split_size,
-            "refine_with": self.refine_with,
+            "refine": self.refine,
+            "affinity_source": self.affinity_source,
             "iterations": list(self.iterations),
             "mean_iou": list(self.mean_iou),
             "pixel_accuracy": list(self.pixel_accuracy),
@@ -106,10 +114,12 @@ class Evaluation:
         return result
 
     def table(self) -> str:
-        """A table for people: percentages, a column for each number of iterations."""
-        affinity = "" if self.rates is None else f", {self.refine_with.replace('_', ' ')} affinity"
-        what = "the dense CRF" if self.refine_with == "crf" else "propagation"
-        lines = [f"{self.split_size} images; columns: iterations of {what}{affinity}"]
+        """Returns a table as text: percentages, a column for each number of iterations."""
+        affinity = ""
+        if self.rates is not None and self.affinity_source is not None:
+            affinity = f", {self.affinity_source.replace('_', ' ')} affinity"
+        title = METHODS[self.refine].title
+        lines = [f"{self.split_size} images; columns: iterations of {title}{affinity}"]
         width = max(map(len, (*self.class_names, "pixel accuracy")))
         lines.append(" " * width + "".join(f"{count:>9}" for count in self.iterations))
 
@@ -142,125 +152,108 @@ def evaluate(
     model: keras.Model,
     source: Source,
     iterations=ITERATIONS,
-    refine_with="prediction",
+    affinity_source="predicted",
     refinement=None,
-    scales=(1.0,),
-    flip=False,
-    window=0,
+    views: Views | None = None,
     **settings,
 ) -> Evaluation:
-    """Measures a model on every example of a split, before and after propagation.
+    """Measures a model on every example of a split, before and after refinement.
 
-    The network sees every image as it is. Probabilities are padded behind it, where propagation
-    is compiled for few sizes only; padding lends nothing to its neighbours and is not measured.
+    A dense CRF works in several processes, which import the calling script: guard its work by
+    `if __name__ == "__main__":`.
 
     Args:
-        model: As `DeepLabV3Plus` builds it; without affinity only 0 iterations are possible.
+        model: As `DeepLabV3Plus` builds it; without affinity it can be propagated for 0 iterations
+            only.
         source: The examples.
         iterations: Numbers of iterations to measure at, ascending, or a single one.
-        refine_with: `"prediction"`, or `"ground_truth"` for the oracle of Tables 3 and 4.
-        refinement: As for `inference_model`, but for its iterations.
-        scales: Scales of the image to average over before propagation, see `MultiScale`.
-        flip: Average with the mirror image, too.
-        window: Side of the windows in which to predict what is larger, see `SlidingWindow`; 0
-            for whole images.
+        affinity_source: `"predicted"`, or `"ground_truth"` for the oracle of Tables 3 and 4.
+        refinement: As for `Predictor`, except for its iterations.
+        views: `Views` of the image to average over before refinement. Defaults to None: the image
+            as it is.
         **settings: As for `inference_model`.
 
     Returns:
         `Evaluation`.
 
     Raises:
-        ConfigError: If the iterations are not ascending, or need affinity that is not there; for
-            scales or a window that make no sense; for a variant of the refinement that the model
-            does not allow.
+        ConfigError: If the iterations are not ascending, or need affinity that the model lacks; or
+            if the model does not allow the refinement.
     """
     iterations = check_iterations(iterations)
-    if refine_with not in REFINE_WITH:
+    refinement = as_refinement(refinement, **settings)
+    if affinity_source not in AFFINITY_SOURCES:
         raise ConfigError(
-            f"refine_with must be one of {', '.join(REFINE_WITH)}. "
-            f"Received: refine_with={refine_with!r}"
+            f"affinity_source must be one of {', '.join(AFFINITY_SOURCES)}. "
+            f"Received: affinity_source={affinity_source!r}"
         )
     rates = affinity_rates(model)
-    if rates is None and iterations != (0,):
+    if rates is None and refinement.propagates and iterations != (0,):
         raise ConfigError(
             "A model without affinity has nothing to propagate with: only 0 iterations. "
             f"Received: iterations={iterations}"
         )
-    classes = source.classes
-    ious = [MeanIoU(classes.num_classes) for _ in iterations]
-    boundaries = [BoundaryIoU(classes.num_classes) for _ in iterations]
-    accuracy = None if rates is None else AffinityAccuracy(rates)
-    predict, padded_shapes = logits_fn(model, scales, flip, window), PaddedShapes()
-    refiner = Refiner(model, as_refinement(refinement, **settings))
-    ground_truth = refine_with == "ground_truth"
-    refine = refiner.with_affinities if ground_truth else refiner
-    for example in _examples(source, "evaluation"):
-        size = example["label"].shape
-        logits = padded_logits(predict, example["image"], padded_shapes)
-        affinity, canvas = logits.get("affinity"), logits["semantic"].shape[1:3]
-        if rates is not None:
-            labels = pad_to(example["label"], canvas, classes.ignore_label)
-            targets = affinity_targets(labels, rates)
-            accuracy.update_state(targets, logits["affinity"])
-            if ground_truth:
-                affinity = affinities_from_targets(targets)
-        refined = refine(ops.softmax(logits["semantic"]), affinity, size, iterations)
-        for probabilities, iou, boundary in zip(refined, ious, boundaries, strict=True):
-            predicted = ops.argmax(probabilities, axis=-1)
-            iou.update_state(example["label"][np.newaxis], predicted)
-            boundary.update_state(example["label"][np.newaxis], predicted)
+    num_classes = source.classes.num_classes
+    ious = [MeanIoU(num_classes) for _ in iterations]
+    boundaries = [BoundaryIoU(num_classes) for _ in iterations]
+    pairs = None
+    if rates is not None:
+        ground_truth = affinity_source == "ground_truth"
+        pairs = _Pairs(rates, source.classes.ignore_label, ground_truth)
+    refinements = [(make_refiner(model, refinement), iterations)]
+    predict = RefinedClasses(Network(logits_fn(model, views)), refinements, pairs)
+    score(source, predict, list(zip(ious, boundaries, strict=True)), "evaluation")
     return Evaluation(
         split_size=len(source),
-        class_names=classes.names,
+        class_names=source.classes.names,
         iterations=iterations,
-        refine_with=refine_with,
+        affinity_source=affinity_source if refinement.propagates else None,
         class_iou=np.stack([iou.class_iou() for iou in ious]),
         pixel_accuracy=tuple(iou.pixel_accuracy() for iou in ious),
         boundary_iou=tuple(mean_over_classes([each.class_iou() for each in boundaries]).tolist()),
         rates=rates,
-        affinity_accuracy=None if rates is None else accuracy.by_rate_and_count(),
-        affinity_accuracy_by_rate=None if rates is None else accuracy.by_rate(),
+        affinity_accuracy=None if pairs is None else pairs.accuracy.by_rate_and_count(),
+        affinity_accuracy_by_rate=None if pairs is None else pairs.accuracy.by_rate(),
+        refine=refinement.variant,
     )
 
 
+class _Pairs:
+    """Measures the predicted affinity of each example, and gives that of its label if asked to."""
+
+    def __init__(self, rates, ignore_label, ground_truth):
+        self.accuracy = AffinityAccuracy(rates)
+        self._rates = rates
+        self._ignore_label = ignore_label
+        self._ground_truth = ground_truth
+
+    def __call__(self, example, outputs):
+        label = outputs.pad(example["label"], self._ignore_label)
+        targets = affinity_targets(label, self._rates)
+        self.accuracy.update_state(targets, outputs.padded_affinity)
+        if not self._ground_truth:
+            return outputs
+        return dataclasses.replace(outputs, given=affinities_from_targets(targets))
+
+
 def absent_classes(names, class_iou) -> tuple[str, ...]:
-    """Names of the classes that the labels lack, whose IoU is NaN."""
+    """Returns the names of the classes that the labels lack, whose IoU is NaN."""
     return tuple(name for name, iou in zip(names, class_iou, strict=True) if np.isnan(iou))
 
 
 def left_out(absent) -> list[str]:
-    """The line of a table that names the classes left out of its means; none without any."""
+    """Returns the line of a table that names the classes left out of its means, if any."""
     return [f"not in the labels, left out of the means: {', '.join(absent)}"] if absent else []
 
 
 def check_iterations(iterations) -> tuple[int, ...]:
-    """The numbers of iterations to measure at, or a `ConfigError` unless they are ascending."""
+    """Returns the numbers of iterations as a tuple; a `ConfigError` unless they are ascending."""
     iterations = (iterations,) if isinstance(iterations, int) else tuple(iterations)
     if not iterations or list(iterations) != sorted(set(iterations)) or iterations[0] < 0:
         raise ConfigError(
             f"iterations must be ascending and at least 0. Received: iterations={iterations}"
         )
     return iterations
-
-
-def padded_logits(predict, image, padded_shapes: PaddedShapes):
-    """Logits of an image on a canvas for propagation, the image top left.
-
-    Args:
-        predict: The model, as `logits_fn` wraps it.
-        image: uint8 (H, W, 3).
-        padded_shapes: The padded_shapes in use.
-
-    Returns:
-        A dict of float32 (1, h, w, C) by head.
-    """
-    canvas = padded_shapes.round_up(image.shape[:2])
-    logits = predict(image[np.newaxis])
-    return {head: on_canvas(values, canvas) for head, values in logits.items()}
-
-
-def _examples(source, description):
-    return (source[index] for index in progress(range(len(source)), description))
 
 
 def _json_numbers(values):

@@ -21,16 +21,16 @@ from dilated_affinity.evaluation.pixel_counts import (
 from dilated_affinity.runtime.xla import compiled
 
 _WORD = 2**30
-"""What the upper of two words counts."""
+"""The unit of the upper of two words."""
 
 
 def _in_words():
-    """Whether counts are kept as two words each: under JAX, whose integers have 32 bits."""
+    """Whether each count is stored in two words: under JAX, whose integers have 32 bits."""
     return keras.backend.backend() == "jax"
 
 
 class _Counts(keras.metrics.Metric):
-    """A metric that adds up whole numbers in variables."""
+    """A metric that sums integers in variables."""
 
     def add_counts(self, name, shape):
         shape, dtype = ((2, *shape), "int32") if _in_words() else (shape, "int64")
@@ -58,11 +58,11 @@ class _Counts(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class MeanIoU(_Counts):
-    """Mean intersection over union from one int64 confusion matrix over all pixels seen.
+    """Mean intersection over union from one int64 confusion matrix over all pixels.
 
     The mean is over the classes that occur in the labels, whatever is predicted, so that all means
     over a split are over the same classes. Void pixels are left out, as are labels and predictions
-    that are no class at all. 0 before the first pixel.
+    outside the range of classes. 0 before the first pixel.
 
     Args:
         num_classes: C, at least 2.
@@ -107,7 +107,7 @@ class MeanIoU(_Counts):
         return iou_of_confusion(self.confusion_matrix())
 
     def pixel_accuracy(self) -> float:
-        """Share of the non-void pixels that are predicted right; NaN before the first pixel."""
+        """Share of the non-void pixels that are predicted correctly; NaN before the first pixel."""
         matrix = self.confusion_matrix()
         return float(np.trace(matrix) / matrix.sum()) if matrix.any() else float("nan")
 
@@ -127,7 +127,7 @@ class MeanIoU(_Counts):
 class PixelAccuracy(_Counts):
     """Share of the non-void pixels whose largest score is that of their class.
 
-    Cheaper than `MeanIoU`, for the progress bar. 0 before the first pixel.
+    Cheaper than `MeanIoU`, for display during training. 0 before the first pixel.
 
     Args:
         ignore_label: The void label. Defaults to 255.
@@ -165,16 +165,17 @@ class PixelAccuracy(_Counts):
 class BoundaryIoU(_Counts):
     """Mean boundary IoU (Cheng et al., CVPR 2021): IoU of the classes' boundary regions.
 
-    The boundary region of a class are its pixels within distance d of a pixel of another class,
-    d = `dilation_ratio` times the image diagonal (at least 1 pixel), distance counted in steps to
-    any of eight neighbours, as the authors' erosion does. Void pixels are left out and make no
-    boundary; neither does the image border (the authors' code lets it, for single objects). The
-    mean is over the classes with a boundary region in the labels, whatever is predicted.
+    The boundary region of a class consists of its pixels within distance d of a pixel of another
+    class, where d is `dilation_ratio` times the image diagonal (at least 1 pixel) and distance
+    counts steps to any of eight neighbours, as the authors' erosion does. Void pixels are left out
+    and form no boundary; neither does the image border (in the authors' code, for single objects,
+    it does). The mean is over the classes with a boundary region in the labels, whatever is
+    predicted.
 
     Args:
         num_classes: C, at least 2.
         ignore_label: The void label. Defaults to 255.
-        dilation_ratio: d as a share of the image diagonal. Defaults to 0.02, the authors' value.
+        dilation_ratio: d relative to the image diagonal. Defaults to 0.02, the authors' value.
         name: Name of the metric. Defaults to `"boundary_iou"`.
 
     Call arguments: as `MeanIoU`.
@@ -192,9 +193,7 @@ class BoundaryIoU(_Counts):
         if num_classes < 2:
             raise ConfigError(f"num_classes must be at least 2. Received: {num_classes}")
         if not 0 < dilation_ratio < 1:
-            raise ConfigError(
-                f"dilation_ratio must lie between 0 and 1. Received: {dilation_ratio}"
-            )
+            raise ConfigError(f"dilation_ratio must be between 0 and 1. Received: {dilation_ratio}")
         self.num_classes = int(num_classes)
         self.ignore_label = int(ignore_label)
         self.dilation_ratio = float(dilation_ratio)
@@ -234,14 +233,14 @@ class BoundaryIoU(_Counts):
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AffinityAccuracy(_Counts):
-    """Share of the existing pairs whose affinity is predicted right (sigmoid above 0.5 is "same").
+    """Share of the existing pairs whose affinity is predicted correctly, "same" above 0.5.
 
-    Counted apart for every rate and for every category n0 to n8 of the pixel (Fig. 4).
+    Counted separately for every rate and every category n0 to n8 of the pixel (Fig. 4).
 
     Args:
         rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
-        logits_stride: Stride of the logits' grid, as for `AffinityLoss`: above 1 only the pixels
-            on which the logits stand are counted. Defaults to 1.
+        logits_stride: Stride of the logits' grid, as for `AffinityLoss`: above 1, only the pixels
+            of that grid are counted. Defaults to 1.
         padding: As for `AffinityLoss`.
         name: Name of the metric. Defaults to `"accuracy"`.
 
@@ -271,7 +270,7 @@ class AffinityAccuracy(_Counts):
             height, width = targets.shape[1:3]
             top = grid_offset(height, self.logits_stride, self.padding)
             left = grid_offset(width, self.logits_stride, self.padding)
-            # The last feature may stand on a pixel behind the border, where there is no target.
+            # The last feature may belong to a pixel beyond the border, which has no target.
             targets = targets[:, top :: self.logits_stride, left :: self.logits_stride]
             logits = logits[:, : targets.shape[1], : targets.shape[2]]
         self.add_to(self.pairs, _count_pairs(targets, logits))
@@ -281,15 +280,15 @@ class AffinityAccuracy(_Counts):
         return right / ops.maximum(existing, 1.0)
 
     def by_rate(self) -> np.ndarray:
-        """Accuracy per rate, float64 (|R|,); NaN where no pair was seen."""
+        """Accuracy by rate, float64 (|R|,); NaN without a pair."""
         return self._ratio(axis=1)
 
     def by_count(self) -> np.ndarray:
-        """Accuracy per category n0 to n8, over all rates, float64 (9,); NaN where none was seen."""
+        """Accuracy by category n0 to n8, over all rates, float64 (9,); NaN without a pair."""
         return self._ratio(axis=0)
 
     def by_rate_and_count(self) -> np.ndarray:
-        """Accuracy per rate and category, float64 (|R|, 9); NaN where no pair was seen."""
+        """Accuracy by rate and category, float64 (|R|, 9); NaN without a pair."""
         return self._ratio(axis=())
 
     def _ratio(self, axis):
@@ -306,17 +305,17 @@ class AffinityAccuracy(_Counts):
 
 
 def iou_of_confusion(matrix) -> np.ndarray:
-    """IoU of each class of an int64 (C, C) matrix whose rows are labels.
+    """Computes the IoU of each class of an int64 (C, C) matrix whose rows are labels.
 
     Returns:
-        float64 (C,); NaN for a class that the labels lack. Were it 0 where such a class is
-        predicted, ceasing to predict it would pass for a gain in all the others.
+        float64 (C,); NaN for a class that the labels lack. (With 0 for such a class where it is
+        predicted, the mean would rise when it is no longer predicted.)
     """
     return _class_iou(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0))
 
 
 def mean_over_classes(class_iou) -> np.ndarray:
-    """Mean IoU over the classes that occur in the labels.
+    """Averages IoU over the classes that occur in the labels.
 
     Args:
         class_iou: IoU of each class, float (..., C); NaN for classes that the labels lack.
@@ -354,7 +353,7 @@ def _ratio(part, whole):
 
 @compiled
 def _count_pairs(targets, logits):
-    """Right and existing pairs by rate and category, int32 (2, |R|, 9)."""
+    """Counts correct and existing pairs by rate and category, int32 (2, |R|, 9)."""
     channels = targets.shape[-1]
     grouping = np.repeat(np.eye(channels // NEIGHBORS, dtype="float32"), NEIGHBORS, axis=0)
 

@@ -1,6 +1,6 @@
-"""Counting the pixels of label maps: confusion matrices, histograms, and what is near a boundary.
+"""Counts over label maps: confusion matrices, histograms and boundary regions.
 
-Label maps are int32 (B, H, W). Those with values are counted by NumPy, those of a graph by XLA.
+Label maps are int32 (B, H, W). Eager tensors are counted by NumPy, tensors of a graph by XLA.
 """
 
 import math
@@ -11,16 +11,16 @@ from keras import ops
 from dilated_affinity.runtime.xla import compiled, has_values
 
 _PIECE = 2**16
-"""Pixels that NumPy counts at once."""
+"""Number of pixels that NumPy counts at once."""
 
 
 def confusion_matrix(labels, predictions, num_classes, ignore_label):
-    """How many pixels of each label have each prediction: int32 (C, C), rows are labels.
+    """Counts the pixels of each label with each prediction: int32 (C, C), rows are labels.
 
-    Pixels of the void label are left out, as are labels and predictions that are no class.
+    Void pixels are left out, as are labels and predictions outside the range of classes.
     """
     if has_values(labels) and has_values(predictions):
-        # XLA would compile anew for every size of an image.
+        # XLA would compile once for every size of image.
         pairs = zip(_pieces(labels), _pieces(predictions), strict=True)
         cells = (_cells(*pair, num_classes, ignore_label, np.where) for pair in pairs)
         return _sum_of_bincounts(cells, num_classes**2).reshape(num_classes, num_classes)
@@ -28,9 +28,9 @@ def confusion_matrix(labels, predictions, num_classes, ignore_label):
 
 
 def _cells(labels, predictions, num_classes, ignore_label, where):
-    """The cell of the confusion matrix, row by row, into which each pixel falls.
+    """The index of each pixel's cell in the confusion matrix, row by row.
 
-    What is left out falls into one of its own behind the matrix. `where` is that of NumPy or Keras.
+    Pixels that are left out have an index beyond the matrix. `where` is that of NumPy or Keras.
     """
     counted = labels != ignore_label
     for classes in (labels, predictions):
@@ -45,7 +45,7 @@ def _confusion_in_graph(labels, predictions, num_classes, ignore_label):
 
 
 def bincount(values, bins):
-    """How often each of 0 to `bins` - 1 occurs, int32; other values are all `bins`."""
+    """Counts the values 0 to `bins` - 1, int32 (bins,); any other value must be `bins`."""
     if has_values(values):
         return _sum_of_bincounts(_pieces(values), bins)
     return _segments(values, bins)
@@ -53,15 +53,15 @@ def bincount(values, bins):
 
 @compiled
 def _segments(values, bins):
-    # Unlike that of `ops.bincount` the size of a sum over segments is no matter of the values, as
-    # XLA needs it. Whole numbers add up to the same in any order, so that deterministic operations
-    # allow it on every device; outside XLA TensorFlow's GPUs would refuse.
+    # Unlike `ops.bincount`, a sum over segments has a size that does not depend on the values, as
+    # XLA requires. Sums of integers do not depend on the order, so that the operation is allowed
+    # in deterministic mode on every device; outside XLA, TensorFlow refuses it on GPUs.
     flat = ops.reshape(values, (-1,))
     return ops.segment_sum(ops.ones_like(flat), flat, num_segments=bins + 1)[:bins]
 
 
 def _pieces(values):
-    """A tensor's values as one-dimensional arrays that fit into a processor's cache."""
+    """The values of a tensor as one-dimensional arrays that fit into the processor's cache."""
     flat = ops.convert_to_numpy(values).ravel()
     return (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
 
@@ -74,7 +74,7 @@ def _sum_of_bincounts(pieces, bins):
 
 
 def boundary_distance(size, dilation_ratio):
-    """Width of boundary regions in images of a size: a number, or a tensor if the size is one."""
+    """Returns the width of boundary regions for a size of image, as a tensor if the size is one."""
     height, width = size
     if isinstance(height, int) and isinstance(width, int):
         return max(round(dilation_ratio * math.hypot(height, width)), 1)
@@ -84,31 +84,31 @@ def boundary_distance(size, dilation_ratio):
 
 
 def near_boundary(classes, void, distance):
-    """Whether another class lies within `distance` steps of a pixel; False for void pixels."""
+    """Returns whether another class is within `distance` steps of a pixel; False for void."""
     lowest = -(10**6)
     margin = [[0, 0], [distance, distance], [distance, distance]]
     known = isinstance(distance, int)
     minimum = min if known else ops.minimum
 
     def largest_nearby(values):
-        """Maximum over the square window of radius `distance`."""
+        """The maximum over the square window of radius `distance`."""
 
         def narrow(_, radius):
             return radius < distance
 
         def widen(values, radius):
-            # The maximum of three windows that touch or overlap is that of one window three
-            # times as wide: the number of steps grows with the logarithm of the distance.
+            # The maximum of three windows that touch or overlap is that of a window three times as
+            # wide, so that the number of steps grows with the logarithm of the distance.
             step = minimum(2 * radius + 1, distance - radius)
             for axis in (1, 2):
                 forward, backward = ops.roll(values, step, axis), ops.roll(values, -step, axis)
                 values = ops.maximum(values, ops.maximum(forward, backward))
             return values, radius + step
 
-        # What rolls around the edge never gets across the margin: the steps add up to its width.
+        # Values that roll over the edge stay in the margin: the steps add up to its width.
         wide = ops.pad(ops.where(void, lowest, values), margin, constant_values=lowest)
         if known:
-            # Under XLA a loop whose steps are not known would not be merged into its readers.
+            # XLA does not fuse a loop with an unknown number of steps into other operations.
             radius = 0
             while narrow(wide, radius):
                 wide, radius = widen(wide, radius)

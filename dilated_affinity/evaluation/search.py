@@ -5,7 +5,6 @@ import itertools
 
 import keras
 import numpy as np
-from keras import ops
 
 from dilated_affinity.affinity.affinities import STEEPNESS
 from dilated_affinity.affinity.propagation import SELF_WEIGHT
@@ -16,14 +15,14 @@ from dilated_affinity.evaluation.evaluate import (
     absent_classes,
     check_iterations,
     left_out,
-    padded_logits,
 )
 from dilated_affinity.evaluation.metrics import MeanIoU, mean_over_classes
-from dilated_affinity.inference.padding import PaddedShapes
-from dilated_affinity.inference.predictor import logits_fn
-from dilated_affinity.inference.refinement import Refinement, Refiner, as_refinement
+from dilated_affinity.evaluation.scoring import RefinedClasses, score
+from dilated_affinity.inference.network import Network, logits_fn
+from dilated_affinity.inference.refinement import Refinement, as_refinement
+from dilated_affinity.inference.refiners import make_refiner
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import affinity_rates
-from dilated_affinity.runtime.progress import progress
 
 SELF_WEIGHTS = (2.0, SELF_WEIGHT, 20.0)
 STEEPNESSES = (STEEPNESS, 50.0, 1000.0)
@@ -33,12 +32,12 @@ SYMMETRIC = (True,)
 
 @dataclasses.dataclass(frozen=True)
 class RefinementSearch:
-    """mIoU of every combination of settings that was tried.
+    """The mIoU of every combination of settings that was tried.
 
     Attributes:
         split_size: Number of images.
         iterations: Numbers of iterations of propagation.
-        refinements: The settings tried; their own iterations do not matter.
+        refinements: The settings tried; their own iterations are ignored.
         mean_iou: float64 (len(refinements), len(iterations)).
         absent_classes: Classes that the labels lack; they are left out of the means.
     """
@@ -61,7 +60,7 @@ class RefinementSearch:
         return float(self.mean_iou.max())
 
     def to_json(self) -> dict:
-        """Plain JSON types."""
+        """Returns plain JSON types."""
         return {
             "images": self.split_size,
             "iterations": list(self.iterations),
@@ -74,7 +73,7 @@ class RefinementSearch:
         }
 
     def table(self) -> str:
-        """A table for people: mIoU in %, a row for each combination."""
+        """Returns a table as text: mIoU in %, a row for each combination."""
         lines = [f"{self.split_size} images, mIoU in %; columns: iterations of propagation"]
         header = f"{'mu':>8}{'tau':>8}{'lambda':>8}{'symmetric':>11}"
         lines.append(header + "".join(f"{count:>8}" for count in self.iterations))
@@ -89,7 +88,7 @@ class RefinementSearch:
 
 
 def settings_as_flags(refinement: Refinement) -> str:
-    """The settings as flags of the commands.
+    """Writes the settings as flags of the commands.
 
     >>> settings_as_flags(Refinement(mu=50.0, symmetric=True)).split()[:3]
     ['--propagation_iterations=10', '--self_weight=6', '--mu=50']
@@ -108,7 +107,7 @@ def refinement_grid(
     symmetric=SYMMETRIC,
     refinement=None,
 ) -> tuple[Refinement, ...]:
-    """All combinations of settings.
+    """Makes all combinations of settings.
 
     Args:
         self_weights: Values of lambda of Eq. 6, at least 0.
@@ -144,9 +143,7 @@ def search_refinement(
     mus=STEEPNESSES,
     thresholds=THRESHOLDS,
     symmetric=SYMMETRIC,
-    scales=(1.0,),
-    flip=False,
-    window=0,
+    views: Views | None = None,
     refinement=None,
 ) -> RefinementSearch:
     """Measures all combinations of settings at full resolution, the network seeing an image once.
@@ -162,34 +159,28 @@ def search_refinement(
         mus: See `refinement_grid`.
         thresholds: See `refinement_grid`.
         symmetric: See `refinement_grid`.
-        scales: See `evaluate`.
-        flip: See `evaluate`.
-        window: See `evaluate`.
-        refinement: The variant, see `as_refinement`.
+        views: See `evaluate`.
+        refinement: The method, see `as_refinement`.
 
     Returns:
         `RefinementSearch`.
 
     Raises:
         ConfigError: If there is nothing to try, a value is out of its range, the model has no
-            affinity, or does not allow the variant of the refinement.
+            affinity, or the method does not propagate or is not allowed by the model.
     """
     iterations = check_iterations(iterations)
     tried = refinement_grid(self_weights, mus, thresholds, symmetric, refinement)
     if affinity_rates(model) is None:
         raise ConfigError("A model without affinity has nothing to propagate with.")
+    if not tried[0].propagates:
+        raise ConfigError(
+            f"A search tries settings of propagation. Received: refinement={tried[0].variant!r}"
+        )
     ious = [[MeanIoU(source.classes.num_classes) for _ in iterations] for _ in tried]
-    refiners = [Refiner(model, each) for each in tried]
-    predict, padded_shapes = logits_fn(model, scales, flip, window), PaddedShapes()
-    for number in progress(range(len(source)), "search"):
-        example = source[number]
-        logits = padded_logits(predict, example["image"], padded_shapes)
-        probabilities, size = ops.softmax(logits["semantic"]), example["label"].shape
-        for refine, row in zip(refiners, ious, strict=True):
-            refined = refine(probabilities, logits["affinity"], size, iterations)
-            for values, iou in zip(refined, row, strict=True):
-                predicted = ops.argmax(values, axis=-1)
-                iou.update_state(example["label"][np.newaxis], predicted)
+    refinements = [(make_refiner(model, each), iterations) for each in tried]
+    predict = RefinedClasses(Network(logits_fn(model, views)), refinements)
+    score(source, predict, [[iou] for row in ious for iou in row], "search")
     class_iou = np.array([[iou.class_iou() for iou in row] for row in ious])
     absent = absent_classes(source.classes.names, class_iou[0, 0])
     return RefinementSearch(len(source), iterations, tried, mean_over_classes(class_iou), absent)

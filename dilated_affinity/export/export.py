@@ -1,4 +1,4 @@
-"""A trained model with its refinement as an artifact to serve: SavedModel, Keras, ONNX, LiteRT."""
+"""Export of a trained model with its refinement as SavedModel, Keras file, ONNX or LiteRT."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.errors import ConfigError, DataError, RunError, first_line
 from dilated_affinity.export import graph_transforms
 from dilated_affinity.export.formats import FORMATS, Options, arrays
-from dilated_affinity.inference.predictor import InferenceModel, check_images, inference_model
+from dilated_affinity.inference.model import InferenceModel, check_images, inference_model
 from dilated_affinity.inference.refinement import as_refinement
 from dilated_affinity.models.backbone import check_choice
 from dilated_affinity.models.deeplab import affinity_rates
@@ -23,15 +23,15 @@ from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import stages
 
 TOLERANCE = 1e-4
-"""Largest difference in a probability that an export in float32 may show from the model."""
+"""Largest allowed difference in a probability between an export in float32 and the model."""
 
 QUANTIZED_TOLERANCES = {"float16": 2e-3, "dynamic_int8": 0.02, "int8": 0.1}
-"""Largest mean difference in a probability that a quantized export may show from the model."""
+"""Largest allowed mean difference in a probability between a quantized export and the model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How an export compared with the Keras model, in float32, on the same images.
+    """Comparison of an export with the Keras model in float32, on the same images.
 
     Attributes:
         probabilities: Largest difference in a probability.
@@ -69,19 +69,19 @@ def export_model(
     calibration_images=(),
     **settings,
 ) -> Agreement:
-    """Writes a trained model as an artifact that predicts images, and checks it on a real one.
+    """Writes a trained model as an artifact that predicts images, and verifies it on an image.
 
     The artifact maps uint8 RGB images `images` (batch, height, width, 3) in [0, 255], of any size,
     to `labels` uint8 (batch, height, width) and `probabilities` float32 (batch, height, width, C),
-    both refined, and, if asked for, `affinity` float32 (batch, height, width, 8|R|). Preprocessing,
-    resizing and refinement are inside.
+    both refined, and optionally `affinity` float32 (batch, height, width, 8|R|). It includes
+    preprocessing, resizing and refinement.
 
-    It is written aside, loaded, and compared with the Keras model on `image` and on a batch of two
-    of another size, both on the processor; only then does it appear at `output`. In float32 no
-    probability may differ by more than 1e-4. In mixed precision they differ by how much is lost in
-    rounding; there the mean difference from the Keras model of the same precision must be no larger
-    than this one's from the Keras model in float32, give or take 1e-4. Of a quantized model the
-    mean difference may be up to that in `QUANTIZED_TOLERANCES`.
+    It is written to a temporary place, loaded, and compared with the Keras model on `image` and on
+    a batch of two of another size, both on the CPU; only then is it moved to `output`. In float32,
+    no probability may differ by more than 1e-4. In mixed precision, the mean difference from the
+    Keras model of the same precision must not exceed the mean difference of that model from the
+    Keras model in float32 by more than 1e-4. For a quantized model the mean difference may be up to
+    `QUANTIZED_TOLERANCES`.
 
     Args:
         model: As `DeepLabV3Plus` builds it; one without affinity head is not refined.
@@ -92,38 +92,38 @@ def export_model(
             Defaults to `"saved_model"`.
         iterations: Iterations of propagation; 0 exports the network alone. Defaults to those of
             `refinement`.
-        affinity: Output `affinity`, too. Defaults to False.
-        jit_compile: Let XLA compile the propagation of a SavedModel, once for each batch size
+        affinity: Whether to output `affinity` as well. Defaults to False.
+        jit_compile: Whether XLA compiles the propagation of a SavedModel, once for each batch size
             and each size of image rounded up to multiples of 64. False for a runtime without
-            XLA, where it is many times slower. Has no effect on other formats.
+            XLA, where it is many times slower. Has no effect on other formats. Defaults to True.
         overwrite: Replace an earlier export. Defaults to False.
-        metadata: JSON-serialisable dict, kept in a SavedModel as
+        metadata: JSON-serializable dict that a SavedModel stores as
             `assets.extra/dilated_affinity.json`.
         refinement: As for `inference_model`.
         mixed_precision: `"bfloat16"` or `"float16"` to compute the network in that type and
-            preprocessing, heads and refinement in float32; `"none"` for all in float32. ONNX knows
-            no `"bfloat16"` and LiteRT neither. Defaults to None: as the model is.
-        fold_batch_norm: Fold batch norm into the convolutions, see
+            preprocessing, heads and refinement in float32; `"none"` for all in float32. ONNX does
+            not support `"bfloat16"`, LiteRT neither type. Defaults to None: that of the model.
+        fold_batch_norm: Whether to fold batch norm into the convolutions, see
             `dilated_affinity.export.graph_transforms.fold_batch_norm`. Defaults to False.
         quantization: For `"litert"`: `"float16"` keeps the weights in float16, half as large;
-            `"dynamic_int8"` keeps them in int8, a quarter, and computes with inputs quantized on
-            the way; `"int8"` computes in int8 throughout, in ranges that `calibration_images` show,
-            and only without propagation, whose small weights int8 has no room for. Defaults to
-            `"none"`.
-        calibration_images: For `"int8"`: uint8 (H, W, 3) images, of any sizes, such as the model
-            was trained on; some tens.
+            `"dynamic_int8"` keeps them in int8, a quarter as large, and quantizes the inputs of
+            layers during inference; `"int8"` computes in int8 throughout, in ranges measured on
+            `calibration_images`, and only without propagation, whose weights are too small for
+            int8. Defaults to `"none"`.
+        calibration_images: For `"int8"`: a few dozen uint8 (H, W, 3) images, of any sizes, such as
+            the model was trained on.
         **settings: As for `inference_model`.
 
     Returns:
-        `Agreement` with the Keras model; in float32, if `mixed_precision` is given.
+        `Agreement` with the Keras model, in float32 if `mixed_precision` is given.
 
     Raises:
         ConfigError: For a format that does not exist or whose packages are not installed, an output
-            that does not end as the format asks, mixed precision or quantization in a format that
-            has none, or settings that make no sense.
+            with another suffix than the format's, mixed precision or quantization that the format
+            does not support, a refinement that cannot be exported, or settings out of range.
         DataError: If `output` exists and must not be replaced.
-        RunError: If the converter refuses the model, or the artifact does not do what the model
-            does. Nothing is left at `output` then.
+        RunError: If the converter refuses the model, or the outputs of the artifact differ from the
+            model's. Nothing is then written to `output`.
 
     Example:
 
@@ -135,7 +135,7 @@ def export_model(
     ...     export_model(model, f"{folder}/model.keras", image, "keras").labels
     0
 
-    A SavedModel is used so, where the loaded model must outlive its functions:
+    To use a SavedModel, keep the loaded model as long as its functions:
 
         model = tf.saved_model.load("exports/camvid")
         labels = model.serve(images)["labels"]
@@ -182,7 +182,7 @@ def check_output(
     mixed_precision=None,
     quantization="none",
 ):
-    """Raises what `export_model` raises for these arguments, before a model is loaded."""
+    """Checks these arguments of `export_model` before a model is loaded; raises its errors."""
     check_choice("format", format, FORMATS)
     suffix, packages = FORMATS[format].suffix, FORMATS[format].packages
     precisions = FORMATS[format].mixed_precision
@@ -207,7 +207,7 @@ def check_output(
         raise DataError(f"{output}: exists already; only overwrite=True (--overwrite) replaces it.")
     earlier = output.is_file() if suffix else (output / "saved_model.pb").is_file()
     if not earlier:
-        raise DataError(f"{output}: is not an export of the format {format}; it stays as it is.")
+        raise DataError(f"{output}: is not an export of the format {format}; it is not replaced.")
 
 
 def _check_full_int8(model, refinement, calibration_images):
@@ -224,7 +224,7 @@ def _check_full_int8(model, refinement, calibration_images):
 
 
 def _rewritten(model, mixed_precision, fold_batch_norm):
-    """The model to compare with, in float32 if a precision is asked for, and the one to export."""
+    """The model to compare with, in float32 if a precision is given, and the one to export."""
     if mixed_precision is not None:
         model = graph_transforms.in_mixed_precision(model, "none")
     exported = graph_transforms.fold_batch_norm(model) if fold_batch_norm else model
@@ -247,10 +247,10 @@ def _serving_model(model, refinement, affinity):
 
 @contextlib.contextmanager
 def _full_precision_on_the_processor():
-    """Context in which all that is compared is computed alike: on the processor, and in float32.
+    """Context in which models are computed on the CPU and in full float32.
 
-    NVIDIA's GPUs since Ampere round what they multiply to TF32, ten bits of fraction, by which
-    probabilities differ more than an export may.
+    NVIDIA's GPUs since Ampere round the inputs of multiplications to TF32, with ten bits of
+    fraction, which changes probabilities by more than an export may differ.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -274,7 +274,7 @@ def _write(whole, path, format, options):
         FORMATS[format].write(whole, path, options)
     except OSError:
         raise
-    except Exception as error:  # each converter has its own, and some raise any
+    except Exception as error:  # converters raise exceptions of many kinds
         refined = any(isinstance(layer, AffinityPropagation) for layer in whole.layers)
         hint = "; 0 iterations of propagation leave less to convert" if refined else ""
         raise RunError(
@@ -293,16 +293,17 @@ def _load(path, format):
 
 
 def _compare(reference, whole, predict, image, format, rounded, most):
-    """Raises `RunError` unless the artifact does what the model does.
+    """Raises `RunError` if the outputs of the artifact differ from those of the model.
 
     Args:
         reference: The model to compare with.
-        whole: The model written; another one if batch norm is folded or precision is mixed.
+        whole: The model that was written; differs from `reference` if batch norm is folded or
+            precision is mixed.
         predict: The artifact, see `_load`.
         image: uint8 (H, W, 3).
         format: Name of the format, for messages.
         rounded: Whether `whole` computes in a shorter type than `reference`.
-        most: The mean difference that is allowed because of quantization; None without any.
+        most: The mean difference allowed for quantization; None without quantization.
     """
     differences, labels = [], []
     for images in _batches(image):
@@ -349,8 +350,8 @@ def _check_values(name, received, expected, true, format, rounded, most):
     if most is not None:
         difference, allowed = np.mean(np.abs(received - true)), most
     elif rounded:
-        # A processor's own arithmetic in a short type may round elsewhere in a fused graph than in
-        # Keras' single operations. That moves outputs about as far as the short type itself does.
+        # In a short type, a fused graph may round at other places than Keras' single operations,
+        # which changes outputs about as much as the short type itself does.
         difference = np.mean(np.abs(received - expected))
         allowed = TOLERANCE + np.mean(np.abs(expected - true))
     if not difference <= allowed:
@@ -361,20 +362,20 @@ def _check_values(name, received, expected, true, format, rounded, most):
 
 
 def _check_labels(received, format):
-    """Raises `RunError` unless labels are the classes of the largest probability."""
-    # Where two classes are as good as equal, rounding may decide for either.
+    """Raises `RunError` unless the labels are the classes of largest probability."""
+    # Where two classes are nearly equal, rounding may decide for either.
     second, first = np.moveaxis(np.partition(received["probabilities"], -2)[..., -2:], -1, 0)
     largest = np.argmax(received["probabilities"], axis=-1)
     wrong = np.count_nonzero((first - second > TOLERANCE) & (received["labels"] != largest))
     if wrong:
         raise RunError(
             f"labels of the {format} written must be the classes of largest probability. "
-            f"Received: {wrong} others where the model is sure"
+            f"Received: {wrong} other labels where the largest probability is clear"
         )
 
 
 def _write_folder(path, content):
-    """Writes a folder aside and renames it into place, where an earlier one gives way."""
+    """Writes a folder to a temporary place and renames it, replacing an earlier one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     try:

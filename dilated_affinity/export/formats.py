@@ -1,4 +1,4 @@
-"""The formats of an export: how an inference model is written in each, and read back."""
+"""The formats of an export: writing an inference model in each, and reading it back."""
 
 import contextlib
 import dataclasses
@@ -13,13 +13,12 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from dilated_affinity.affinity.early_stopping import EarlyStoppingPropagation
 from dilated_affinity.affinity.propagation import AffinityPropagation
 from dilated_affinity.export.graph_transforms import PRECISIONS
 from dilated_affinity.runtime.files import write_atomically
 
 METADATA = Path("assets.extra", "dilated_affinity.json")
-"""Where a SavedModel keeps what it was given to say about itself."""
+"""The file in a SavedModel with its metadata."""
 
 QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8")
 """Kinds of quantization of a LiteRT model, see `export_model`."""
@@ -27,12 +26,12 @@ QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8")
 _IMAGES = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
 
 _SIDE_STEP = 64
-"""XLA compiles a SavedModel's propagation for sides that are multiples of this."""
+"""XLA compiles the propagation of a SavedModel for sides that are multiples of this."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What only some formats know, see `export_model`."""
+    """Options that only some formats have, see `export_model`."""
 
     jit_compile: bool = True
     metadata: dict | None = None
@@ -42,15 +41,16 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How a format is written and read.
+    """A format of an export.
 
     Attributes:
-        suffix: Of the file; empty for a folder.
-        write: Writes an inference model at a path.
-        load: Makes of what lies at a path a function from uint8 images to a dict of arrays.
-        packages: Modules to write and read it, beside what the package needs anyway.
+        suffix: Suffix of the file; empty for a folder.
+        write: Function that writes an inference model to a path.
+        load: Function that reads a path and returns a function from uint8 images to a dict of
+            arrays.
+        packages: Modules for writing and reading it, beside the package's requirements.
         mixed_precision: The precisions in which its runtimes compute convolutions.
-        quantization: The kinds of quantization that it knows.
+        quantization: The kinds of quantization that it supports.
     """
 
     suffix: str
@@ -62,7 +62,7 @@ class Format:
 
 
 def arrays(outputs) -> dict[str, np.ndarray]:
-    """A dict of tensors as one of NumPy arrays."""
+    """Converts a dict of tensors to NumPy arrays."""
     return {name: ops.convert_to_numpy(value) for name, value in outputs.items()}
 
 
@@ -71,8 +71,8 @@ def _write_saved_model(whole, path, options):
         whole = keras.models.clone_model(whole, clone_function=_few_sizes)
     whole = _convertible(whole)
 
-    # Without a signature of its own, for which TensorFlow would cast a NumPy array of floats to
-    # uint8 without a word: a picture in 0 to 1 would be black.
+    # Without an input signature, for which TensorFlow would silently cast a NumPy array of floats
+    # to uint8: an image in 0 to 1 would become black.
     @tf.function(autograph=False)
     def serve(images):
         return whole(_checked(images), training=False)
@@ -89,11 +89,11 @@ def _write_saved_model(whole, path, options):
 
 
 def _checked(images):
-    """The images, behind a check of their shape in the graph.
+    """Returns the images after a check of their shape in the graph.
 
-    TensorFlow checks the arguments of `serve` itself, but of a signature only the dtype.
+    TensorFlow checks the arguments of `serve` itself, but only the dtype of those of a signature.
     """
-    # Forgets the static shape, by which the check would be optimized away as always true.
+    # Without the static shape, by which the check would be optimized away as always true.
     images = tf.raw_ops.PlaceholderWithDefault(input=images, shape=tf.TensorShape(None))
     shape = tf.shape(images)
     fits = tf.logical_and(tf.equal(tf.size(shape), 4), tf.equal(shape[-1], 3))
@@ -106,32 +106,30 @@ def _checked(images):
 
 
 def _few_sizes(layer):
-    padded = {
-        AffinityPropagation: _PaddedPropagation,
-        EarlyStoppingPropagation: _PaddedEarlyStoppingPropagation,
-    }
-    if type(layer) in padded:
-        return padded[type(layer)].from_config(layer.get_config())
-    return layer
+    """A layer that propagates, compiled for few sizes; any other layer as it is."""
+    return _OnPaddedSides(layer) if isinstance(layer, AffinityPropagation) else layer
 
 
-class _OnPaddedSides:
-    """Propagation behind a mask on sides rounded up, which XLA compiles for few sizes only."""
+class _OnPaddedSides(keras.layers.Layer):
+    """Propagation behind a mask on sides rounded up, for which XLA compiles it.
+
+    Args:
+        propagation: The layer, of any kind of propagation.
+    """
+
+    def __init__(self, propagation):
+        super().__init__(name=propagation.name, dtype="float32")
+        self._propagation = type(propagation).from_config(propagation.get_config())
 
     def call(self, inputs):
         height, width = ops.shape(inputs[0])[1:3]
         margin = [[0, 0], [0, -height % _SIDE_STEP], [0, -width % _SIDE_STEP]]
         padded = [ops.pad(each, [*margin, [0, 0]]) for each in inputs]
         inside = ops.pad(ops.ones_like(inputs[0][..., 0], "bool"), margin)
-        return super().call(padded, inside)[:, :height, :width]
+        return self._propagation(padded, inside)[:, :height, :width]
 
-
-class _PaddedPropagation(_OnPaddedSides, AffinityPropagation):
-    pass
-
-
-class _PaddedEarlyStoppingPropagation(_OnPaddedSides, EarlyStoppingPropagation):
-    pass
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
 
 
 def _load_saved_model(path):
@@ -177,7 +175,7 @@ def _write_litert(whole, path, options):
 
 def _converter(options):
     """Settings of LiteRT's converter."""
-    # Without TensorFlow's own operations, for which most LiteRT runtimes have no room.
+    # Without TensorFlow's own operations, which most LiteRT runtimes do not include.
     spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     settings = {"target_spec": spec}
     if options.quantization != "none":
@@ -194,7 +192,7 @@ def _converter(options):
 
 def _load_litert(path):
     with warnings.catch_warnings():
-        # TensorFlow still brings the interpreter, and warns that it once will not.
+        # TensorFlow still includes the interpreter, and warns of its removal.
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter")
         interpreter = tf.lite.Interpreter(str(path))
     runner = interpreter.get_signature_runner("serving_default")
@@ -207,8 +205,10 @@ def _convertible(whole):
 
 
 class _Labels(keras.layers.Layer):
-    """The classes of largest probability, without the operations on bits in `ops.argmax`, by which
-    it tells -0 from 0 and which converters do not know."""
+    """The classes of largest probability.
+
+    `ops.argmax` distinguishes -0 from 0 by bitwise operations, which converters do not support.
+    """
 
     def call(self, probabilities):
         return tf.cast(tf.argmax(probabilities, axis=-1, output_type=tf.int32), tf.uint8)
@@ -219,7 +219,7 @@ class _Labels(keras.layers.Layer):
 
 @contextlib.contextmanager
 def _without_xla():
-    """Traces what XLA would compile as plain operations of the graph around it."""
+    """Context in which functions compiled by XLA are traced as plain operations."""
     eager = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:

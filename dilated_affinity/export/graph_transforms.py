@@ -1,4 +1,4 @@
-"""Trained networks rewritten for inference: batch norm folded away, computation in bfloat16."""
+"""Transformations of trained networks for inference: folded batch norm, mixed precision."""
 
 import collections
 
@@ -12,30 +12,30 @@ PRECISIONS = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed
 """Keras' policy of the network for each `mixed_precision`."""
 
 HEADS = ("semantic_logits", "affinity_logits")
-"""Layers of `DeepLabV3Plus` from which on everything is in float32."""
+"""Layers of `DeepLabV3Plus` that start the part computed in float32."""
 
 _FOLDABLE = (*CONVOLUTIONS, keras.layers.SeparableConv2D)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
-    """Folds each batch norm behind a convolution into the convolution's weights.
+    """Folds each batch norm after a convolution into the weights of the convolution.
 
-    With stored statistics batch norm scales and shifts each channel, and the convolution in front
-    of it can do both: its kernel takes the scale, its bias the shift. The outputs stay the same up
-    to rounding, and one pass over the features is saved. What is returned is for inference:
-    trained, it would no longer normalise.
+    With stored statistics, batch norm scales and shifts each channel. The preceding convolution can
+    do both: the scale becomes part of its kernel, the shift of its bias. The outputs stay the same
+    up to rounding, and one pass over the features is saved. The result is for inference only, since
+    it no longer normalizes in training.
 
-    Folded are `BatchNormalization` layers over the channels that directly follow a `Conv2D`,
-    `DepthwiseConv2D` or `SeparableConv2D` without activation whose output nothing else reads; an
-    `Identity` of the same name takes their place. Others stay.
+    It folds `BatchNormalization` layers over the channels that directly follow a `Conv2D`,
+    `DepthwiseConv2D` or `SeparableConv2D` without activation whose output has no other reader, and
+    replaces each by an `Identity` of the same name. Other layers are kept.
 
     Args:
-        model: A functional model, such as `DeepLabV3Plus` or `inference_model` builds it; models
-            inside it are folded, too.
+        model: A functional model, such as `DeepLabV3Plus` or `inference_model` builds it; nested
+            models are folded as well.
 
     Returns:
-        A new functional `keras.Model` with inputs, outputs and names of layers as before, and
-        with weights of its own.
+        A new functional `keras.Model` with the same inputs, outputs and names of layers, and its
+        own weights.
 
     Example:
 
@@ -64,17 +64,17 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def in_mixed_precision(model: keras.Model, mixed_precision: str) -> keras.Model:
-    """A network that computes in a shorter type, with the same weights in float32.
+    """Makes a network that computes in a shorter type, with the same weights in float32.
 
-    Preprocessing, heads and what follows them are in float32. On a processor without arithmetic of
-    that type it is slower, not faster.
+    Preprocessing, heads and all that follows them are computed in float32. On a processor without
+    arithmetic of that type it is slower, not faster.
 
     Args:
         model: As `DeepLabV3Plus` builds it.
         mixed_precision: `"bfloat16"`, `"float16"`, or `"none"` for float32.
 
     Returns:
-        A new functional `keras.Model` with weights of its own.
+        A new functional `keras.Model` with its own weights.
 
     Raises:
         ConfigError: For another `mixed_precision`, or a model without the layers of
@@ -105,7 +105,7 @@ def in_mixed_precision(model: keras.Model, mixed_precision: str) -> keras.Model:
 
 
 def _rewritten(model, clone, weights):
-    """The model with each layer replaced by `clone(layer)` of `weights(layer)`, nested ones too."""
+    """The model with each layer, also nested, replaced by `clone(layer)` with `weights(layer)`."""
     copies = []
 
     def recorded(layer):
@@ -114,7 +114,7 @@ def _rewritten(model, clone, weights):
             copies.append((copy, layer))
         return copy
 
-    # Through a model that is not compiled, or Keras would compile the new one likewise.
+    # From a model that is not compiled; otherwise Keras compiles the clone as well.
     plain = keras.Model(model.input, model.output, name=model.name)
     rewritten = keras.models.clone_model(
         plain, clone_function=recorded, call_function=_call, recursive=True
@@ -125,13 +125,15 @@ def _rewritten(model, clone, weights):
 
 
 def _call(layer, *args, **kwargs):
-    if type(layer) is keras.layers.Identity:  # knows no mask, with which batch norm was called
+    if (
+        type(layer) is keras.layers.Identity
+    ):  # has no argument mask, with which batch norm was called
         kwargs.pop("mask", None)
     return layer(*args, **kwargs)
 
 
 def _foldable(model):
-    """Pairs of a convolution and the batch norm to fold into it, also in models inside."""
+    """Yields pairs of a convolution and the batch norm to fold into it, also of nested models."""
     graph, layers = _Graph(model), {layer.name: layer for layer in model.layers}
     for name, layer in layers.items():
         if isinstance(layer, keras.Function):
@@ -145,7 +147,7 @@ def _foldable(model):
 
 
 def _is_linear(layer):
-    # Of these very types: a subclass may compute something else.
+    # Not subclasses, which may compute something else.
     return type(layer) in _FOLDABLE and layer.activation in (None, keras.activations.linear)
 
 
@@ -155,7 +157,7 @@ def _is_over_channels(batch_norm, convolution):
 
 
 def _folded_weights(convolution, batch_norm):
-    """Weights of the convolution with bias that does what both do, in its layer's order."""
+    """Weights, in the order of the layer, of a convolution with bias equivalent to both layers."""
     names = [variable.name for variable in batch_norm.weights]
     values = (weight.astype("float64") for weight in batch_norm.get_weights())
     stored = {"gamma": 1.0, "beta": 0.0, **dict(zip(names, values, strict=True))}
@@ -169,7 +171,7 @@ def _folded_weights(convolution, batch_norm):
 
 
 def _between_preprocessing_and_heads(model):
-    """Layers that the heads read and that do not come before the backbone, and those inside."""
+    """The layers from the backbone to the heads, and those inside the backbone."""
     graph, layers = _Graph(model), {layer.name: layer for layer in model.layers}
     heads = [name for name in HEADS if name in layers]
     backbones = [name for name, layer in layers.items() if isinstance(layer, keras.Function)]
@@ -184,7 +186,7 @@ def _between_preprocessing_and_heads(model):
 
 
 class _Graph:
-    """Which layers of a functional model read which, by their names; from Keras' own config."""
+    """The connections between layers of a functional model by name, from its config."""
 
     def __init__(self, model):
         config = model.get_config()
@@ -202,7 +204,7 @@ class _Graph:
         return self._readers[name]
 
     def read_by(self, name):
-        """Names of what a layer reads, over all its calls."""
+        """Names of the layers that a layer reads, over all its calls."""
         return [source for call in self._calls[name] for source in _histories(call)]
 
     def ancestors(self, names):
@@ -217,7 +219,7 @@ class _Graph:
 
 
 def _histories(value):
-    """Names of the layers whose tensors are anywhere in the arguments of a call."""
+    """Names of the layers whose tensors occur in the arguments of a call."""
     if isinstance(value, dict):
         if "keras_history" in value:
             return [value["keras_history"][0]]

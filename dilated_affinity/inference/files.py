@@ -1,4 +1,4 @@
-"""Predicting the images of a folder or of a data set into files."""
+"""Prediction of the images of a folder or a data set into files."""
 
 import collections
 import dataclasses
@@ -41,13 +41,13 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 @dataclasses.dataclass
 class PredictedFiles:
-    """What was predicted into a folder, and what was not.
+    """The files that a prediction wrote, and the images that it could not predict.
 
     Attributes:
         written: The paths of the label PNGs.
-        kept: Those that were complete before, where predicting was resumed.
-        failed: What could not be predicted, and why, one line each.
-        notes: Files that were passed over or not read as they are stored.
+        kept: The paths of those that were complete before, with `resume=True`.
+        failed: One line for each image that could not be predicted, with the reason.
+        notes: Files that were skipped, or read otherwise than they are stored.
     """
 
     written: list[Path] = dataclasses.field(default_factory=list)
@@ -57,7 +57,7 @@ class PredictedFiles:
 
 
 class _Item(NamedTuple):
-    """What to predict: what its outputs' paths begin with, a name, and how to read it."""
+    """An image to predict: the prefix of its outputs' paths, a name, and a function to read it."""
 
     stem: Path
     name: str
@@ -78,21 +78,21 @@ def predict_files(
 
     For `a/b.jpg` it writes `a/b_labels.png` (palette PNG, the class is the index),
     `a/b_overlay.png` with a legend below it and, for a model with affinity, `a/b_affinity.png`
-    below `output_dir`. A photograph with an EXIF orientation is turned upright, and so are its
-    outputs. An image that cannot be read or needs more memory than there is does not keep others
-    from being predicted.
+    below `output_dir`. A photograph with an EXIF orientation is rotated upright, and so are its
+    outputs. Images that cannot be read, or need more memory than is available, are reported in
+    `failed`, and the others are predicted.
 
     Args:
-        predictor: What predicts.
+        predictor: `Predictor`.
         classes: Names and colours of the classes.
         source: An image file or a folder. Hidden files are passed over.
-        output_dir: Where to write; made if missing.
+        output_dir: The folder to write to; made if missing.
         overwrite: Replace files that exist. Defaults to False.
-        label_ids: What to write for each class in the label PNGs, which are grey then, such as
-            `CITYSCAPES_LABEL_IDS` for its test server. None writes the classes themselves.
-        resume: Leave an image out whose outputs are all there and whole, whatever model they are
-            of, and replace those of others. Defaults to False.
-        probabilities: Write, too, `a/b_probabilities.npz`, whose array `probabilities` is float16
+        label_ids: The grey value of each class in the label PNGs, such as `CITYSCAPES_LABEL_IDS`
+            for its test server. Defaults to None: a palette PNG of the classes.
+        resume: Skip images whose outputs are all complete, of whatever model, and replace the
+            outputs of the others. Defaults to False.
+        probabilities: Also write `a/b_probabilities.npz`, whose array `probabilities` is float16
             (H, W, C), after refinement; and `a/b_confidence.png`, grey, 255 times the largest of
             them at each pixel. Defaults to False.
 
@@ -103,7 +103,7 @@ def predict_files(
         DataError: If there is nothing to predict, outputs would be written outside `output_dir`,
             or a file exists and `overwrite` and `resume` are False. All of these are found before
             anything is written.
-        ConfigError: If `output_dir` lies inside `source`, or both `overwrite` and `resume` are
+        ConfigError: If `output_dir` is inside `source`, or both `overwrite` and `resume` are
             True.
     """
     result = PredictedFiles()
@@ -127,15 +127,15 @@ def predict_examples(
 ) -> PredictedFiles:
     """Predicts examples of a data set, whose labels are known.
 
-    Writes what `predict_files` writes, and, for each, `<id>_comparison.png`: image, prediction,
-    affinity, refined prediction and ground truth side by side; and `<id>_errors.png`: what is
-    wrong and, for a model with affinity, what refinement has repaired and harmed.
+    Writes the files of `predict_files`, and for each example `<id>_comparison.png`: image,
+    prediction, affinity, refined prediction and ground truth side by side; and `<id>_errors.png`:
+    the errors and, for a model with affinity, the pixels that refinement corrected and damaged.
 
     Args:
-        predictor: What predicts.
+        predictor: `Predictor`.
         source: The examples.
-        output_dir: Where to write; made if missing.
-        limit: How many examples, from the first on; None for all.
+        output_dir: The folder to write to; made if missing.
+        limit: How many examples to take, from the first. Defaults to None: all.
         overwrite: As for `predict_files`.
         label_ids: As for `predict_files`.
         resume: As for `predict_files`.
@@ -158,7 +158,7 @@ def predict_examples(
 
 
 class _Options(NamedTuple):
-    """How to write, see `predict_files`; `has_labels` is whether the ground truth is known."""
+    """Options of writing, see `predict_files`; `has_labels` tells if the ground truth is known."""
 
     output_dir: Path
     overwrite: bool
@@ -192,7 +192,7 @@ def _write_predictions(predictor, classes, items, options, result):
 
 
 def _kinds(predictor, options):
-    """What is written of each image; the labels last, as they are what is wanted."""
+    """The files of each image; the labels last, so that they mark a complete prediction."""
     kinds = ["overlay"]
     if predictor.rates is not None:
         kinds.append("affinity")
@@ -204,17 +204,17 @@ def _kinds(predictor, options):
 
 
 def _to_do(items, kinds, options, result):
-    """The items that are to be predicted; refuses what would do harm."""
+    """The items to predict; raises an error before a file would be overwritten or misplaced."""
     if options.overwrite and options.resume:
         raise ConfigError(
-            "overwrite replaces predictions and resume (--resume) leaves them as they are. "
-            "Received: both of them"
+            "overwrite replaces predictions and resume (--resume) keeps them: give one of them. "
+            "Received: overwrite=True, resume=True"
         )
     taken = {}
     to_do = []
     inside = options.output_dir.resolve()
     for item in items:
-        # Through a name with dots or a linked folder.
+        # A name with dots or a linked folder may lead outside.
         if not item.stem.resolve().is_relative_to(inside):
             raise DataError(
                 f"{item.name!r}: would be written outside {options.output_dir}, "
@@ -235,13 +235,13 @@ def _to_do(items, kinds, options, result):
             if target.exists():
                 raise DataError(
                     f"{target}: exists already; overwrite=True (--overwrite) replaces it, "
-                    "resume=True (--resume) leaves complete predictions out."
+                    "resume=True (--resume) skips complete predictions."
                 )
     return to_do
 
 
 def _is_whole(path):
-    """Whether a PNG is there up to its last chunk, or an archive of arrays with its directory."""
+    """Whether a PNG exists up to its last chunk, or an archive of arrays up to its directory."""
     if path.suffix == ".npz":
         return zipfile.is_zipfile(path)
     try:
@@ -249,14 +249,14 @@ def _is_whole(path):
             file.seek(-len(_PNG_END), os.SEEK_END)
             return file.read() == _PNG_END
     except OSError:
-        # There is none, or it is shorter than that.
+        # The file is missing, or shorter than that.
         return False
 
 
 def _predictions(predictor, items, failed):
-    """Yields each item that can be predicted with its example and its `Prediction`, in order."""
+    """Yields each item that can be predicted, its example and its `Prediction`, in order."""
     pending = iter(progress(items, "prediction"))
-    # Read while earlier ones are refined: a predictor may work on several at once.
+    # Read while earlier images are refined: a predictor may work on several at once.
     waiting = collections.deque()
 
     def images():
@@ -277,7 +277,7 @@ def _predictions(predictor, items, failed):
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
-        # One of those under way is too large. Which one shows one by one, and others go on.
+        # One of the images in progress is too large: predict them one by one to find it.
         while waiting:
             item, example = waiting.popleft()
             try:
@@ -287,15 +287,15 @@ def _predictions(predictor, items, failed):
                     raise
                 height, width = example["image"].shape[:2]
                 failed.append(
-                    f"{item.name}: needs more memory than there is; windows (--eval_window) need "
-                    f"less. Received: {width}x{height} pixels"
+                    f"{item.name}: needs more memory than is available; windows (--eval_window) "
+                    f"need less. Received: {width}x{height} pixels"
                 )
             else:
                 yield item, example, prediction
 
 
 def _is_out_of_memory(error):
-    # JAX has no class of its own for it.
+    # JAX has no exception class for it.
     kinds = MemoryError, tf.errors.ResourceExhaustedError
     return isinstance(error, kinds) or "RESOURCE_EXHAUSTED" in str(error)
 
@@ -320,7 +320,7 @@ def _pictures(prediction, rates, classes, example, label_ids):
 
 
 def confidence_picture(probabilities) -> np.ndarray:
-    """How sure a prediction is: 255 times the largest probability of each pixel, uint8 (H, W).
+    """Returns 255 times the largest probability of each pixel, uint8 (H, W).
 
     Args:
         probabilities: float (H, W, C), adding up to 1.
@@ -338,14 +338,14 @@ def _save_probabilities(probabilities, path):
 
 
 def palette_image(labels, classes: ClassTable) -> Image.Image:
-    """A palette image whose indices are the labels, uint8 (H, W), in the data set's colours."""
+    """Makes a palette image of labels, uint8 (H, W), in the colours of the data set."""
     image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
     image.putpalette(classes.color_map().ravel().tolist())
     return image
 
 
 def label_id_image(labels, label_ids: Sequence[int]) -> Image.Image:
-    """A grey image of the ids that a data set's own label files have.
+    """Makes a grey image of the ids that the data set's label files use.
 
     Args:
         labels: Classes, uint8 (H, W).
@@ -367,7 +367,7 @@ def _target(stem: Path, kind) -> Path:
 
 
 def _images(source, output_dir, result) -> list[tuple[Path, Path]]:
-    """Pairs of image file and the path its outputs' names begin with."""
+    """Pairs of an image file and the prefix of its outputs' paths."""
     if source.is_file():
         return [(source, output_dir / source.stem)]
     if not source.is_dir():
@@ -375,7 +375,7 @@ def _images(source, output_dir, result) -> list[tuple[Path, Path]]:
     resolved = output_dir.resolve()
     if resolved.is_relative_to(source.resolve()):
         raise ConfigError(
-            "output_dir must not lie inside the input folder, whose images are predicted. "
+            "output_dir must not be inside the input folder, whose images are predicted. "
             f"Received: output_dir={str(output_dir)!r}, input={str(source)!r}"
         )
     found = list_images(source)

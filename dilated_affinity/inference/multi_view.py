@@ -1,8 +1,7 @@
-"""Predictions averaged over views of an image: windows of it, scales of it, its mirror image.
+"""Predictions averaged over views of an image: windows, scales and the mirror image.
 
-Both classes make from a network (a function from images to logits) another one, so they can be
-stacked, and what reads logits need not know of them. The logits that they return are those of the
-averaged probabilities.
+Both classes wrap a network, a function from images to logits, into another one, so that they can be
+stacked. The logits that they return are those of the averaged probabilities.
 """
 
 import numpy as np
@@ -14,20 +13,19 @@ from dilated_affinity.inference.views import check_scales
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST = 1.0 - 2.0**-24
-"""Probabilities whose logits are still finite in float32."""
+"""The range of probabilities whose logits are finite in float32."""
 
 _NO_PAIR = 1e-6
-"""Weight of the affinity to a pixel outside the window: it counts only where nothing else does."""
+"""Weight of the affinity to a pixel outside the window, so that any other window outweighs it."""
 
 
 class SlidingWindow:
-    """Predicts an image too large for memory in overlapping windows.
+    """Predicts an image that is too large for memory in overlapping windows.
 
-    Windows share at least a third of their side with the next and lie inside the image, so
-    nothing is ever padded; along a side of the image that is smaller, the window is that side.
-    Where windows overlap their probabilities are averaged. The affinity of a pair of pixels is
-    averaged over the windows that hold both: to a neighbour outside the crop no affinity is ever
-    trained.
+    Windows overlap the next by at least a third of their side. They are inside the image, so that
+    nothing is padded; a window is no larger than the image. Where windows overlap, their
+    probabilities are averaged. The affinity of a pair of pixels is averaged over the windows that
+    contain both, because no affinity to a neighbour outside a crop is trained.
 
     Args:
         network: Function from uint8 images (1, H, W, 3) to a dict of logits (1, H, W, channels):
@@ -82,20 +80,20 @@ class SlidingWindow:
 
 
 def window_starts(size: int, window: int) -> list[int]:
-    """Where windows begin along a side: evenly spread, the last one ending where the side ends.
+    """Returns the starts of windows along a side, evenly spaced from its start to its end.
 
     >>> window_starts(2048, 769)
     [0, 426, 852, 1279]
     """
     if size <= window:
         return [0]
-    # An overlap of a third: 513 pixels from window to window of 769, as mmsegmentation has it.
+    # An overlap of a third: a step of 513 pixels for windows of 769, as in mmsegmentation.
     intervals = -(-(size - window) // (window - window // 3))
     return [index * (size - window) // intervals for index in range(intervals + 1)]
 
 
 def pairs_inside(size, rates) -> np.ndarray:
-    """Whether a pixel's neighbour lies in the image too: bool (H, W, 8|R|), in channel order.
+    """Returns whether each neighbour of a pixel is inside the image: bool (H, W, 8|R|).
 
     >>> pairs_inside((1, 3), ((1, 1),))[0, :, 4]  # the neighbour to the right
     array([ True,  True, False])
@@ -110,7 +108,7 @@ def pairs_inside(size, rates) -> np.ndarray:
 
 
 class _WeightedMean:
-    """Mean of maps (h, w, channels) that each cover a part of an image, with a weight per value."""
+    """Weighted mean of maps (h, w, channels) that each cover a part of an image."""
 
     def __init__(self, size):
         self._size = size
@@ -128,13 +126,13 @@ class _WeightedMean:
 
 
 class MultiScale:
-    """Averages predictions over scales of an image and, if asked for, over its mirror image.
+    """Averages predictions over scales of an image and, optionally, its mirror image.
 
-    The network sees the image resized to each scale, as in training (bilinear, centres of pixels
-    aligned); its class logits are resized back, and the probabilities averaged. Affinity is that
-    of scale 1 alone, which is run for it if it is not among the scales: at another scale the
-    network's rates would be other distances in the image. The affinity of the mirror image is
-    averaged in, each neighbour with the one that the mirror shows in its place.
+    The image is resized to each scale as in training (bilinear, pixel centres aligned); the class
+    logits are resized back, and the probabilities averaged. The affinity is that of scale 1 alone,
+    which is added for it if it is not among the scales: at another scale, the rates would be other
+    distances in the image. The affinity of the mirror image is averaged with that of the image,
+    after each neighbour has been exchanged with its mirrored one.
 
     Args:
         network: As for `SlidingWindow`.
@@ -185,7 +183,7 @@ class MultiScale:
         return (*self._scales, 1.0)
 
     def _view(self, images, size, scale, mirrored):
-        """Probabilities that one view adds to the mean, back in the image's own geometry."""
+        """Returns the probabilities of one view, at the image's size and orientation."""
         if scale != 1.0:
             images = _resize(images, [max(1, round(side * scale)) for side in size])
             images = ops.cast(ops.round(images), "uint8")
@@ -205,7 +203,7 @@ class MultiScale:
 
 
 def mirrored_neighbors(rates) -> np.ndarray:
-    """For each channel the one that shows the same neighbour in the mirror image, int (8|R|,).
+    """Returns for each channel that of the same neighbour in the mirror image, int (8|R|,).
 
     >>> mirrored_neighbors(((1, 2),)).tolist()
     [2, 1, 0, 4, 3, 7, 6, 5]
@@ -227,7 +225,7 @@ def _probabilities(head, logits):
 
 
 def _logits(head, probabilities):
-    """Finite logits whose softmax or sigmoid the probabilities are."""
+    """Returns finite logits of probabilities: their softmax or sigmoid gives them again."""
     if head == "semantic":
         return ops.log(ops.maximum(probabilities, _SMALLEST))
     inside = ops.clip(probabilities, _SMALLEST, _LARGEST)

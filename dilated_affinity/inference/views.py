@@ -1,5 +1,6 @@
-"""Scales of an image to predict it at, as text and as numbers. Needs no TensorFlow."""
+"""The views of an image over which predictions are averaged. Needs no TensorFlow."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from dilated_affinity.errors import ConfigError
@@ -46,3 +47,37 @@ def check_scales(scales: Iterable[float]) -> tuple[float, ...]:
             f"Received: scales={scales!r}"
         )
     return checked
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Views of an image over which predictions are averaged, before refinement.
+
+    Attributes:
+        scales: Scales of the image, see `MultiScale`. Defaults to the original size alone.
+        flip: Whether to include the mirror image. Defaults to False.
+        window: Side in pixels of the windows in which larger images are predicted, see
+            `SlidingWindow`. Defaults to 0: whole images.
+
+    Raises:
+        ConfigError: For a value out of its range.
+
+    Example:
+
+    >>> Views(scales=(0.75, 1), flip=True)
+    Views(scales=(0.75, 1.0), flip=True, window=0)
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "scales", check_scales(self.scales))
+        if not isinstance(self.flip, bool):
+            raise ConfigError(f"flip must be True or False. Received: flip={self.flip!r}")
+        if type(self.window) is not int or self.window < 0:
+            raise ConfigError(
+                "window must be a whole number of pixels, or 0 for whole images. "
+                f"Received: window={self.window!r}"
+            )

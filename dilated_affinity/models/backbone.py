@@ -1,4 +1,4 @@
-"""What DeepLabv3+ asks of a backbone, and what all backbone families share."""
+"""Description of a backbone family, and functions that all families share."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointNames:
-    """How a TensorFlow 1 checkpoint names what a backbone's layers hold.
+    """Names of a backbone's variables in a TensorFlow 1 checkpoint.
 
     Attributes:
-        variable: Name in the checkpoint of a layer's variable, from the layer's name and the
-            variable's (`"kernel"`, `"gamma"`, ...).
-        ignored: Regular expression of the names, whole, that such a checkpoint holds beside them.
-        slots: What an optimizer appends to the name of a variable for its own.
+        variable: Function from the names of a layer and its variable (`"kernel"`, `"gamma"`, ...)
+            to the name in the checkpoint.
+        ignored: Regular expression that matches the whole names of other variables in it.
+        slots: Suffixes of an optimizer's variables.
     """
 
     variable: Callable[[str, str], str]
@@ -34,16 +34,16 @@ class Backbone:
     """A backbone family's entry in `deeplab.BACKBONES`.
 
     Attributes:
-        application: Builds the `keras.applications` model whose layers and weights these are,
-            or one of the same kind, given `weights` and `input_shape`; without its classifier.
-        preprocess: Builds the layer from RGB in [0, 255] to what the network was trained on.
-        low_level: Name of the layer whose output, at stride 4, the decoder reads.
-        high_level: Name of the layer whose output the ASPP reads.
+        application: Builds the `keras.applications` model, or a similar one, that defines layers
+            and weights, without classifier, from `weights` and `input_shape`.
+        preprocess: Builds the preprocessing layer, whose input is RGB in [0, 255].
+        low_level: Name of the layer whose output, at stride 4, is an input of the decoder.
+        high_level: Name of the layer whose output is the input of the ASPP.
         padding: Padding of the strided layers, see `AlignedResize`; `"symmetric"` for a network
-            that pads in layers of its own, by the same number of pixels on either side.
-        padding_pixel: RGB in [0, 255] of what training crops show beyond the image: what
-            `preprocess` makes 0, which is also what convolutions pad with.
-        checkpoint: Names in TensorFlow 1 checkpoints, where weights come as such; else None.
+            with separate padding layers that pad both sides by the same number of pixels.
+        padding_pixel: RGB in [0, 255] with which training crops are padded. `preprocess` maps it to
+            0, the value with which convolutions pad.
+        checkpoint: Names in TensorFlow 1 checkpoints, if weights are in this format; else None.
     """
 
     application: Callable[..., keras.Model]
@@ -65,23 +65,23 @@ def atrous(
     multi_grid: Sequence[int] | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Clones a classification network with atrous convolutions in place of its last strides.
+    """Clones a classification network with atrous convolutions instead of its last strides.
 
     Once the strides reach `output_stride`, every further stride becomes 1 and all later kernels
-    are dilated to compensate, so that the features at the positions which remain are unchanged.
-    Layers keep their names, order and weight shapes: weights are interchangeable.
+    are dilated to compensate, so that features at the original positions are unchanged. Layers keep
+    their names, order and weight shapes, so that weights are interchangeable.
 
     Args:
         application: A functional model of `keras.applications`, without classifier.
-        padding: Padding of its strided layers. For `"same"` explicit padding gives way to
-            TensorFlow's, which is right for every size; for `"symmetric"` it is kept as it is.
+        padding: Padding of its strided layers. With `"same"`, explicit padding is replaced by
+            TensorFlow's, which is correct for every size; with `"symmetric"`, it is kept.
         output_stride: 8, 16 or 32.
         batch_norm: `"sync"` (statistics over all replicas of the `tf.distribute` strategy in whose
             scope the model is built), `"local"` or `"frozen"` (stored
             statistics, parameters fixed).
         batch_norm_momentum: Momentum of the moving statistics.
-        weight_decay: L2 on the kernels of ordinary convolutions as half the sum of squares.
-        multi_grid: Factors on the dilation of the spatial convolutions behind the last stride,
+        weight_decay: L2 on the kernels of non-depthwise convolutions as half the sum of squares.
+        multi_grid: Factors on the dilation of the spatial convolutions after the last stride,
             one for each unit of the last stage (Chen et al. 2017, section 3.2.1); None for 1.
         name: Name of the new model.
 
@@ -89,8 +89,8 @@ def atrous(
         A new functional model with freshly initialised weights.
 
     Raises:
-        ConfigError: For an output stride, batch norm or padding that does not exist, or a
-            `multi_grid` that does not fit the last stage.
+        ConfigError: If an output stride, batch norm or padding is not supported, or `multi_grid`
+            does not match the last stage.
     """
     check_choice("output_stride", output_stride, OUTPUT_STRIDES)
     check_choice("batch_norm", batch_norm, BATCH_NORMS)
@@ -105,7 +105,7 @@ def atrous(
             config["strides"] = (1, 1)
         if isinstance(layer, keras.layers.ZeroPadding2D):
             if dense or padding == "same":
-                # "same" below pads by what the dilated kernel needs, at every size.
+                # Replaced by padding "same" below, which suits the dilated kernel at every size.
                 return keras.layers.Identity(name=layer.name)
         elif isinstance(layer, keras.layers.BatchNormalization):
             config["momentum"] = batch_norm_momentum
@@ -126,11 +126,11 @@ def atrous(
 
 
 def synchronized(over_replicas: bool) -> bool:
-    """Keras' `synchronized` of a batch norm, built here, whose statistics are over all replicas.
+    """Returns the argument `synchronized` for a batch norm built in the current scope.
 
-    Not on a single replica, which has nothing to share: Keras computes shared variances as
-    E[x^2] - E[x]^2, whose digits cancel where the mean is large. Other backends than TensorFlow
-    refuse it: there a program sees the batch of all replicas.
+    False on a single replica: Keras computes synchronized variances as E[x^2] - E[x]^2, which is
+    inaccurate for large means. False under backends other than TensorFlow, which do not support
+    it: there statistics are over the batch of all replicas anyway.
     """
     if not over_replicas or keras.backend.backend() != "tensorflow":
         return False
@@ -140,9 +140,9 @@ def synchronized(over_replicas: bool) -> bool:
 
 
 def _strides_before(application):
-    """The stride in the whole network of what each layer reads, by the layer's name."""
+    """The stride of each layer's input with respect to the image, by the layer's name."""
     before, after = {}, {}
-    for layer in application.layers:  # ordered so that what a layer reads comes before it
+    for layer in application.layers:  # in topological order
         read = (after[id(tensor)] for tensor in keras.tree.flatten(layer.input))
         before[layer.name] = max(read, default=1)
         after[id(layer.output)] = before[layer.name] * getattr(layer, "strides", (1,))[0]
@@ -150,7 +150,7 @@ def _strides_before(application):
 
 
 def _multi_grid_by_name(application, strides, multi_grid):
-    """The factors by the names of the convolutions that they apply to."""
+    """The factors by the names of the convolutions to which they apply."""
     if multi_grid is None:
         return {}
     last = max(strides.values())
@@ -173,7 +173,7 @@ def _is_spatial(convolution):
 
 
 def kernel_regularizer(weight_decay):
-    """Keras' L2 for a weight decay that stands for half the sum of squares; None for 0."""
+    """Keras' L2 regularizer for a weight decay on half the sum of squares; None for 0."""
     return keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
 

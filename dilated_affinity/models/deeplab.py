@@ -21,25 +21,25 @@ BACKBONES = {**mobilenet_v2.BACKBONES, **resnet.BACKBONES, **resnet_beta.BACKBON
 """Every backbone by name. A new family is one file and one line here."""
 
 ATROUS_RATES = (6, 12, 18)
-"""The atrous rates follow the output stride: the same distances in the image."""
+"""At other output strides, atrous rates are scaled to the same distances in the image."""
 
 LOW_LEVEL_STRIDE = 4
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AffinityHead(layers.Conv2D):
-    """The 1x1 convolution that predicts dilated affinity: 8|R| logits per position, in float32.
+    """1x1 convolution that predicts dilated affinity: 8|R| logits per position, in float32.
 
     Channel 8*i + c belongs to neighbour c of rate i, in the order of `neighbor_offsets`.
 
     Args:
-        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs; kept
-            in the layer's config, so that a saved model knows what its channels mean.
+        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs; saved in
+            the layer's config.
     """
 
     def __init__(self, rates, **kwargs):
         self.rates = check_rates(rates)
-        # A saved config carries what Conv2D adds; these two follow from the rates.
+        # A saved config includes these arguments of Conv2D, which are determined by the rates.
         kwargs = {k: v for k, v in kwargs.items() if k not in ("filters", "kernel_size")}
         super().__init__(NEIGHBORS * len(self.rates), 1, **kwargs)
 
@@ -70,43 +70,43 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     """Builds DeepLabv3+ with a parallel affinity head as a functional `keras.Model`.
 
     The input is RGB in [0, 255], uint8 or float, of any size; each backbone's own preprocessing
-    is part of the model. Sides of the form k * output_stride + 1 sample the image most evenly.
+    is part of the model. For sides of the form k * output_stride + 1 features align with corners.
 
     Args:
-        num_classes: Number of classes, void not counted; at least 2.
+        num_classes: Number of classes without void; at least 2.
         rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs; None
             for plain DeepLabv3+ without an affinity head.
         backbone: A name in `BACKBONES`. Defaults to `"resnet101"`.
-        output_stride: 8, 16 or 32. Weights fit every output stride.
-        weights: Of the backbone: `"imagenet"` (downloaded by Keras), the path of a `.weights.h5`
-            file of the `keras.applications` model without classifier, or None. For a "beta"
-            backbone the prefix of a TensorFlow 1 checkpoint of DeepLab's or slim's.
+        output_stride: 8, 16 or 32. Weights can be used at every output stride.
+        weights: Weights of the backbone: `"imagenet"` (downloaded by Keras), the path of a
+            `.weights.h5` file of the `keras.applications` model without classifier, or None. For a
+            "beta" backbone, the prefix of a TensorFlow 1 checkpoint of DeepLab or slim.
         affinity_bias: 8|R| initial biases of the affinity head, `AffinityStatistics.bias()`;
             None for 0.
         batch_norm: `"sync"`, `"local"`, or `"frozen"`: the backbone keeps its stored statistics
-            and parameters (its layers have `trainable=False`), the new layers normalise by the
-            (cross-replica) batch.
+            and parameters (its layers have `trainable=False`), while the new layers normalise by
+            the batch on all replicas.
         batch_norm_momentum: Momentum of the moving statistics. Defaults to 0.95.
-        head_batch_norm_momentum: That of ASPP and decoder; None for the same. DeepLab's 0.9997
-            needs tens of thousands of steps before the statistics are those of the data.
-        weight_decay: On kernels of ordinary convolutions, as half the sum of squares; not on
-            biases, batch norm or depthwise kernels. Defaults to 1e-4.
+        head_batch_norm_momentum: Momentum in ASPP and decoder; None for the same. With DeepLab's
+            0.9997 the statistics converge only after tens of thousands of steps.
+        weight_decay: On kernels of non-depthwise convolutions, as half the sum of squares; not on
+            biases or batch norm. Defaults to 1e-4.
         separable: Depthwise separable 3x3 convolutions in ASPP and decoder. Defaults to True.
         filters: Channels of ASPP and decoder. Defaults to 256.
-        dropout: Rate after the ASPP's projection. Defaults to 0.1.
+        dropout: Dropout rate after the ASPP's projection. Defaults to 0.1.
         multi_grid: Factors on the dilation of the units of the backbone's last stage, such as
             `(1, 2, 4)`; None for 1.
-        atrous_rates: Dilations of the ASPP's 3x3 convolutions at output stride 16; at others they
-            keep the distance in the image. Training has to use them: what lies further apart than
-            a training crop is wide meets random weights in larger images. Defaults to DeepLab's
-            (6, 12, 18), 288 pixels.
-        normalize_by_batch: False keeps batch norm of the new layers at its stored statistics and
-            parameters, too, at first the identity. For batches of one image: over a single image
-            batch norm cancels whatever is the same everywhere, such as the image-level features,
-            in training, but not afterwards. Defaults to True.
+        atrous_rates: Dilations of the ASPP's 3x3 convolutions at output stride 16, scaled at other
+            output strides. Distances larger than a training crop should be avoided: their weights
+            are not trained, but used in larger images. Defaults to DeepLab's (6, 12, 18), at most
+            288 pixels.
+        normalize_by_batch: If False, batch norm of the new layers also keeps its stored statistics
+            and parameters, initially the identity. For batches of one image: over a single image
+            batch norm cancels constant features, such as the image-level ones, in training, but not
+            in inference. Defaults to True.
         propagation_iterations: Iterations of affinity propagation inside the model, through which
             it is trained: the semantic logits are those of the refined probabilities. Defaults to
-            0, the paper's way: propagation is applied to the trained model.
+            0 as in the paper, which applies propagation to the trained model.
         name: Name of the model.
 
     Returns:
@@ -114,8 +114,8 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
         (B, H, W, num_classes) and, unless `rates` is None, `"affinity"` (B, H, W, 8|R|).
 
     Raises:
-        ConfigError: For an argument out of its range.
-        DataError: If the weights cannot be read or downloaded, or are not the backbone's.
+        ConfigError: If an argument is out of range.
+        DataError: If the weights cannot be read or downloaded, or are those of another network.
 
     Example:
 
@@ -160,7 +160,7 @@ def DeepLabV3Plus(  # noqa: N802 - a model, named as Keras names them
     features = AlignedResize(output_stride, LOW_LEVEL_STRIDE, entry.padding, name="decoder_resize")(
         [features, images]
     )
-    low_level = block.point(low_level, "decoder_low_level", filters=48)
+    low_level = block.conv1x1(low_level, "decoder_low_level", filters=48)
     features = layers.Concatenate(name="decoder_concat")([features, low_level])
     for index in range(2):
         features = block.conv3x3(features, f"decoder_conv{index}")
@@ -198,7 +198,7 @@ def _refined_logits(outputs, rates, iterations):
 
 
 def affinity_rates(model):
-    """Rates of a model made by `DeepLabV3Plus`, saved and reloaded or not; None without affinity.
+    """Returns the rates of a model built by `DeepLabV3Plus` or loaded; None without affinity.
 
     Raises:
         ConfigError: If the model has an affinity output but no `AffinityHead`.
@@ -207,7 +207,7 @@ def affinity_rates(model):
         if isinstance(layer, AffinityHead):
             return layer.rates
     if "affinity" in getattr(model, "output_names", ()):
-        raise ConfigError(f"The model {model.name!r} has no AffinityHead to tell its rates.")
+        raise ConfigError(f"The model {model.name!r} has no AffinityHead, which defines the rates.")
     return None
 
 
@@ -244,20 +244,20 @@ def _dilations(atrous_rates, output_stride):
 
 def _aspp(block, features, dilations, dropout):
     """Atrous spatial pyramid pooling with image-level features."""
-    branches = [block.point(features, "aspp_conv1x1")]
+    branches = [block.conv1x1(features, "aspp_conv1x1")]
     for index, rate in enumerate(dilations):
         branches.append(block.conv3x3(features, f"aspp_atrous{index}", dilation_rate=rate))
     pooled = layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
-    pooled = block.point(pooled, "aspp_pool_conv")
+    pooled = block.conv1x1(pooled, "aspp_pool_conv")
     branches.append(BroadcastLike(name="aspp_pool_broadcast")([pooled, features]))
     features = layers.Concatenate(name="aspp_concat")(branches)
-    features = block.point(features, "aspp_projection")
+    features = block.conv1x1(features, "aspp_projection")
     return layers.Dropout(dropout, name="aspp_dropout")(features)
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class BroadcastLike(layers.Layer):
-    """Spreads image-level features (B, 1, 1, C) over the positions of other features."""
+    """Broadcasts image-level features (B, 1, 1, C) to the positions of other features."""
 
     def call(self, inputs):
         pooled, like = inputs
@@ -280,7 +280,7 @@ class _Blocks:
         self.momentum = momentum
         self.regularizer = kernel_regularizer(weight_decay)
 
-    def point(self, features, name, filters=None):
+    def conv1x1(self, features, name, filters=None):
         return self._conv(features, name, filters or self.filters, 1, 1)
 
     def conv3x3(self, features, name, dilation_rate=1):

@@ -1,4 +1,4 @@
-"""Bilinear resizing that keeps features where the convolutions put them."""
+"""Bilinear resizing aligned with the positions of strided features."""
 
 import keras
 from keras import ops
@@ -10,17 +10,16 @@ from dilated_affinity.affinity.interpolation import check_grid, interpolation_ma
 class AlignedResize(keras.layers.Layer):
     """Resizes features bilinearly onto the grid of another stride of the same network.
 
-    Where features stand in the image depends on padding and on the image's size, see
-    `interpolation.grid_offset`; for sides of the form k * stride + 1 this resize is the one with
-    aligned corners. Resizing by size alone would shift features by up to half a stride, and
-    differently at other sizes than in training.
+    The positions of features in the image depend on padding and on the image's size, see
+    `interpolation.grid_offset`; for sides of the form k * stride + 1 corners are aligned. Resizing
+    by size alone would shift features by up to half a stride, depending on the size.
 
-    Bilinear interpolation is linear in rows and in columns: it is computed as two products with
-    small matrices, which runs and differentiates fast on every backend.
+    Bilinear interpolation is separable: it is computed as two products with small matrices, which
+    is fast on every backend, including its gradient.
 
     Args:
         source_stride: Stride of the features, a power of two.
-        target_stride: Stride of the wanted grid; 1 for the image's pixels. Defaults to 1.
+        target_stride: Stride of the target grid; 1 for the image's pixels. Defaults to 1.
         padding: `"same"` or `"symmetric"`, the padding of the network's strided layers.
 
     Call arguments:

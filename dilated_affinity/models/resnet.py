@@ -1,4 +1,4 @@
-"""ResNet-50 and ResNet-101 (He et al., CVPR 2016) from `keras.applications`, made atrous."""
+"""Atrous ResNet-50 and ResNet-101 (He et al., CVPR 2016) from `keras.applications`."""
 
 import functools
 
@@ -8,15 +8,15 @@ from keras import ops
 from dilated_affinity.models.backbone import Backbone
 
 MEAN_BGR = (103.939, 116.779, 123.68)
-"""Mean of ImageNet's pixels, as Caffe's models subtract it."""
+"""Mean of ImageNet's pixels that Caffe's models subtract."""
 
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class CaffePreprocessing(keras.layers.Layer):
-    """From RGB in [0, 255] to BGR without the mean of ImageNet, which these weights expect.
+    """Converts RGB in [0, 255] to BGR and subtracts ImageNet's mean, as these weights expect.
 
-    The same numbers as `keras.applications.resnet.preprocess_input`, but of any integer or float
-    type, and saved with the model.
+    It computes the same as `keras.applications.resnet.preprocess_input`, but takes any integer or
+    float type, and is saved with the model.
 
     Call arguments:
         images: (B, H, W, 3), RGB in [0, 255].
@@ -39,13 +39,13 @@ class CaffePreprocessing(keras.layers.Layer):
         return input_shape
 
 
-def _entry(application):
+def _backbone(application):
     return Backbone(
         application=functools.partial(application, include_top=False),
-        # bfloat16 holds 8 bits: the mean would be lost in rounding.
+        # In float32, since bfloat16 with its 8 bits would round the mean.
         preprocess=lambda: CaffePreprocessing(name="preprocess", dtype="float32"),
-        # DeepLab's own end point, block1/unit_2/bottleneck_v1/conv3: the residual of the last
-        # unit that slim leaves at stride 4, before it is added.
+        # DeepLab's end point block1/unit_2/bottleneck_v1/conv3: the residual, before its addition,
+        # of the last unit that slim has at stride 4.
         low_level="conv2_block2_3_bn",
         high_level="conv5_block3_out",
         padding="symmetric",
@@ -54,6 +54,6 @@ def _entry(application):
 
 
 BACKBONES = {
-    "resnet50": _entry(keras.applications.ResNet50),
-    "resnet101": _entry(keras.applications.ResNet101),
+    "resnet50": _backbone(keras.applications.ResNet50),
+    "resnet101": _backbone(keras.applications.ResNet101),
 }

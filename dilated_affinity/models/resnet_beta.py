@@ -1,10 +1,10 @@
 """The "beta" ResNets of the DeepLab authors, whose weights are TensorFlow 1 checkpoints.
 
-They differ from `keras.applications`: three 3x3 convolutions in place of the 7x7, the stride of
-a block in the 3x3 convolution of its last unit, no biases, input in [-1, 1].
+They differ from `keras.applications`: three 3x3 convolutions instead of the 7x7, the stride of a
+block in the 3x3 convolution of its last unit, no biases, input in [-1, 1].
 
 Layers are named after slim's scopes: `block1_unit_2_conv3` and its `block1_unit_2_conv3_bn` are
-`block1/unit_2/bottleneck_v1/conv3`. `_checkpoint_names` is all that ties them to a checkpoint.
+`block1/unit_2/bottleneck_v1/conv3`. `_checkpoint_names` maps them to the names in a checkpoint.
 """
 
 import functools
@@ -26,7 +26,7 @@ _SLIM_VARIABLES = {
     "moving_variance": "BatchNorm/moving_variance",
 }
 
-# What trained DeepLab models hold beside the backbone; here its place is taken by our own layers.
+# Other parts of trained DeepLab models, which are ignored.
 _DEEPLAB_SCOPES = (
     "image_pooling",
     r"aspp\d(_depthwise|_pointwise)?",
@@ -56,14 +56,14 @@ def _checkpoint_names(scope):
 
 
 def _application(units, name, input_shape, weights=None):
-    """The network at output stride 32, built as those of `keras.applications` are."""
+    """Builds the network at output stride 32, as `keras.applications` does."""
     assert weights is None, "weights come from a checkpoint, see models/weights.py"
     features = images = keras.Input(input_shape)
     features = _convolution(features, 64, 3, "conv1_1", strides=2)
     features = _convolution(features, 64, 3, "conv1_2")
     features = _convolution(features, 128, 3, "conv1_3")
-    # slim pads "same" here, which is symmetric at the sizes that these networks were trained on
-    # (4k + 1) and would shift the features at others.
+    # slim uses "same" padding here, which is symmetric at the sizes at which these networks were
+    # trained (4k + 1), but would shift the features at others.
     features = layers.ZeroPadding2D(1, name="pool1_pad")(features)
     features = layers.MaxPooling2D(3, 2, name="pool1")(features)
     for block, count in enumerate(units, start=1):
@@ -91,7 +91,7 @@ def _unit(features, filters, strides, name):
 
 def _convolution(features, filters, kernel_size, name, strides=1, relu=True):
     if strides > 1 and kernel_size > 1:
-        # "same" would shift the features where a side is even.
+        # "same" padding would shift the features if a side is even.
         features = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(features)
         padding = "valid"
     else:
@@ -109,7 +109,7 @@ def _convolution(features, filters, kernel_size, name, strides=1, relu=True):
     return layers.ReLU(name=f"{name}_relu")(features) if relu else features
 
 
-def _entry(depth):
+def _backbone(depth):
     name = f"resnet_v1_{depth}_beta"
     return Backbone(
         application=functools.partial(_application, UNITS[depth], name),
@@ -119,9 +119,9 @@ def _entry(depth):
         low_level="block1_unit_2_conv3_bn",
         high_level="block4_unit_3_out",
         padding="symmetric",
-        # The scope in a checkpoint does not say "beta".
+        # The scope in a checkpoint is without "beta".
         checkpoint=_checkpoint_names(f"resnet_v1_{depth}"),
     )
 
 
-BACKBONES = {f"resnet_v1_{depth}_beta": _entry(depth) for depth in UNITS}
+BACKBONES = {f"resnet_v1_{depth}_beta": _backbone(depth) for depth in UNITS}

@@ -1,4 +1,4 @@
-"""The model to fit: its affinity logits stand where the affinity loss takes them fastest."""
+"""The model to fit, whose affinity logits have the decoder's stride for a faster loss."""
 
 import keras
 
@@ -7,19 +7,19 @@ from dilated_affinity.models.resize import AlignedResize
 
 
 def training_model(model: keras.Model) -> tuple[keras.Model, dict]:
-    """A model over the same layers whose affinity logits stand at the decoder's stride.
+    """Builds a model from the same layers whose affinity logits have the decoder's stride.
 
     `AffinityLoss` resizes such logits itself, image by image, which takes less time and memory
     than maps of 8|R| channels at full resolution. Loss and gradients are the same;
-    `AffinityAccuracy` counts only the pixels on which they stand. Compile and fit the model
-    returned; the model given shares its weights, and is the one to save and to predict with.
+    `AffinityAccuracy` counts only the pixels at the logits' positions. Compile and fit the returned
+    model; save and predict with the given one, which shares its weights.
 
     Args:
-        model: As `DeepLabV3Plus` builds it.
+        model: A model built by `DeepLabV3Plus`.
 
     Returns:
-        The model to fit, and the arguments `logits_stride` and `padding` that `AffinityLoss` and
-        `AffinityAccuracy` then need, as a dict; an empty one for a model without affinity head.
+        The model to fit, and a dict of the arguments `logits_stride` and `padding` for
+        `AffinityLoss` and `AffinityAccuracy`, which is empty for a model without affinity head.
 
     Raises:
         ConfigError: If the model has an affinity output that is not resized by `DeepLabV3Plus`.
@@ -48,7 +48,7 @@ def training_model(model: keras.Model) -> tuple[keras.Model, dict]:
 
 
 def at_decoder_stride(model: keras.Model) -> tuple[dict, dict]:
-    """Outputs and arguments of the losses, as `training_model` has them."""
+    """Returns the outputs of `training_model`, and the arguments of its loss and metric."""
     outputs = dict(model.output)
     if "affinity" not in outputs:
         return outputs, {}
@@ -56,10 +56,10 @@ def at_decoder_stride(model: keras.Model) -> tuple[dict, dict]:
     if not isinstance(resize, AlignedResize):
         raise ConfigError(
             "training_model needs a model of DeepLabV3Plus. "
-            f"Received: the model {model.name!r}, whose affinity is no AlignedResize"
+            f"Received: the model {model.name!r}, whose affinity is not an AlignedResize"
         )
-    # In the place of the resize, or Keras would order the variables otherwise than in the whole
-    # model; under JAX an optimizer knows them by their order alone.
+    # Replaces the resize, so that Keras orders the variables as in the given model: under JAX an
+    # optimizer identifies them by their order.
     logits = keras.layers.Identity(dtype="float32")
     outputs["affinity"] = logits(model.get_layer("affinity_logits").output)
     return outputs, {"logits_stride": resize.source_stride, "padding": resize.padding}

@@ -1,4 +1,4 @@
-"""Weights for a backbone: downloaded by Keras, from its files, or a TensorFlow 1 checkpoint."""
+"""Loads backbone weights: downloaded by Keras, from its files, or a TensorFlow 1 checkpoint."""
 
 import os
 import re
@@ -11,26 +11,26 @@ from dilated_affinity.errors import ConfigError, DataError, first_line
 from dilated_affinity.models.backbone import Backbone
 
 UNREADABLE = (tf.errors.OpError, ValueError, LookupError, RuntimeError)
-"""What TensorFlow's checkpoint reader raises; a cut file is an IndexError to it."""
+"""Errors of TensorFlow's checkpoint reader; a truncated file raises IndexError."""
 
 MAX_NAMED = 3
-"""Faults of a checkpoint that a message names one by one."""
+"""Largest number of faults of a checkpoint that a message lists."""
 
 
 def load_backbone_weights(model: keras.Model, backbone: Backbone, weights) -> None:
-    """Gives an atrous clone the weights of its original, layer by layer.
+    """Assigns the weights of the original network to an atrous clone, layer by layer.
 
     Args:
-        model: What `atrous` made of the application, or a part of it.
+        model: The result of `atrous`, or a part of it.
         backbone: The application's entry.
         weights: Path of a `.weights.h5` file of `application(include_top=False)`; `"imagenet"`
-            (downloaded by Keras); for a backbone with `checkpoint` the prefix of a TensorFlow 1
-            checkpoint, or its folder for the latest there; or None to leave the initial values.
+            (downloaded by Keras); for a backbone with `checkpoint`, the prefix of a TensorFlow 1
+            checkpoint, or its folder for the latest one; or None to keep the initial values.
 
     Raises:
         ConfigError: If `weights` is none of these.
-        DataError: If the file cannot be read or holds another network, or the download fails.
-            The message names what a checkpoint lacks, has in another shape, or has too much.
+        DataError: If the file cannot be read or is of another network, or the download fails. The
+            message lists missing and unexpected variables and those of another shape.
     """
     if weights is None:
         return
@@ -84,7 +84,7 @@ def _read_application(backbone, path):
 
 
 def _read_checkpoint(model, names, path):
-    """Assigns every variable of the model; the model is unchanged where that is not possible."""
+    """Assigns every variable of the model, or raises an error and leaves the model unchanged."""
     variables = {
         names.variable(layer.name, variable.name): variable
         for layer in model.layers
@@ -108,7 +108,7 @@ def _read_checkpoint(model, names, path):
 
 
 def _faults(variables, shapes, names):
-    """What keeps a checkpoint with variables of these shapes from being one of the model."""
+    """Returns the differences between a checkpoint's variables and those of the model."""
     slot = re.compile(f"/({'|'.join(names.slots)})$")
     missing = [f"{name} is missing" for name in variables if name not in shapes]
     misshapen = [

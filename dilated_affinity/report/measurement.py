@@ -6,8 +6,8 @@ import numpy as np
 
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.evaluation.metrics import MeanIoU, iou_of_confusion, mean_over_classes
+from dilated_affinity.evaluation.scoring import score
 from dilated_affinity.inference.predictor import Predictor
-from dilated_affinity.runtime.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ImageScore:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What `measure` counted.
+    """The result of `measure`.
 
     Attributes:
         scores: An `ImageScore` for every image, in order.
@@ -66,31 +66,26 @@ class Measurement:
 
 
 def measure(predictor: Predictor, source: Source, limit: int | None = None) -> Measurement:
-    """Predicts the images of a split and counts what is right, image by image.
+    """Measures a predictor on the images of a split, each by itself and all together.
 
     Args:
-        predictor: What predicts.
+        predictor: The predictor.
         source: The examples.
-        limit: How many of them, from the first on; None for all.
+        limit: How many examples to take, from the first. Defaults to None: all.
 
     Returns:
         `Measurement`.
     """
-    metrics = [_Summed(source.classes) for _ in range(2)]
-    scores = []
-    for index, name in enumerate(progress(source.ids[:limit], "report")):
-        example = source[index]
-        prediction = predictor(example["image"])
-        before, after = (
-            metric.add(example["label"], labels)
-            for metric, labels in zip(
-                metrics, (prediction.unrefined, prediction.labels), strict=True
-            )
-        )
-        scores.append(ImageScore(index, name, before, after))
-    before, after = metrics
+
+    def predict(examples):
+        for prediction in predictor.map(example["image"] for example in examples):
+            yield prediction.unrefined[np.newaxis], prediction.labels[np.newaxis]
+
+    before, after = _ImageByImage(source.classes), _ImageByImage(source.classes)
+    score(source, predict, [[before], [after]], "report", limit)
+    scores = zip(source.ids[:limit], before.mean_iou, after.mean_iou, strict=True)
     return Measurement(
-        tuple(scores),
+        tuple(ImageScore(index, *each) for index, each in enumerate(scores)),
         before.confusion,
         after.confusion,
         iou_of_confusion(before.confusion),
@@ -98,16 +93,16 @@ def measure(predictor: Predictor, source: Source, limit: int | None = None) -> M
     )
 
 
-class _Summed:
-    """Image after image through one `MeanIoU`, and the sum of their confusion matrices."""
+class _ImageByImage:
+    """A metric that keeps the mIoU of every image, and the confusion matrix of all of them."""
 
     def __init__(self, classes):
         self._metric = MeanIoU(classes.num_classes, classes.ignore_label)
         self.confusion = np.zeros((classes.num_classes, classes.num_classes), np.int64)
+        self.mean_iou = []
 
-    def add(self, label, predicted) -> float:
-        """The image's own mIoU."""
+    def update_state(self, label, predicted):
         self._metric.reset_state()
-        self._metric.update_state(label[np.newaxis], predicted[np.newaxis])
+        self._metric.update_state(label, predicted)
         self.confusion += self._metric.confusion_matrix()
-        return float(mean_over_classes(self._metric.class_iou()))
+        self.mean_iou.append(float(mean_over_classes(self._metric.class_iou())))

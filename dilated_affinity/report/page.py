@@ -37,15 +37,15 @@ def report_page(
 
     Args:
         config: The run's settings.
-        files: What lies in its folder.
-        measurement: What `measure` counted.
+        files: The files of its folder.
+        measurement: The result of `measure`.
         predictor: Predicts the images to show.
         source: The examples that were measured.
-        examples: How many of the best and how many of the worst images to show. Defaults to 3.
-        caution: What to keep in mind about the numbers, such as `selection_bias` says it.
+        examples: Number of the best and of the worst images to show. Defaults to 3.
+        caution: A remark about the numbers, such as that of `selection_bias`. Defaults to none.
 
     Returns:
-        HTML that loads nothing: styles, script and pictures are inside.
+        HTML that loads no other file: styles, script and pictures are included.
     """
     sections = [
         _summary(config, files, measurement, caution),
@@ -84,13 +84,9 @@ def _figure(figure, alt):
     return f'<img src="{pictures.figure_source(figure)}" alt="{escape(alt)}">'
 
 
-def _refines(config):
-    return config.affinity_rates is not None and config.iterations_of_refinement > 0
-
-
 def _summary(config, files, measurement, caution):
     before, after = measurement.mean_iou
-    refines = _refines(config)
+    refines = config.propagates
     name = "mIoU before refinement" if refines else "mIoU"
     tiles = [(name, f"{100 * before:.2f} %")]
     if refines:
@@ -118,7 +114,7 @@ def _curves(files):
 
 def _classes(config, measurement, classes):
     before = measurement.iou_before
-    after = measurement.iou_after if _refines(config) else None
+    after = measurement.iou_after if config.propagates else None
     content = tables.class_table(classes, before, after, *measurement.mean_iou)
     bars = _figure(class_iou_figure(classes.names, before, after), "IoU of each class as bars")
     note = ""
@@ -140,7 +136,7 @@ def _iterations(config, files):
         command += f" --checkpoint={files.checkpoint}"
     missing = [
         f'<p class="note">Not measured yet: <code>{command}{flag}</code></p>'
-        for kind, flag in (("prediction", ""), ("ground_truth", " --refine_with=ground_truth"))
+        for kind, flag in (("predicted", ""), ("ground_truth", " --affinity_source=ground_truth"))
         if kind not in files.evaluations
     ]
     content = tables.iterations_table(files.evaluations) + "".join(missing)
@@ -180,7 +176,7 @@ def _affinity(files):
 
 
 def _images(title, scores, config, predictor, source):
-    images = (_image(score, _refines(config), predictor, source) for score in scores)
+    images = (_image(score, config.propagates, predictor, source) for score in scores)
     return _section(title, "".join(images))
 
 

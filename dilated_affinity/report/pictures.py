@@ -1,4 +1,4 @@
-"""The pictures of the report, as `data:` addresses, so that the file needs no other."""
+"""The pictures of the report as `data:` addresses, which make it a single file."""
 
 import base64
 import io
@@ -26,26 +26,27 @@ _NARROWEST = 360
 
 
 def photograph(pixels) -> str:
-    """A picture of many colours, uint8 (H, W, 3), as JPEG."""
+    """Encodes a picture of many colours, uint8 (H, W, 3), as JPEG."""
     return _encoded(pixels, "JPEG", Image.Resampling.LANCZOS, quality=88)
 
 
 def drawing(pixels) -> str:
-    """A picture of few colours, uint8 (H, W, 3), as PNG."""
+    """Encodes a picture of few colours, uint8 (H, W, 3), as PNG."""
     return _encoded(pixels, "PNG", Image.Resampling.NEAREST, optimize=True)
 
 
 def figure_source(figure) -> str:
-    """A Matplotlib figure as SVG."""
+    """Encodes a Matplotlib figure as SVG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return _address("image/svg+xml", buffer.getvalue())
 
 
 def compared(example, prediction, classes, refined):
-    """The two sides of a slider, each a caption and a picture.
+    """Returns the two sides of a slider, each a caption and a picture.
 
-    Before and after refinement; without any the image and its prediction.
+    They show the prediction before and after refinement, or, without refinement, the image and the
+    prediction.
     """
     image = example["image"]
     after = photograph(overlay(image, prediction.labels, classes))
@@ -56,7 +57,7 @@ def compared(example, prediction, classes, refined):
 
 
 def panels(example, prediction, rates, classes, refined):
-    """Captions, pictures and legend entries of what stands below the slider."""
+    """Yields caption, picture and legend entries of each panel below the slider."""
     image, label = example["image"], example["label"]
     yield "image", photograph(image), ()
     entries = class_entries(np.union1d(label, prediction.labels), classes)
@@ -83,7 +84,7 @@ def panels(example, prediction, rates, classes, refined):
 
 
 def telling_pixel(affinity) -> tuple[int, int]:
-    """(row, column) in the middle of the image whose affinities differ most: beside a boundary."""
+    """Finds the (row, column) near the centre of the image whose affinities differ most."""
     height, width = affinity.shape[:2]
     inner = affinity[height // 4 : -(-3 * height // 4), width // 4 : -(-3 * width // 4)]
     spread = inner.std(axis=-1)
@@ -92,7 +93,7 @@ def telling_pixel(affinity) -> tuple[int, int]:
 
 
 def _enlarged(pixels):
-    """A small picture in whole multiples of its size, so that no browser blurs its edges."""
+    """Enlarges a small picture by an integer factor, so that browsers do not blur its edges."""
     times = -(-_NARROWEST // pixels.shape[1])
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 

@@ -5,18 +5,20 @@ import math
 from html import escape
 
 from dilated_affinity.config import Config
+from dilated_affinity.inference.refiners import METHODS
+from dilated_affinity.inference.views import Views
 from dilated_affinity.run_dir.describe import describe_affinity, describe_views
 
-_AFFINITY = {"prediction": "predicted", "ground_truth": "ground-truth"}
+_AFFINITY = {"ground_truth": "ground-truth"}
 
 
 def table(header, rows, total=None, kind="") -> str:
-    """An HTML table.
+    """Renders an HTML table.
 
     Args:
         header: Cells of the first row, HTML.
         rows: Rows of cells, HTML; the first cell names the row.
-        total: A last row that stands out, or None.
+        total: A highlighted last row. Defaults to None.
         kind: CSS class.
     """
     lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>"]
@@ -27,19 +29,19 @@ def table(header, rows, total=None, kind="") -> str:
 
 
 def percent(value, signed=False) -> str:
-    """A fraction in %, or a dash for what was not seen."""
+    """Formats a fraction in %; a dash for NaN and None."""
     if value is None or math.isnan(value):
         return "&ndash;"
     return f"{100 * value:{'+' if signed else ''}.2f}"
 
 
 def swatch(color) -> str:
-    """A patch of an RGB colour."""
+    """Renders a patch of an RGB colour."""
     return '<i class="swatch" style="background:#{:02x}{:02x}{:02x}"></i>'.format(*color)
 
 
 def class_table(classes, before, after, mean_before, mean_after) -> str:
-    """IoU of each class before and after refinement; `after` is None without any."""
+    """Renders the IoU of each class before and, unless `after` is None, after refinement."""
     names = [
         f"{swatch(color)}{escape(name)}"
         for color, name in zip(classes.palette, classes.names, strict=True)
@@ -57,7 +59,7 @@ def class_table(classes, before, after, mean_before, mean_after) -> str:
 
 
 def iterations_table(evaluations) -> str:
-    """mIoU, boundary IoU and pixel accuracy by iterations, for each evaluation."""
+    """Renders mIoU, boundary IoU and pixel accuracy by iterations for each evaluation."""
     parts = []
     for kind, content in evaluations.items():
         header = [f"{_AFFINITY.get(kind, escape(kind))} affinity", *map(str, content["iterations"])]
@@ -73,7 +75,7 @@ def iterations_table(evaluations) -> str:
 
 
 def _measured_on(content):
-    """What an evaluation was measured on, and how, where that is not usual."""
+    """The images and settings of an evaluation, without those that have no effect."""
     words = [
         f"{content['split']}, {content['images']} images",
         describe_affinity(
@@ -82,15 +84,20 @@ def _measured_on(content):
             content.get("affinity_threshold", 0.0),
             content.get("symmetric_affinity", False),
         ),
-        describe_views(*(content[name] for name in ("output_stride", "scales", "flip", "window"))),
+        describe_views(content["output_stride"], _views(content)),
     ]
-    if content["refinement"] != "exact":
-        words.append(content["refinement"])
+    if content["refine"] != "propagation":
+        words.append(METHODS[content["refine"]].title)
     return ", ".join(words)
 
 
+def _views(content):
+    names = (field.name for field in dataclasses.fields(Views))
+    return Views(**{name: content[name] for name in names if name in content})
+
+
 def affinity_table(accuracy) -> str:
-    """Affinity accuracy by rate and neighbour count, as an evaluation holds it."""
+    """Renders the affinity accuracy of an evaluation by rate and neighbour count."""
     header = ["rate", "all", *(f"n{count}" for count in range(9))]
     rows = [
         [f"({vertical},{horizontal})", *map(percent, [overall, *counts])]
@@ -102,7 +109,7 @@ def affinity_table(accuracy) -> str:
 
 
 def settings_table(config: Config) -> str:
-    """Every setting, its value, what the recipe says where it differs, and what it means."""
+    """Renders every setting with its value, a different value of the recipe, and its meaning."""
     recipe = Config.for_dataset(config.dataset)
     rows = []
     for field in dataclasses.fields(config):

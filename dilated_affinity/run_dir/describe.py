@@ -1,4 +1,4 @@
-"""A line that summarises the settings in force, written by a command as its first."""
+"""Descriptions of a run for people: the first line that a command logs, and its parts."""
 
 import os
 from collections.abc import Mapping
@@ -9,10 +9,12 @@ from absl import logging
 
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.config import Config
+from dilated_affinity.inference.refiners import METHODS
+from dilated_affinity.inference.views import Views
 from dilated_affinity.runtime.distribution import gpu_names
 
 _NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
-"""Files by which Linux lists NVIDIA devices, even without CUDA."""
+"""Files of NVIDIA's devices under Linux, whatever software is installed for them."""
 
 _FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
 
@@ -33,7 +35,7 @@ def log_run_summary(
         model: The model that is trained or used.
         num_classes: Number of classes of the data set.
         images: The images, such as `"100 images of val"`.
-        work: What is done with them, such as the result of `refinement_in_words`.
+        work: The work, such as `refinement_in_words` describes it.
         output: The file or folder to write.
         devices: Number of devices that share the work. Defaults to 1.
     """
@@ -54,27 +56,25 @@ def log_run_summary(
 
 
 def views_in_words(config: Config) -> str:
-    """Describes the views of an evaluation: output stride, scales, flip and windows.
+    """Describes the views of an image that a trained network predicts.
 
     Example:
 
     >>> views_in_words(Config(eval_scales="0.5,1", eval_flip=True))
-    'output stride 8, scales 0.5,1, mirrored'
+    'output stride 8, scales 0.5,1, with mirror image'
     """
-    return describe_views(
-        config.eval_output_stride, config.scales, config.eval_flip, config.eval_window
-    )
+    return describe_views(config.eval_output_stride, config.views)
 
 
-def describe_views(output_stride: int, scales, flip: bool, window: int) -> str:
-    """Does what `views_in_words` does, for the values that an evaluation records."""
+def describe_views(output_stride: int, views: Views) -> str:
+    """Describes views as `views_in_words` does, from what an evaluation records of the settings."""
     words = [f"output stride {output_stride}"]
-    if tuple(scales) != (1.0,):
-        words.append(f"scales {','.join(f'{scale:g}' for scale in scales)}")
-    if flip:
-        words.append("mirrored")
-    if window:
-        words.append(f"windows of {window}")
+    if views.scales != (1.0,):
+        words.append(f"scales {','.join(f'{scale:g}' for scale in views.scales)}")
+    if views.flip:
+        words.append("with mirror image")
+    if views.window:
+        words.append(f"windows of {views.window}")
     return ", ".join(words)
 
 
@@ -83,7 +83,7 @@ def refinement_in_words(config: Config, iterations=None) -> str:
 
     Args:
         config: The settings in force.
-        iterations: Numbers of iterations; that of the settings when None.
+        iterations: Numbers of iterations. Defaults to None: that of the settings.
 
     Example:
 
@@ -91,25 +91,29 @@ def refinement_in_words(config: Config, iterations=None) -> str:
     '10 iterations of propagation with lambda 6, mu 7'
     >>> refinement_in_words(Config(mu=50.0, affinity_threshold=1.0, symmetric_affinity=True))
     '10 iterations of propagation with lambda 6, mu 50, tau 1, symmetric'
-    >>> refinement_in_words(Config(refinement="decoder_stride"), (0, 3))
-    '0, 3 iterations of propagation with lambda 6, mu 7, decoder_stride'
+    >>> refinement_in_words(Config(refine="propagation_decoder_stride"), (0, 3))
+    "0, 3 iterations of propagation at the decoder's stride with lambda 6, mu 7"
+    >>> refinement_in_words(Config(refine="crf"))
+    '10 iterations of a dense CRF'
     >>> refinement_in_words(Config(rates="none"))
     'no refinement'
     """
-    if config.postprocess == "crf":
-        return f"{config.crf_iterations} iterations of a dense CRF"
-    counts = (config.iterations_of_refinement,) if iterations is None else tuple(iterations)
-    if config.affinity_rates is None or counts == (0,):
+    method = METHODS[config.refine]
+    counts = (config.refinement_iterations,) if iterations is None else tuple(iterations)
+    if counts == (0,) or (method.propagates and config.affinity_rates is None):
         return "no refinement"
-    variant = "" if config.refinement == "exact" else f", {config.refinement}"
+    words = f"{', '.join(map(str, counts))} iterations of {method.title}"
+    if not method.propagates:
+        return words
     settings = describe_affinity(
         config.self_weight, config.mu, config.affinity_threshold, config.symmetric_affinity
     )
-    return f"{', '.join(map(str, counts))} iterations of propagation with {settings}{variant}"
+    return f"{words} with {settings}"
 
 
 def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
-    """Describes the settings of Eq. 6 and 7; those of which the paper has none only if set.
+    """Describes the settings of Eq. 6 and 7; settings that the paper does not have are left out
+    where they have no effect.
 
     >>> describe_affinity(6.0, 50.0, 1.0)
     'lambda 6, mu 50, tau 1'
@@ -123,14 +127,15 @@ def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
 
 
 def unused_gpu(nvidia_files, environment: Mapping[str, str]) -> str | None:
-    """Returns a warning if the backend does not see an NVIDIA GPU, with what to install.
+    """Warns of an NVIDIA GPU that the backend does not see.
 
     Args:
-        nvidia_files: Paths of which one exists if there is such a GPU.
-        environment: Environment variables, which may hide GPUs from the backend on purpose.
+        nvidia_files: Paths of which one exists on a machine with such a GPU.
+        environment: Environment variables, some of which hide GPUs from the backend on purpose.
 
     Returns:
-        The warning; None if GPUs are seen, hidden on purpose, or absent.
+        A warning that names the package to install; None if GPUs are visible, hidden on purpose, or
+        absent.
     """
     backend = keras.backend.backend()
     hidden = environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1")

@@ -1,7 +1,7 @@
-"""Training on several devices, on one machine or more: which ones, and what they tell each other.
+"""Devices for training, and communication between processes.
 
 Under TensorFlow the devices are those of one machine. Under JAX they may be those of several
-processes, each of which runs the same commands and computes its part of every batch.
+processes, each of which runs the same program and computes its part of every batch.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ PROCESS_VARIABLES = (
     "KERAS_DISTRIBUTION_NUM_PROCESSES",
     "KERAS_DISTRIBUTION_PROCESS_ID",
 )
-"""Keras' environment variables that tell a process of the others."""
+"""Keras' environment variables for training in several processes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
-    """The devices that compute a step together; `find_replicas` finds them.
+    """The devices that compute a training step together, see `find_replicas`.
 
     Attributes:
         count: Number of devices, over all processes.
         processes: Number of processes.
-        process: Which of them this is, from 0.
+        process: Index of this process, from 0.
         strategy: `tf.distribute.Strategy` or `keras.distribution.Distribution` over the devices;
             None for a single device of another backend than TensorFlow.
     """
@@ -46,29 +46,29 @@ class Replicas:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """True in the first process, which writes files."""
         return self.process == 0
 
     def building(self):
-        """Context in which the variables of a model and its optimizer are made."""
+        """Context in which to build a model and its optimizer."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     def fitting(self):
-        """Context of `model.fit`. Under TensorFlow the model itself remembers its strategy."""
+        """Context of `model.fit`. Under TensorFlow the model keeps its strategy."""
         if keras.backend.backend() == "tensorflow":
             return contextlib.nullcontext()
         return self.building()
 
 
 def find_replicas(num_replicas=0) -> Replicas:
-    """The devices to train on.
+    """Finds the devices to train on.
 
     Args:
-        num_replicas: Number of devices of each process; 0 takes all visible GPUs, or the CPU
-            where there is none.
+        num_replicas: Number of devices of each process; 0 for all visible GPUs, or the CPU if
+            there is none.
 
     Raises:
-        ConfigError: If there are not so many devices, or the backend cannot use several.
+        ConfigError: If there are fewer devices, or the backend does not support several.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -85,17 +85,17 @@ def find_replicas(num_replicas=0) -> Replicas:
 
 
 def replica_strategy(num_replicas=0):
-    """The `tf.distribute` strategy for a number of this machine's devices.
+    """Returns the `tf.distribute` strategy for a number of this machine's devices.
 
     Args:
-        num_replicas: Number of devices; 0 takes all visible GPUs, or the CPU where there is none.
+        num_replicas: Number of devices; 0 for all visible GPUs, or the CPU if there is none.
 
     Returns:
-        `MirroredStrategy` over the first GPUs (logical CPU devices where there are no GPUs), or
-        for one device TensorFlow's default strategy.
+        `MirroredStrategy` over the first GPUs (logical CPU devices if there are no GPUs), or
+        TensorFlow's default strategy for one device.
 
     Raises:
-        ConfigError: If there are not so many devices.
+        ConfigError: If there are fewer devices.
     """
     import tensorflow as tf
 
@@ -109,14 +109,14 @@ def replica_strategy(num_replicas=0):
 
 @functools.cache
 def _mirrored_strategy(devices):
-    """One strategy for the same devices: those made one after the other get in each other's way."""
+    """Creates one strategy for the same devices, since several interfere with each other."""
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(devices)
 
 
 def gpu_names() -> list[str]:
-    """Names of the GPUs that this process can compute on, as their maker calls them."""
+    """Product names of the GPUs that this process can use."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -132,7 +132,7 @@ def gpu_names() -> list[str]:
 def _jax_replicas(num_replicas):
     import jax
 
-    _leave_gpus_to_jax()
+    _hide_gpus_from_tensorflow()
     processes = jax.process_count()
     by_process = [
         [device for device in jax.devices() if device.process_index == process]
@@ -140,7 +140,7 @@ def _jax_replicas(num_replicas):
     ]
     own = by_process[jax.process_index()]
     count = _checked_count(num_replicas, len(own), own[0].platform != "cpu")
-    # Process after process, as the parts of a batch are put together.
+    # In the order of the processes, as the parts of a batch are concatenated.
     names = [f"{device.platform}:{device.id}" for each in by_process for device in each[:count]]
     strategy = None
     if len(names) > 1:
@@ -148,11 +148,11 @@ def _jax_replicas(num_replicas):
     return Replicas(len(names), processes, jax.process_index(), strategy)
 
 
-def _leave_gpus_to_jax():
-    """Keeps TensorFlow, which only feeds the data, from taking the GPUs' memory."""
+def _hide_gpus_from_tensorflow():
+    """Hides the GPUs from TensorFlow, which only provides data, so that it reserves no memory."""
     import tensorflow as tf
 
-    # Too late where something has used a GPU before: that works, with less memory for JAX.
+    # Fails if TensorFlow has used a GPU before; JAX then has less memory.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 
@@ -166,7 +166,7 @@ def _checked_count(num_replicas, available, gpus):
 
 
 def check_batch_split(config, replicas: Replicas):
-    """Raises `ConfigError` unless the devices can share the batches of a run.
+    """Raises `ConfigError` unless the batches of a run can be split over the devices.
 
     Args:
         config: The run's settings, a `Config`.
@@ -187,8 +187,9 @@ def check_batch_split(config, replicas: Replicas):
     tensorflow = keras.backend.backend() == "tensorflow"
     if replicas.count > 1 and tensorflow and config.accumulation > 1:
         raise ConfigError(
-            "accumulation over several devices needs KERAS_BACKEND=jax; Keras cannot under "
-            f"TensorFlow. Received: accumulation={config.accumulation}, {replicas.count} replicas"
+            "accumulation over several devices needs KERAS_BACKEND=jax; Keras does not support it "
+            "under TensorFlow. "
+            f"Received: accumulation={config.accumulation}, {replicas.count} replicas"
         )
     share = config.batch_size // config.accumulation // replicas.count
     if config.batch_norm == "local" and share < 2:
@@ -206,14 +207,14 @@ def check_batch_split(config, replicas: Replicas):
 
 
 def join_processes():
-    """Makes this process one of several, as Keras' environment variables say.
+    """Connects this process to the others given by Keras' environment variables.
 
-    Does nothing where none of `PROCESS_VARIABLES` is set, or if it has joined before. To be called
+    Does nothing if none of `PROCESS_VARIABLES` is set, or if it is connected already. Call it
     before anything is computed.
 
     Raises:
-        ConfigError: Under another backend than JAX, if a variable is missing or no number, or if
-            the processes do not find each other.
+        ConfigError: If the backend is not JAX, a variable is missing or not a number, or the
+            processes cannot connect.
     """
     given = [name for name in PROCESS_VARIABLES if os.environ.get(name)]
     if not given:
@@ -239,18 +240,17 @@ def join_processes():
 
 
 def broadcast(function, process=0):
-    """What `function` returns or raises on one process, on every process.
+    """Calls `function` on one process and returns its result, or raises its error, on every one.
 
-    All processes must come here together; only the one calls the function. Without other processes
-    this is a plain call.
+    All processes must call this together; only one of them calls the function.
 
     Args:
-        function: Function without arguments, whose result JSON can hold.
+        function: Function without arguments that returns JSON types.
         process: The process that calls it.
 
     Returns:
-        Its result. A `DilatedAffinityError` or `OSError` of its is raised on all processes, which
-        would otherwise wait for the one that failed.
+        Its result. A `DilatedAffinityError` or `OSError` is raised on all processes, which would
+        otherwise wait for the one that failed.
     """
     if not _several_processes():
         return function()
@@ -258,10 +258,9 @@ def broadcast(function, process=0):
 
 
 def _bytes_from_process(function, process=0):
-    """Does what `broadcast` does for a function that returns bytes.
+    """Does the same as `broadcast` for a function that returns bytes.
 
-    What processes tell each other is bytes and JSON. To unpickle it would be to run whatever code
-    they, or others at their address, send.
+    Processes exchange bytes and JSON only, since unpickling would run code from the network.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -271,33 +270,33 @@ def _bytes_from_process(function, process=0):
         try:
             message = _RESULT + function()
         except (DilatedAffinityError, OSError) as error:
-            message = _ERROR + json.dumps(_described(error)).encode()
+            message = _ERROR + json.dumps(_error_to_json(error)).encode()
     size = multihost_utils.broadcast_one_to_all(np.int32(len(message)), calls)
     content = np.zeros(size, np.uint8)
     if calls:
         content[:] = np.frombuffer(message, np.uint8)
     message = multihost_utils.broadcast_one_to_all(content, calls).tobytes()
     if message[:1] == _ERROR:
-        raise _error_of(json.loads(message[1:]))
+        raise _error_from_json(json.loads(message[1:]))
     return message[1:]
 
 
 _RESULT, _ERROR = b"+", b"-"
 
 
-def _described(error):
+def _error_to_json(error):
     if isinstance(error, OSError):
         return ["OSError", error.errno, error.strerror or str(error), error.filename]
     return [type(error).__name__, str(error)]
 
 
-def _error_of(description):
+def _error_from_json(description):
     name, *arguments = description
     return {"OSError": OSError, **vars(errors)}[name](*arguments)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether a flag is set on any process; all must come here together."""
+    """Returns whether a flag is set on any process; all must call this together."""
     if not _several_processes():
         return flag
     from jax.experimental import multihost_utils
@@ -306,9 +305,9 @@ def any_process(flag: bool) -> bool:
 
 
 def first_process_first(function):
-    """Calls `function` on every process, on the first one before the others begin.
+    """Calls `function` on the first process, then on the others.
 
-    For what the first may have to prepare. What it raises there is raised on all of them.
+    The first one may prepare files for all. Its errors are raised on every process.
     """
     results = []
     broadcast(lambda: results.append(function()))
@@ -317,9 +316,9 @@ def first_process_first(function):
 
 @contextlib.contextmanager
 def file_of_first_process(path):
-    """A path where every process finds what the first one has at `path`; None if it has nothing.
+    """Returns on every process a path to a copy of the first one's file, or None without the file.
 
-    The other processes need not see the first one's disk.
+    The processes need no shared file system.
     """
     path = Path(path)
     if not _several_processes():
@@ -337,7 +336,7 @@ def file_of_first_process(path):
 
 @contextlib.contextmanager
 def on_own_devices():
-    """Context in which Keras makes and computes things on this process's own default device."""
+    """Context in which Keras uses only the default device of this process."""
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -355,9 +354,10 @@ def _several_processes():
 
 
 def sum_over_replicas(value):
-    """A scalar's sum over the replicas that compute this step together; itself where it is one.
+    """Sums a scalar over the replicas that compute this step together.
 
-    Under another backend than TensorFlow, where a program sees the whole batch, it is the value.
+    Returns the value itself on a single replica, and under backends other than TensorFlow, where
+    it already is that of the whole batch.
     """
     if keras.backend.backend() != "tensorflow":
         return value
@@ -370,16 +370,16 @@ def sum_over_replicas(value):
 
 
 def mean_over_counted(sums, counted):
-    """Values whose mean, over a step's replicas too, is the sum of `sums` per counted pixel.
+    """Scales values so that their mean over all replicas is the sum of `sums` per counted pixel.
 
-    Keras takes the mean of the values on each replica and averages that over the replicas.
+    Keras takes the mean of the values on each replica and averages it over the replicas.
 
     Args:
         sums: float32 values of any shape, the same on every replica.
         counted: Number of counted pixels, or the sum of their weights, float32 scalar.
 
     Returns:
-        `sums` times a common factor; 0 where nothing is counted on any replica.
+        `sums` times a common factor; 0 if nothing is counted on any replica.
     """
     size = ops.cast(ops.size(sums), "float32")
     total = sum_over_replicas(ops.stack([size, counted]))

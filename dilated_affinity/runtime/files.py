@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and keeping a folder to one process."""
+"""Atomic writing of files, and a lock file for one process at a time."""
 
 import contextlib
 import errno
@@ -10,33 +10,33 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has none
+except ImportError:  # on Windows
     fcntl = None
 
 _FOLDERS_OPEN = os.name != "nt"
-"""Whether a folder can be opened, to be flushed; Windows keeps names safe by itself."""
+"""True if a folder can be opened to flush it, which is not needed on Windows."""
 
 _ASIDE = ".writing-"
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], None]):
-    """Writes a file aside, flushes it to disk and renames it into place.
+    """Writes a temporary file, flushes it to disk and renames it to `path`.
 
-    Whenever the process or the machine stops, `path` holds the earlier file or the new one, whole.
-    A link to a file is replaced, not followed.
+    Whenever the process or the machine stops, `path` is either the old file or the complete new
+    one. A link to a file is replaced, not followed.
 
     Args:
-        path: The file to create or replace; its folder is made if missing.
-        content: The bytes, or a function that writes a file at the path it is given (which ends
-            in the same suffixes as `path`).
+        path: The file to create or replace; its folder is created if missing.
+        content: The bytes, or a function that writes a file at a given path with the same suffixes
+            as `path`.
 
     Raises:
-        OSError: It cannot be written, or what is at `path` is no file but a folder or a device.
+        OSError: If it cannot be written, or `path` is a folder or a device.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        # Renaming would put a file in the place of a device such as /dev/null.
-        raise OSError(errno.EINVAL, "is no file that could be replaced", str(path))
+        # Renaming would replace a device such as /dev/null.
+        raise OSError(errno.EINVAL, "is not a regular file and is not replaced", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=_ASIDE, suffix=path.name, dir=path.parent)
     os.close(handle)
@@ -47,12 +47,12 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
         else:
             content(aside)
         _flush(aside)
-        # mkstemp makes files that only their owner may read.
+        # mkstemp creates files that only their owner may read.
         umask = os.umask(0)
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
         os.replace(aside, path)
-        # The new name is on disk only when its folder is.
+        # The new name is on disk only after its folder has been flushed.
         if _FOLDERS_OPEN:
             _flush(path.parent, os.O_RDONLY)
     finally:
@@ -60,9 +60,9 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
 
 
 def remove_unfinished(folder: str | os.PathLike):
-    """Removes what `write_atomically` left in a folder when its process was killed.
+    """Removes temporary files of `write_atomically` that a killed process left in a folder.
 
-    Only for a folder in which no other process writes.
+    No other process may be writing in the folder.
     """
     for path in Path(folder).glob(f"{_ASIDE}*"):
         if path.is_dir() and not path.is_symlink():
@@ -73,14 +73,13 @@ def remove_unfinished(folder: str | os.PathLike):
 
 @contextlib.contextmanager
 def exclusive_lock(path: str | os.PathLike):
-    """Holds the lock of a file, made if missing, that one process at a time can have.
+    """Context that holds an exclusive lock on a file, which is created if missing.
 
-    The kernel gives it back however the process ends, `kill -9` included, so that none is ever
-    left behind.
+    The kernel releases the lock however the process ends, including `kill -9`.
 
     Raises:
-        BlockingIOError: Another process holds it.
-        OSError: The system has no such locks.
+        BlockingIOError: If another process holds it.
+        OSError: If the system does not support such locks.
     """
     if fcntl is None:
         raise OSError(

@@ -1,4 +1,4 @@
-"""What the whole process has one of, and a training sets for itself: generators, determinism."""
+"""Contexts for global state that a training sets: random generators and determinism."""
 
 import contextlib
 import random
@@ -7,8 +7,8 @@ import numpy as np
 
 
 @contextlib.contextmanager
-def global_generators_kept():
-    """Context that leaves Python's and NumPy's global generators as it found them."""
+def preserve_global_generators():
+    """Context that restores Python's and NumPy's global generators at its end."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield
@@ -19,11 +19,11 @@ def global_generators_kept():
 
 @contextlib.contextmanager
 def deterministic_operations(wanted: bool = True):
-    """Context in which TensorFlow's operations give the same bits every time, where wanted.
+    """Context in which TensorFlow's operations are deterministic if `wanted`.
 
-    Where not, or where the process has chosen so before, nothing changes.
+    It changes nothing if they are deterministic already.
     """
-    # TensorFlow offers in public only to switch it on.
+    # TensorFlow's public API can only enable it.
     from tensorflow.python.framework import config
 
     if not wanted or config.is_op_determinism_enabled():

@@ -1,4 +1,4 @@
-"""The machine a process runs on: versions and hardware, and how memory is allocated."""
+"""Versions, hardware and memory allocation of the process."""
 
 import ctypes
 import importlib.metadata
@@ -20,10 +20,10 @@ _PACKAGES = (
     ("opencv-python-headless",),
     ("pydensecrf2",),
 )
-"""Packages that numbers may depend on, each by the names it can be installed under."""
+"""Packages that may affect results, each with all names of its distributions."""
 
 _INSTRUCTIONS = ("avx2", "avx512f", "amx_tile")
-"""Vector instructions that TensorFlow has kernels of their own for, which round differently."""
+"""Vector instructions for which TensorFlow has kernels with different rounding."""
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -31,7 +31,7 @@ _LARGEST = 2**31 - 1
 
 
 def environment() -> dict:
-    """Keras' backend, versions of packages (null for those not installed) and hardware, as JSON."""
+    """Returns Keras' backend, package versions (None if not installed) and hardware, as JSON."""
     return {
         "backend": keras.backend.backend(),
         "packages": {
@@ -47,15 +47,15 @@ def environment() -> dict:
 
 
 def configure_malloc() -> bool:
-    """Has the memory of freed tensors used again, rather than given back to the system.
+    """Configures glibc to reuse the memory of freed tensors rather than return it to the system.
 
-    By default glibc maps each tensor above 32 MiB anew, so that the kernel has to find and clear
-    every page of it; for a batch of full-resolution targets this takes longer than computing
-    them, on virtual machines twice as long. Memory then stays at its peak. Call it early, before
-    other threads are at work.
+    By default glibc maps each tensor above 32 MiB separately, and the kernel has to provide and
+    clear each of its pages; for a batch of full-resolution targets this takes longer than computing
+    them, on virtual machines twice as long. The process then keeps its peak memory. Call it early,
+    before other threads have started.
 
     Returns:
-        Whether the C library knows these settings; False, and nothing done, elsewhere.
+        True if the settings were applied; False under other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -63,13 +63,13 @@ def configure_malloc() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    # One arena: the others are made of pieces of 64 MiB, and map what is larger.
+    # A single arena, since the others consist of heaps of 64 MiB and map larger blocks.
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, _LARGEST))
     return all([mallopt(option, value) == 1 for option, value in settings])
 
 
 def _instructions():
-    """Those of `_INSTRUCTIONS` that the processor has, where the system tells."""
+    """Those of `_INSTRUCTIONS` that the processor supports, on Linux."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
     except OSError:

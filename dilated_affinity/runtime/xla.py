@@ -1,5 +1,7 @@
-"""One decision on compilation, made here for every part: element-wise passes over full-resolution
-maps are compiled by XLA, where unfused they cost more than the network."""
+"""Compilation by XLA, used for element-wise operations on full-resolution maps.
+
+Without fusion, these take longer than the network.
+"""
 
 import functools
 
@@ -7,10 +9,10 @@ import keras
 
 
 def compiled(function):
-    """Compiles `function` with XLA under the TensorFlow and JAX backends; elsewhere it stays.
+    """Compiles `function` with XLA under the TensorFlow and JAX backends; else returns it as it is.
 
-    Tensors must be passed by position (their shapes make the compilation's key, and gradients
-    flow through them); other arguments must be hashable and are compile-time constants.
+    Tensors must be positional arguments; the function is compiled for each of their shapes, and is
+    differentiable with respect to them. Other arguments must be hashable compile-time constants.
     """
     if keras.backend.backend() == "tensorflow":
         return _compiled_by_tensorflow(function)
@@ -43,7 +45,7 @@ def _compiled_by_jax(function):
 
 
 def on_gpu():
-    """Whether what is traced or computed now will run on a GPU, as the backend places it."""
+    """Returns whether the current operations, eager or traced, will run on a GPU."""
     if keras.backend.backend() == "tensorflow":
         return _tensorflow_on_gpu()
     if keras.backend.backend() == "jax":
@@ -56,7 +58,7 @@ def _tensorflow_on_gpu():
 
     if not tf.config.list_logical_devices("GPU"):
         return False
-    # In a graph the device of the scope, and none where TensorFlow is to choose, which takes a GPU.
+    # In a graph this is the device of the scope; without one, TensorFlow will choose a GPU.
     device = tf.zeros(()).device
     return not device or tf.DeviceSpec.from_string(device).device_type in (None, "GPU")
 
@@ -65,12 +67,12 @@ def _jax_on_gpu():
     import jax
 
     device = jax.config.jax_default_device or jax.devices()[0]
-    # In recent versions it may be the name of a platform.
+    # In recent versions this may be the name of a platform.
     return getattr(device, "platform", device) in ("gpu", "cuda", "rocm")
 
 
 def has_values(tensor):
-    """False for a tensor that stands for values while a graph is traced."""
+    """Returns whether a tensor has values, which is False while a graph is traced."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -83,9 +85,10 @@ def has_values(tensor):
 
 
 def trace_once(function):
-    """Makes a graph of a function of uint8 images (B, H, W, 3), traced once for all sizes.
+    """Converts a function of uint8 images (B, H, W, 3) to a graph, traced once for all sizes.
 
-    Not compiled by XLA: it compiles anew for each size. Under other backends the function itself.
+    It is not compiled by XLA, which would compile it for each size. Under backends other than
+    TensorFlow the function itself is returned.
     """
     if keras.backend.backend() != "tensorflow":
         return function

@@ -70,17 +70,9 @@ def training_dataset(
     def crop(number, example):
         return augment(example["image"], example["label"], config, number)
 
-    objective = objective_of(config)
-
-    def with_targets(images, labels):
-        targets = {"semantic": labels, **objective.targets(labels, config)}
-        weights = objective.sample_weights(labels, config)
-        return (images, targets) if weights is None else (images, targets, weights)
-
     batches = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(size, drop_remainder=True)
-    batches = batches.map(with_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(2)
+    return _with_targets(batches, config).prefetch(2)
 
 
 def batch_ids(config: Config, source: Source, step: int) -> list[str]:
@@ -91,17 +83,53 @@ def batch_ids(config: Config, source: Source, step: int) -> list[str]:
 
 
 def evaluation_dataset(config: Config, split=None):
-    """Returns every example of a split once, in order, at its original size.
+    """Returns batches for `model.evaluate` and for the `validation_data` of `model.fit`.
+
+    Every example of the split comes once, in order, as a batch of one image at its original size.
+    Code that is compiled by XLA, such as the affinity targets, is compiled for each size of image;
+    for data sets of many sizes, `dilated_affinity.evaluate` takes less time.
 
     Args:
         config: The run's settings.
         split: Name of the split; the config's `val_split` when None.
 
     Returns:
-        A `tf.data.Dataset` of {"image" uint8 (H, W, 3), "label" uint8 (H, W), "id" string}.
+        A `tf.data.Dataset` of known cardinality with the elements of `training_dataset`, but
+        without augmentation: images float32 (1, H, W, 3) in [0, 255], targets (1, H, W, ...).
+
+    Raises:
+        ConfigError: If there is no data set or split of that name.
+        DataError: If the data set is missing or incomplete.
+
+    Example:
+
+    ```python
+    model.fit(training_dataset(config), validation_data=evaluation_dataset(config))
+    model.evaluate(evaluation_dataset(config, "train[:10]"), return_dict=True)
+    ```
     """
     source = load_source(config.dataset, split or config.val_split, config.data_dir)
-    return read_examples(source, tf.data.Dataset.range(len(source))).prefetch(2)
+    examples = read_examples(source, tf.data.Dataset.range(len(source)))
+    batches = examples.map(
+        lambda example: (
+            tf.cast(example["image"], tf.float32)[tf.newaxis],
+            example["label"][tf.newaxis],
+        )
+    )
+    batches = _with_targets(batches, config).prefetch(2)
+    return batches.apply(tf.data.experimental.assert_cardinality(len(source)))
+
+
+def _with_targets(batches, config):
+    """Replaces the labels of `(images, labels)` by the targets of every output."""
+    objective = objective_of(config)
+
+    def with_targets(images, labels):
+        targets = {"semantic": labels, **objective.targets(labels, config)}
+        weights = objective.sample_weights(labels, config)
+        return (images, targets) if weights is None else (images, targets, weights)
+
+    return batches.map(with_targets, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def augment(image, label, config: Config, number):

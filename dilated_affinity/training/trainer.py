@@ -44,7 +44,7 @@ from dilated_affinity.runtime.distribution import (
 from dilated_affinity.runtime.progress import TrainingProgress
 from dilated_affinity.runtime.reproducibility import (
     deterministic_operations,
-    global_generators_kept,
+    preserve_global_generators,
 )
 from dilated_affinity.training.class_weights import run_class_weights
 from dilated_affinity.training.compile import compile_model
@@ -115,7 +115,7 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
     replicas = find_replicas(config.num_replicas)
     check_batch_split(config, replicas)
     with (
-        global_generators_kept(),
+        preserve_global_generators(),
         deterministic_operations(config.deterministic),
         StopRequest() as request,
         lock_run_dir(model_dir, config),

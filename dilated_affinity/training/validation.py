@@ -10,7 +10,8 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.errors import DataError
 from dilated_affinity.evaluation.evaluate import class_iou
-from dilated_affinity.inference.predictor import Predictor, logits_fn
+from dilated_affinity.inference.network import logits_fn
+from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.from_config import at_output_stride, copy_weights
 from dilated_affinity.run_dir.checkpoints import read_state
@@ -54,9 +55,10 @@ class Validation:
             step: The step of the model.
         """
         if self._predictor is None:
-            self._predictor = Predictor(
-                self._evaluated, refinement=Refinement.from_config(self._config)
-            )
+            refinement = Refinement.from_config(self._config)
+            if not refinement.propagates:  # a CRF needs an extra, which training does not
+                refinement = refinement.replace(variant="none")
+            self._predictor = Predictor(self._evaluated, refinement=refinement)
         monitor.write_class_iou(self._source.classes.names, ious, step=step)
         monitor.write_pictures(self._predictor, self._source, step=step)
 

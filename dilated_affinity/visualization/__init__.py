@@ -1,4 +1,4 @@
-"""Pictures, as uint8 RGB arrays, and Matplotlib figures, of data, predictions and whole runs."""
+"""Pictures (uint8 RGB arrays) and Matplotlib figures of data, predictions and runs."""
 
 from dilated_affinity.visualization.calibration_figure import calibration_figure
 from dilated_affinity.visualization.figures import (
@@ -6,10 +6,8 @@ from dilated_affinity.visualization.figures import (
     class_iou_figure,
     confusion_matrix_figure,
     count_frequency_figure,
-    explore_affinity,
     figure_array,
     learning_curves_figure,
-    pixel_affinity_figure,
     refinement_search_figure,
 )
 from dilated_affinity.visualization.pictures import (
@@ -29,6 +27,10 @@ from dilated_affinity.visualization.pictures import (
     refinement_map,
     side_by_side,
     with_legend,
+)
+from dilated_affinity.visualization.pixel_affinity_figure import (
+    explore_affinity,
+    pixel_affinity_figure,
 )
 
 __all__ = [

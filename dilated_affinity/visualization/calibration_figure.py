@@ -1,17 +1,17 @@
-"""What calibration found: how reliable affinity logits are, and what propagation gains."""
+"""Figure of a calibration: reliability of affinity logits, and gain by propagation."""
 
 import matplotlib
 import numpy as np
 
-from dilated_affinity.visualization.figures import MARKERS, new_figure, plain
+from dilated_affinity.visualization.figures import MARKERS, new_figure, style_axes
 
 
 def calibration_figure(content: dict):
-    """A reliability diagram of the affinity by neighbour count, and mIoU by iterations.
+    """Draws a reliability diagram of the affinity by neighbour count, and mIoU by iterations.
 
-    On the left, for pixels of n0 to n8, the share of pairs that are of the same class, by their
-    predicted logit, and what Eq. 7 makes of the logit before and after calibration. Were the
-    affinity calibrated for a kind of pixel, its line would pass 50 % where the curve does.
+    The left panel shows for pixels of n0 to n8 the share of pairs of the same class by their
+    predicted logit, and the curve of Eq. 7 before and after calibration. For a category with
+    calibrated affinity, the line crosses 50 % at the same logit as the curve.
 
     Args:
         content: As `Calibration.to_json` returns it.
@@ -30,7 +30,7 @@ def calibration_figure(content: dict):
     right.set_title(f"{content['images']} images of the fit")
     right.legend(frameon=False)
     for axes in (left, right):
-        plain(axes)
+        style_axes(axes)
     return figure
 
 
@@ -48,7 +48,7 @@ def _draw_reliability(axes, content):
     for name, key, style in (("given", "given", ":"), ("calibrated", "settings", "-")):
         settings = content[key]
         slope = np.log(settings["mu"])
-        # Clipped where the exponential would overflow and the sigmoid has long been 0 or 1.
+        # Clipped so that the exponential does not overflow; the sigmoid is 0 or 1 there.
         exponent = np.clip(-(x - settings["affinity_threshold"]) * slope, -60, 60)
         curve = 100 / (1 + np.exp(exponent))
         label = f"Eq. 7 {name}: tau {settings['affinity_threshold']:g}, mu {settings['mu']:g}"

@@ -1,45 +1,39 @@
 """Matplotlib figures of training, evaluation and affinity, drawn without a display.
 
 Every function returns a `matplotlib.figure.Figure`: a notebook shows it, `figure.savefig(path)`
-writes it, `figure_array` makes a picture of it. Colours are legible on white and with every kind of
-colour vision.
+writes it, `figure_array` converts it to an array. Colours are suitable for all kinds of colour
+vision.
 """
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates, neighbor_offsets
-from dilated_affinity.errors import ConfigError
+from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
 
 MARKERS = "osD^vPX*"
 
-# The paper's blue and yellow.
-_DIFFERENT_TO_SAME = ("#0057b7", "#e0e0e0", "#ffd500")
-
-# Okabe and Ito's.
+# From the palette of Okabe and Ito.
 _BLUE, _VERMILION, _GREEN = "#0072b2", "#d55e00", "#009e73"
 
 
 def figure_array(figure: Figure) -> np.ndarray:
-    """The figure as a picture, uint8 (H, W, 3)."""
+    """Renders a figure as an array, uint8 (H, W, 3)."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def learning_curves_figure(log):
-    """Losses of each head and validation mIoU by training step.
+    """Draws the losses of each head and the validation mIoU by training step.
 
     Args:
-        log: Rows of a run's `log.csv`, as `csv.DictReader` gives them, or `history.history` of
+        log: Rows of a run's `log.csv`, as `csv.DictReader` reads them, or `history.history` of
             `model.fit`: numbers, or text of numbers, by name.
 
     Returns:
-        `matplotlib.figure.Figure` with a panel for losses and, where there was any validation,
-        one for its mIoU.
+        `matplotlib.figure.Figure` with a panel for losses and, with validation, one for its mIoU.
 
     Example:
 
@@ -70,12 +64,12 @@ def learning_curves_figure(log):
     for axes in panels:
         axes.set_xlabel("step" if "step" in columns else "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        plain(axes)
+        style_axes(axes)
     return figure
 
 
 def _columns(log):
-    """Columns of numbers by name, NaN where a row has none."""
+    """Converts a log to arrays by name, with NaN for missing values."""
     if not isinstance(log, dict):
         names = dict.fromkeys(name for row in log for name in row)
         log = {name: [row.get(name) for row in log] for name in names}
@@ -90,14 +84,14 @@ def _number(text):
 
 
 def confusion_matrix_figure(matrix, names):
-    """A confusion matrix in % of each class's pixels; rows are labels, columns predictions.
+    """Draws a confusion matrix in % of each class's pixels; rows are labels, columns predictions.
 
     Args:
         matrix: Counts of pixels (C, C), as `MeanIoU.confusion_matrix` returns them.
         names: Name of each class.
 
     Returns:
-        `matplotlib.figure.Figure`; the row of a class that never occurs is left blank.
+        `matplotlib.figure.Figure`; the row of a class that does not occur is blank.
 
     Example:
 
@@ -127,12 +121,12 @@ def confusion_matrix_figure(matrix, names):
 
 
 def class_iou_figure(names, before, after=None):
-    """IoU of each class before and after refinement, as bars.
+    """Draws the IoU of each class before and after refinement as bars.
 
     Args:
         names: Name of each class.
         before: IoU of each class, 0 to 1, NaN for a class that does not occur.
-        after: The same after refinement; None where there was none.
+        after: The same after refinement; None without refinement.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -152,17 +146,17 @@ def class_iou_figure(names, before, after=None):
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("IoU, %")
-    plain(axes)
+    style_axes(axes)
     if after is not None:
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
 def affinity_accuracy_figure(accuracy, rates):
-    """Accuracy of the affinity by the number of neighbours of the same class (Fig. 4).
+    """Draws the affinity's accuracy by the number of neighbours of the same class (Fig. 4).
 
     Args:
-        accuracy: (|R|, 9), 0 to 1, NaN where no pair was seen, as
+        accuracy: (|R|, 9), 0 to 1, NaN without any pair, as
             `AffinityAccuracy.by_rate_and_count` returns it.
         rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
 
@@ -184,132 +178,17 @@ def affinity_accuracy_figure(accuracy, rates):
     axes.set_xticks(range(NEIGHBORS + 1), [f"n{count}" for count in range(NEIGHBORS + 1)])
     axes.set_xlabel("neighbours of the same class")
     axes.set_ylabel("affinity accuracy, %")
-    plain(axes)
+    style_axes(axes)
     axes.legend(title="rate", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 
-def pixel_affinity_figure(image, affinity, rates, pixel):
-    """Fig. 1(c): a pixel's neighbours, yellow where they share its class and blue where not.
-
-    Args:
-        image: uint8 (H, W, 3).
-        affinity: (H, W, 8|R|) probabilities that a neighbour shares the class; or targets, whose
-            value 255 is not drawn.
-        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
-        pixel: (row, column).
-
-    Returns:
-        `matplotlib.figure.Figure` of the pixel's surroundings, paler than they are, a cross on the
-        pixel. Neighbours outside the image are left out.
-
-    Raises:
-        ConfigError: If the pixel lies outside the image.
-
-    Example:
-
-    >>> image, affinity = np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 8), 0.75)
-    >>> figure = pixel_affinity_figure(image, affinity, ((2, 2),), (0, 4))
-    >>> len(figure.axes[0].collections[0].get_offsets())  # those above it do not exist
-    5
-    """
-    figure = new_figure(5.6, 4.6)
-    _draw_pixel_affinity(figure, figure.subplots(), image, affinity, rates, pixel)
-    return figure
-
-
-def explore_affinity(figure, image, affinity, rates):
-    """Lets somebody click on the image and see the affinity of that pixel, as in Fig. 1(c).
-
-    Args:
-        figure: An empty `matplotlib.figure.Figure` that is shown somewhere: by `plt.figure()` in a
-            program that ends in `plt.show()`, or in a notebook under `%matplotlib widget`.
-        image: uint8 (H, W, 3).
-        affinity: As for `pixel_affinity_figure`.
-        rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
-
-    Example:
-
-    >>> from matplotlib import pyplot as plt
-    >>> image, affinity = np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 8), 0.75)
-    >>> explore_affinity(plt.figure(figsize=(9, 4)), image, affinity, ((2, 2),))
-    >>> plt.show()  # doctest: +SKIP
-    """
-    map_figure, pixel_figure = figure.subfigures(1, 2)
-    whole = map_figure.subplots()
-    whole.imshow(image)
-    whole.set_axis_off()
-    whole.set_title("click on a pixel")
-    marks = []
-
-    def show(pixel):
-        row, column = pixel
-        while marks:
-            marks.pop().remove()
-        marks.extend(_mark_pixel(whole, pixel))
-        pixel_figure.clear()
-        axes = pixel_figure.subplots()
-        _draw_pixel_affinity(pixel_figure, axes, image, affinity, rates, pixel)
-        axes.set_title(f"row {row}, column {column}")
-        figure.canvas.draw_idle()
-
-    def clicked(event):
-        # A toolbar that zooms or pans uses the mouse for itself.
-        toolbar = getattr(figure.canvas, "toolbar", None)
-        if event.inaxes is not whole or getattr(toolbar, "mode", ""):
-            return
-        row, column = round(event.ydata), round(event.xdata)
-        if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
-            show((row, column))
-
-    figure.canvas.mpl_connect("button_press_event", clicked)
-    show(tuple(side // 2 for side in image.shape[:2]))
-
-
-def _draw_pixel_affinity(figure, axes, image, affinity, rates, pixel):
-    height, width = image.shape[:2]
-    row, column = pixel
-    if not (0 <= row < height and 0 <= column < width):
-        raise ConfigError(
-            f"pixel must be (row, column) inside the image of {height}x{width}. Received: {pixel}"
-        )
-    places = neighbor_offsets(rates) + [row, column]
-    values = np.asarray(affinity[row, column], float)
-    exists = ((places >= 0) & (places < [height, width])).all(axis=1) & (values <= 1)
-    # Paler than it is, so that the points stand out from every image.
-    axes.imshow((255 - (255 - image.astype(np.float32)) * 0.7).astype(np.uint8))
-    points = axes.scatter(
-        places[exists, 1],
-        places[exists, 0],
-        c=values[exists],
-        cmap=LinearSegmentedColormap.from_list("affinity", _DIFFERENT_TO_SAME),
-        vmin=0,
-        vmax=1,
-        s=70,
-        edgecolors="black",
-        linewidths=0.8,
-        zorder=3,
-    )
-    _mark_pixel(axes, pixel)
-    axes.set_axis_off()
-    # Near enough to tell the points apart, and in the image.
-    margin = 4 * np.abs(places - [row, column]).max()
-    axes.set_xlim(max(column - margin, 0) - 0.5, min(column + margin, width - 1) + 0.5)
-    axes.set_ylim(min(row + margin, height - 1) + 0.5, max(row - margin, 0) - 0.5)
-    figure.colorbar(points, ax=axes, shrink=0.8, label="probability of the same class")
-
-
-def _mark_pixel(axes, pixel):
-    row, column = pixel
-    return axes.plot(column, row, marker="P", color="white", markeredgecolor="black", markersize=12)
-
-
 def count_frequency_figure(statistics):
-    """Fig. 3: how the shares of n0 to n8 change with the rate.
+    """Draws the shares of n0 to n8 by rate (Fig. 3).
 
-    The share of n8, which is most of the pixels, has a panel of its own above those of n0 to n7,
-    on a logarithmic axis. A share of 0 is left out. Rates stand in the order of their geometric
-    mean, in even steps.
+    The share of n8, by far the largest, has its own panel above those of n0 to n7, which have a
+    logarithmic axis. Shares of 0 are left out. Rates are equally spaced in the order of their
+    geometric mean.
 
     Args:
         statistics: `AffinityStatistics`.
@@ -337,7 +216,7 @@ def count_frequency_figure(statistics):
     upper.plot(positions, shares[:, NEIGHBORS], color="black", marker="s", label="n8")
     upper.set_ylabel("n8: % of pixels")
     upper.yaxis.set_major_locator(MaxNLocator(5))
-    # Cividis reads the same with every kind of colour vision; its lightest end is too pale.
+    # Cividis suits all kinds of colour vision; its lightest end is too pale.
     colors = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, NEIGHBORS))
     for count in reversed(range(NEIGHBORS)):
         share = np.where(shares[:, count] > 0, shares[:, count], np.nan)
@@ -350,14 +229,14 @@ def count_frequency_figure(statistics):
     lower.set_xticks(positions, names)
     lower.margins(x=0.06)
     for axes in (upper, lower):
-        plain(axes)
+        style_axes(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     upper.set_title("Pixels by their number of neighbours of the same class")
     return figure
 
 
 def refinement_search_figure(search):
-    """mIoU by iterations, a panel for each mu and tau, a line for each lambda and symmetry.
+    """Draws mIoU by iterations, a panel for each mu and tau, a line for each lambda and symmetry.
 
     Args:
         search: `RefinementSearch`.
@@ -384,7 +263,7 @@ def refinement_search_figure(search):
         )
         panel.set_title(f"mu = {each.mu:g}, tau = {each.threshold:g}")
     for panel in panels.flat:
-        plain(panel)
+        style_axes(panel)
     for panel in panels[-1]:
         panel.set_xlabel("iterations")
     for panel in panels[:, 0]:
@@ -394,14 +273,14 @@ def refinement_search_figure(search):
 
 
 def new_figure(width, height):
-    """A figure without pyplot, which keeps global state and a display."""
+    """Creates a figure without pyplot, which needs global state and a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def plain(axes):
-    """Gives axes a pale grid and no frame."""
+def style_axes(axes):
+    """Draws a light grid and removes the frame of axes."""
     axes.grid(color="0.88")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -9,7 +9,7 @@ from dilated_affinity.datasets.classes import ClassTable
 
 _GAP = 4
 
-# Okabe and Ito's colours, which stay apart with every kind of colour vision.
+# Colours of Okabe and Ito, which differ for all kinds of colour vision.
 BLUE = (0, 114, 178)
 VERMILION = (213, 94, 0)
 _RIGHT = (222, 222, 222)
@@ -18,21 +18,21 @@ _WHITE = (255, 255, 255)
 
 
 def colorize(labels, classes: ClassTable) -> np.ndarray:
-    """Label map uint8 (H, W) in the data set's colours, uint8 (H, W, 3)."""
+    """Draws a label map, uint8 (H, W), in the data set's colours, uint8 (H, W, 3)."""
     return classes.color_map()[labels]
 
 
 def overlay(image, labels, classes: ClassTable, opacity=0.6) -> np.ndarray:
-    """The labels' colours laid over the image, with the classes' boundaries drawn in white.
+    """Blends the labels' colours with the image, and draws class boundaries in white.
 
-    Under the colours the image is grey, so that they keep their hue. Where a class is named
-    background the image is left as it is.
+    The image is converted to grey under the colours, so that they keep their hue. Pixels of a class
+    named background are left unchanged.
 
     Args:
         image: uint8 (H, W, 3).
         labels: uint8 (H, W).
         classes: Colours of the classes.
-        opacity: Of the colours, 0 to 1. Defaults to 0.6.
+        opacity: Opacity of the colours, 0 to 1. Defaults to 0.6.
     """
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
     mixed = cv2.addWeighted(grey, 1 - opacity, colorize(labels, classes), opacity, 0)
@@ -46,7 +46,7 @@ def overlay(image, labels, classes: ClassTable, opacity=0.6) -> np.ndarray:
 
 
 def overlay_entries(labels, classes: ClassTable):
-    """Legend entries of `overlay`: those of `class_entries`, the background's without a colour."""
+    """Legend entries for `overlay`: `class_entries` without a colour for the background."""
     names = {classes.names[index] for index in _backgrounds(classes)}
     return [
         (f"{name} (not coloured)", _WHITE) if name in names else (name, color)
@@ -59,14 +59,14 @@ def _backgrounds(classes):
 
 
 def with_legend(picture, entries) -> np.ndarray:
-    """A picture with a legend below it: named patches of colour on white, in rows.
+    """Adds a legend below a picture: named patches of colour on white, in rows.
 
     Args:
         picture: uint8 (H, W, 3).
-        entries: Pairs of name and (red, green, blue), such as `class_entries` gives.
+        entries: Pairs of name and (red, green, blue), such as those of `class_entries`.
 
     Returns:
-        uint8 (H', W', 3), H' > H, and W' > W only where a single entry is wider than the picture.
+        uint8 (H', W', 3), H' > H, and W' > W only if a single entry is wider than the picture.
 
     Example:
 
@@ -110,7 +110,7 @@ def class_entries(labels, classes: ClassTable):
 
 
 def error_map(label, predicted, ignore_label=255) -> np.ndarray:
-    """Where a prediction is wrong: vermilion; right pixels light grey, void white.
+    """Draws wrong pixels of a prediction in vermilion, correct ones in light grey, void in white.
 
     Args:
         label: Ground truth, uint8 (H, W).
@@ -136,16 +136,16 @@ ERROR_ENTRIES = (("wrong", VERMILION), ("right", _RIGHT), ("void", _WHITE))
 
 
 def refinement_map(label, before, after, ignore_label=255) -> np.ndarray:
-    """What refinement changed: repaired blue, harmed vermilion, wrong before and after dark grey.
+    """Draws the effect of refinement: corrected blue, worsened vermilion, still wrong dark grey.
 
     Args:
         label: Ground truth, uint8 (H, W).
         before: Classes predicted before propagation, uint8 (H, W).
-        after: And after it.
+        after: Classes predicted after propagation, uint8 (H, W).
         ignore_label: The void label. Defaults to 255.
 
     Returns:
-        uint8 (H, W, 3); pixels right before and after are light grey, void is white.
+        uint8 (H, W, 3); pixels correct before and after are light grey, void is white.
 
     Example:
 
@@ -175,7 +175,7 @@ REFINEMENT_ENTRIES = (
 
 
 def error_picture(label, prediction, ignore_label=255) -> np.ndarray:
-    """Where a prediction is wrong, and what refinement, if any, changed, with a legend.
+    """Draws wrong pixels of a prediction and the effect of any refinement, with a legend.
 
     Args:
         label: Ground truth, uint8 (H, W).
@@ -192,7 +192,7 @@ def error_picture(label, prediction, ignore_label=255) -> np.ndarray:
 
 
 def agreeing_neighbors(affinity) -> np.ndarray:
-    """How many of a rate's 8 neighbours are predicted to share the class.
+    """Counts the neighbours of each rate that are predicted to share the class.
 
     Args:
         affinity: (H, W, 8|R|) probabilities, "same" above 0.5; or targets, "same" where 1.
@@ -207,15 +207,15 @@ def agreeing_neighbors(affinity) -> np.ndarray:
 
 
 def affinity_picture(affinity, rates) -> np.ndarray:
-    """Per rate, how many neighbours agree: dark where none does, bright where all eight do.
+    """Draws the number of agreeing neighbours of each rate: dark for none, bright for all eight.
 
     Args:
         affinity: (H, W, 8|R|), as for `agreeing_neighbors`.
         rates: Text such as `"8,(12,24),16"`, or numbers and (vertical, horizontal) pairs.
 
     Returns:
-        uint8 (H', W', 3): a captioned panel for each rate, side by side, and the colours of 0 to 8
-        below them.
+        uint8 (H', W', 3): a captioned panel for each rate, side by side, above the colours of 0 to
+        8.
     """
     counts = agreeing_neighbors(affinity)
     panels = [
@@ -226,7 +226,7 @@ def affinity_picture(affinity, rates) -> np.ndarray:
 
 
 def comparison(example, prediction, rates, classes: ClassTable) -> np.ndarray:
-    """What the method does to one image: before, the affinity it uses, after, and the truth.
+    """Draws the prediction before and after propagation, the affinity, and the ground truth.
 
     Args:
         example: `"image"` uint8 (H, W, 3) and `"label"` uint8 (H, W).
@@ -235,7 +235,7 @@ def comparison(example, prediction, rates, classes: ClassTable) -> np.ndarray:
         classes: Colours of the classes.
 
     Returns:
-        uint8 (H', W', 3): captioned panels side by side, and the names of the classes below them.
+        uint8 (H', W', 3): captioned panels side by side, above a legend of the classes.
     """
     label = example["label"]
     panels = [
@@ -255,20 +255,20 @@ def comparison(example, prediction, rates, classes: ClassTable) -> np.ndarray:
 
 
 def color_counts(counts) -> np.ndarray:
-    """Counts 0 to 8, uint8 (H, W), in a perceptually even colour scale (viridis), (H, W, 3)."""
+    """Draws counts 0 to 8, uint8 (H, W), in a perceptually uniform colour map (viridis)."""
     scaled = (counts.astype(np.float32) * (255 / NEIGHBORS)).astype(np.uint8)
     return cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[..., ::-1]
 
 
 def count_entries():
-    """Legend entries of the counts 0 to 8 in the colours of `color_counts`, for `with_legend`."""
+    """Legend entries for `color_counts`."""
     colors = color_counts(np.arange(NEIGHBORS + 1, dtype=np.uint8)[np.newaxis])[0]
     names = [*map(str, range(NEIGHBORS)), f"{NEIGHBORS} neighbours alike"]
     return [(name, tuple(color)) for name, color in zip(names, colors.tolist(), strict=True)]
 
 
 def side_by_side(panels) -> np.ndarray:
-    """Captioned pictures of one height in a row, on white.
+    """Draws captioned pictures of one height in a row, on white.
 
     Args:
         panels: Pairs of caption and uint8 (H, W, 3).
@@ -287,6 +287,6 @@ def side_by_side(panels) -> np.ndarray:
 
 
 def _lettering(height):
-    """Font, its size and the height of a line: larger for pictures that are shown reduced."""
+    """Font, its size and the line height, larger for pictures that are shown at reduced size."""
     size = max(13, height // 38)
     return ImageFont.load_default(size), size, size * 22 // 13

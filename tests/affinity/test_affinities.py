@@ -1,4 +1,4 @@
-"""Affinities from logits against loops over pixels."""
+"""Tests of affinities from logits, against loops over pixels."""
 
 import keras
 import numpy as np
@@ -20,21 +20,21 @@ def random_logits(rates, size, batch=3, seed=0):
 
 
 @pytest.mark.parametrize("threshold", [-1.25, 0.0, 2.0])
-def test_the_threshold_shifts_the_steep_sigmoid(threshold):
+def test_steep_sigmoid_with_threshold(threshold):
     logits = np.array([-3.0, -0.5, 0.0, 1.0, 2.0, 40.0])
     expected = [50.0 ** (x - threshold) / (1 + 50.0 ** (x - threshold)) for x in logits]
     np.testing.assert_allclose(steep_sigmoid(logits, 50.0, threshold), expected, rtol=1e-5)
     assert float(steep_sigmoid(np.array([threshold]), 50.0, threshold)[0]) == 0.5
 
 
-def test_without_a_threshold_no_bit_changes():
+def test_steep_sigmoid_without_threshold_is_exact():
     logits = random_logits(((1, 1),), (9, 9))
     plain = keras.ops.sigmoid(keras.ops.convert_to_tensor(logits) * float(np.log(7.0)))
     np.testing.assert_array_equal(steep_sigmoid(logits), plain)
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
-def test_a_threshold_that_is_not_finite(threshold):
+def test_non_finite_threshold_is_refused(threshold):
     with pytest.raises(ConfigError, match="threshold must be finite. Received: threshold="):
         steep_sigmoid(np.zeros(3), 7.0, threshold)
 
@@ -42,7 +42,7 @@ def test_a_threshold_that_is_not_finite(threshold):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", [(13, 17), (97, 31), (1, 1)], ids=str)
 @pytest.mark.parametrize("rates", RATE_SETS, ids=str)
-def test_both_directions_are_averaged(rates, size, masked):
+def test_symmetric_logits_equal_loops(rates, size, masked):
     logits = random_logits(rates, size, batch=2)
     mask = np.random.default_rng(1).uniform(size=(2, *size)) < 0.7 if masked else None
     given = logits.copy()
@@ -55,7 +55,7 @@ def test_both_directions_are_averaged(rates, size, masked):
 
 
 @pytest.mark.parametrize("rates", RATE_SETS, ids=str)
-def test_a_pair_has_one_logit(rates):
+def test_symmetric_logits_of_a_pair_are_equal(rates):
     result = np.asarray(symmetric_logits(random_logits(rates, (41, 53)), rates))
     offsets = neighbor_offsets(rates).tolist()
     for channel, (dy, dx) in enumerate(offsets):
@@ -67,7 +67,7 @@ def test_a_pair_has_one_logit(rates):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_short_types_are_averaged_in_float32(dtype):
+def test_symmetric_logits_of_half_precision(dtype):
     logits = tf.cast(random_logits(((2, 2),), (7, 9)), dtype)
     result = symmetric_logits(logits, ((2, 2),))
     assert result.dtype == tf.float32
@@ -90,14 +90,14 @@ def test_gradients_against_finite_differences():
         np.testing.assert_allclose(gradient[index], change, atol=1e-4)
 
 
-def test_shapes_and_rates_that_do_not_fit():
+def test_symmetric_logits_of_wrong_shape():
     with pytest.raises(ConfigError, match=r"16\), 8 channels for each rate. Received: shape"):
         symmetric_logits(np.zeros((1, 3, 3, 8), "float32"), ((1, 1), (2, 2)))
     with pytest.raises(ConfigError, match="Received: shape"):
         symmetric_logits(np.zeros((3, 3, 8), "float32"), ((1, 1),))
 
 
-def test_the_layer_takes_both_and_saves_them(tmp_path):
+def test_layer_with_threshold_and_symmetry_is_saved(tmp_path):
     rates = ((1, 1), (2, 3))
     layer = AffinityPropagation(rates, 3, 4.0, 20.0, threshold=0.5, symmetric=True)
     probabilities = keras.Input((None, None, 5))

@@ -1,4 +1,4 @@
-"""Propagation that stops, against a loop that decides by the labels after every iteration."""
+"""Tests of propagation with early stopping, against a loop that compares labels."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ CLASSES = 4
 
 @pytest.fixture(scope="module")
 def inputs():
-    """Three images of ever stronger affinities, so that their labels rest at other times."""
+    """Three images with increasing affinities, whose labels converge after different times."""
     rng = np.random.default_rng(0)
     exponentials = np.exp(rng.normal(0, 3, (*SHAPE, CLASSES)))
     probabilities = exponentials / exponentials.sum(-1, keepdims=True)
@@ -31,12 +31,12 @@ def inputs():
 
 
 def loop(probabilities, affinities, iterations, patience, tolerance):
-    """One image, and the number of iterations it took."""
-    quiet = done = 0
-    while done < iterations and quiet < patience:
+    """The refined probabilities of one image, and the number of iterations."""
+    unchanged = done = 0
+    while done < iterations and unchanged < patience:
         refined = reference.propagate(probabilities, affinities, RATES, 1, 6.0)
         changed = np.mean(refined.argmax(-1) != probabilities.argmax(-1))
-        quiet = quiet + 1 if changed <= tolerance else 0
+        unchanged = unchanged + 1 if changed <= tolerance else 0
         probabilities, done = refined, done + 1
     return probabilities, done
 
@@ -45,7 +45,7 @@ def loop(probabilities, affinities, iterations, patience, tolerance):
     ("iterations", "patience", "tolerance"),
     [(12, 1, 0.0), (12, 2, 0.0), (12, 1, 0.03), (12, 3, 0.03), (2, 1, 0.0), (0, 1, 0.0)],
 )
-def test_stops_where_the_loop_stops(inputs, iterations, patience, tolerance):
+def test_early_stop_equals_loops(inputs, iterations, patience, tolerance):
     stop = EarlyStop(patience, tolerance)
     refined = propagate_until_stable(*inputs, RATES, iterations, stop=stop)
     expected = [
@@ -54,11 +54,11 @@ def test_stops_where_the_loop_stops(inputs, iterations, patience, tolerance):
     np.testing.assert_allclose(refined, [image for image, _ in expected], atol=1e-5)
     if iterations == 12:
         done = [count for _, count in expected]
-        assert len(set(done)) > 1, "images that all stop at once test little"
+        assert len(set(done)) > 1, "all images stop at the same iteration"
 
 
-def test_there_is_no_gradient(inputs):
-    """None, rather than an error, where a model with such an output is trained."""
+def test_early_stop_has_no_gradient(inputs):
+    """The gradient is None rather than an error, so that models with this output can be trained."""
     probabilities, affinities = map(tf.constant, inputs)
     with tf.GradientTape() as tape:
         tape.watch([probabilities, affinities])
@@ -66,7 +66,7 @@ def test_there_is_no_gradient(inputs):
     assert tape.gradient(refined, [probabilities, affinities]) == [None, None]
 
 
-def test_no_more_iterations_than_needed(inputs, monkeypatch):
+def test_number_of_iterations(inputs, monkeypatch):
     taken = []
     compute = early_stopping._propagate_until_stable
 
@@ -81,7 +81,7 @@ def test_no_more_iterations_than_needed(inputs, monkeypatch):
     assert taken[0] < 50
 
 
-def test_an_image_does_not_depend_on_the_others(inputs):
+def test_images_of_a_batch_are_independent(inputs):
     together = propagate_until_stable(*inputs, RATES, 10, stop=EarlyStop(1, 0.03))
     for index in range(3):
         image = [each[index : index + 1] for each in inputs]
@@ -89,8 +89,8 @@ def test_an_image_does_not_depend_on_the_others(inputs):
         np.testing.assert_allclose(together[index], alone[0], atol=1e-6)
 
 
-def test_what_is_masked_does_not_count(inputs):
-    """Beside an image lies much more that comes to rest at once, or is no number at all."""
+def test_masked_pixels_do_not_count(inputs):
+    """Masked pixels that converge at once, or are NaN, do not count."""
     stop = EarlyStop(1, 0.03)
     alone = propagate_until_stable(*inputs, RATES, 10, stop=stop)
     for filling in (0.25, np.nan):
@@ -109,7 +109,7 @@ def test_what_is_masked_does_not_count(inputs):
     + [{"tolerance": 1.0}, {"tolerance": float("nan")}],
     ids=str,
 )
-def test_settings_that_make_no_sense(setting):
+def test_invalid_stop_settings_are_refused(setting):
     with pytest.raises(ConfigError, match="Received"):
         EarlyStop(**setting)
     with pytest.raises(ConfigError, match="Received"):
@@ -117,12 +117,12 @@ def test_settings_that_make_no_sense(setting):
 
 
 @pytest.mark.parametrize("setting", [{"iterations": -1}, {"self_weight": -1.0}], ids=str)
-def test_settings_of_propagation_are_checked(inputs, setting):
+def test_invalid_propagation_settings_are_refused(inputs, setting):
     with pytest.raises(ConfigError, match="Received"):
         propagate_until_stable(*inputs, RATES, **setting)
 
 
-def test_the_layer_is_the_function_on_logits(inputs):
+def test_layer_equals_function(inputs):
     probabilities, affinities = inputs
     layer = EarlyStoppingPropagation(RATES, 9, 4.0, 5.0, 0.4, True, patience=2, tolerance=0.03)
     expected = propagate_until_stable(
@@ -140,7 +140,7 @@ def test_the_layer_is_the_function_on_logits(inputs):
     assert again.stop == EarlyStop(2, 0.03)
 
 
-def test_the_layer_in_a_graph_of_any_size(inputs):
+def test_layer_in_a_graph_of_unknown_size(inputs):
     layer = EarlyStoppingPropagation(RATES, 9, tolerance=0.03)
     graph = tf.function(
         lambda *given: layer(given),

@@ -1,4 +1,4 @@
-"""Rates and the one channel order."""
+"""Tests of rates and of the channel order."""
 
 import keras
 import numpy as np
@@ -17,14 +17,14 @@ from dilated_affinity.affinity.geometry import (
     reach,
 )
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference.refinement import divided_rates
+from dilated_affinity.inference.refiners.decoder_stride import divided_rates
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.visualization import affinity_accuracy_figure, affinity_picture
 
 RATES = ((8, 8), (12, 24), (24, 12), (16, 16))
 
 
-def test_paper_notation_is_read_with_the_transpose_of_a_pair():
+def test_parse_rates_of_the_paper():
     assert parse_rates("8,(12,24),16") == RATES
 
 
@@ -38,7 +38,7 @@ def test_paper_notation_is_read_with_the_transpose_of_a_pair():
         ("(24,12)", ((24, 12), (12, 24))),
     ],
 )
-def test_rates_keep_the_order_written(text, rates):
+def test_parse_rates_keeps_order(text, rates):
     assert parse_rates(text) == rates
 
 
@@ -67,29 +67,29 @@ def test_rates_keep_the_order_written(text, rates):
         "8,(8,8)",
     ],
 )
-def test_text_that_is_not_rates_is_refused(text):
+def test_parse_rates_refuses_invalid_text(text):
     with pytest.raises(ConfigError, match="Received"):
         parse_rates(text)
 
 
 @pytest.mark.parametrize("value", [None, 8, ["8"], b"8"])
-def test_rates_that_are_not_text_are_refused(value):
+def test_parse_rates_refuses_other_types(value):
     with pytest.raises(ConfigError):
         parse_rates(value)
 
 
 @pytest.mark.parametrize("text", ["8", "8,(12,24),16", "(12,24)", "(24,12),3"])
-def test_format_reads_back(text):
+def test_format_rates_round_trip(text):
     assert format_rates(parse_rates(text)) == text
 
 
 @pytest.mark.parametrize("rates", [((1, 2),), ((1, 2), (3, 3), (2, 1))])
-def test_a_pair_without_its_transpose_behind_it_has_no_text(rates):
+def test_format_rates_refuses_pair_without_transpose(rates):
     with pytest.raises(ConfigError):
         format_rates(rates)
 
 
-def test_check_makes_tuples_of_ints():
+def test_check_rates_returns_tuples_of_ints():
     checked = check_rates(np.array([[1, 2], [2, 1]]))
     assert checked == ((1, 2), (2, 1))
     assert all(type(distance) is int for rate in checked for distance in rate)
@@ -109,14 +109,14 @@ def test_check_makes_tuples_of_ints():
     ],
     ids=str,
 )
-def test_rates_are_text_numbers_or_pairs(written, rates):
+def test_check_rates_accepts_text_numbers_and_pairs(written, rates):
     assert check_rates(written) == rates
     assert neighbor_offsets(written).tolist() == [list(each) for each in reference.offsets(rates)]
 
 
 @pytest.mark.parametrize("written", [(2, 4), ((2, 2), (4, 4)), "2,4"], ids=str)
-def test_rates_are_accepted_wherever_rates_are(written):
-    """In every public name that takes rates, which then does what it does for pairs."""
+def test_public_functions_accept_all_forms_of_rates(written):
+    """Every public function that takes rates gives the same result for all of their forms."""
     pairs = ((2, 2), (4, 4))
     labels = np.random.default_rng(0).integers(0, 3, (1, 12, 15))
     targets = np.asarray(da.affinity_targets(labels, written))
@@ -146,7 +146,7 @@ def test_rates_are_accepted_wherever_rates_are(written):
     assert len(axes.get_lines()) == 2
 
 
-def test_settings_without_rates():
+def test_config_without_rates():
     assert da.Config(rates=None).rates == da.Config(rates="none").rates == "none"
 
 
@@ -169,32 +169,32 @@ def test_settings_without_rates():
         ((1, 1), (1, 1)),
     ],
 )
-def test_rates_that_make_no_sense_are_refused(rates):
+def test_check_rates_refuses_invalid_rates(rates):
     with pytest.raises(ConfigError, match="Received"):
         check_rates(rates)
 
 
 @pytest.mark.parametrize("rates", [((1, 1),), ((3, 5), (5, 3)), RATES])
-def test_offsets_are_equation_3_row_by_row(rates):
+def test_offsets_equal_equation_3(rates):
     found = neighbor_offsets(rates)
     assert found.dtype.kind == "i"
     assert [tuple(offset) for offset in found.tolist()] == reference.offsets(rates)
 
 
-def test_first_offset_of_a_pair_is_vertical_by_the_first_number():
+def test_first_number_of_a_rate_is_vertical():
     assert neighbor_offsets(((2, 7),))[0].tolist() == [-2, -7]
     assert neighbor_offsets(((2, 7),))[1].tolist() == [-2, 0]
 
 
-def test_offsets_of_a_rate_do_not_depend_on_the_others():
+def test_offsets_of_several_rates():
     both = neighbor_offsets(((3, 5), (2, 2)))
     np.testing.assert_array_equal(both[8:], neighbor_offsets(((2, 2),)))
 
 
-def test_offsets_refuse_no_rates():
+def test_offsets_of_no_rates_are_refused():
     with pytest.raises(ConfigError):
         neighbor_offsets(())
 
 
-def test_reach_is_the_largest_distance_each_way():
+def test_reach():
     assert reach(((8, 8), (2, 24), (12, 3))) == (12, 24)

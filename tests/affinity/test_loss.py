@@ -1,4 +1,4 @@
-"""The affinity loss against loops over pixels, and its gradient against finite differences."""
+"""Tests of the affinity loss against loops, and of its gradient against finite differences."""
 
 import keras
 import numpy as np
@@ -18,12 +18,12 @@ SETTINGS += [("sqrt_neighbor", gamma) for gamma in (0, 1, 1.5)]
 
 
 def statistics_of(rates, seed=9):
-    """Of other labels than the batch's, so that categories of the batch may be empty there."""
+    """Statistics of labels other than the batch's, in which some of its categories may be empty."""
     return AffinityStatistics.from_labels([reference.random_labels(seed, (9, 12))], rates)
 
 
 def batch(labels, rates, seed=0):
-    """Targets by the loops, and logits in float32."""
+    """Targets computed by loops, and float32 logits."""
     logits = np.random.default_rng(seed).normal(0, 2, (*labels.shape, 8 * len(rates)))
     return reference.batch_targets(labels, rates), logits.astype(np.float32)
 
@@ -80,7 +80,7 @@ def test_odd_image_equals_loops(rates):
     check(reference.random_labels(3, (1, 97, 131)), rates)
 
 
-def test_none_is_sigmoid_cross_entropy_whatever_gamma():
+def test_weighting_none_is_sigmoid_cross_entropy():
     labels = reference.random_labels(2, (1, 6, 7), void_share=0)
     rates = ((1, 1),)
     targets, logits = batch(labels, rates)
@@ -92,7 +92,7 @@ def test_none_is_sigmoid_cross_entropy_whatever_gamma():
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_only_void_gives_0_and_no_gradient(weighting):
+def test_void_batch_has_zero_loss_and_gradient(weighting):
     targets = np.full((2, 3, 4, 8), 255, np.uint8)
     logits = tf.Variable(np.random.default_rng(0).normal(size=targets.shape).astype("float32"))
     with tf.GradientTape() as tape:
@@ -101,12 +101,12 @@ def test_only_void_gives_0_and_no_gradient(weighting):
     assert not np.any(tape.gradient(loss, logits))
 
 
-def test_a_single_pixel_gives_0():
+def test_single_pixel_has_zero_loss():
     check(np.zeros((1, 1, 1), np.uint8), ((1, 1),))
 
 
-def test_a_pixel_without_any_pair_is_left_out_like_void():
-    """Its targets are a void pixel's; only here does the divisor differ from a count of labels."""
+def test_pixel_without_pairs_is_not_counted():
+    """Its targets equal those of a void pixel; the divisor differs from a count of labels."""
     labels = np.array([[[0, 0, 255, 1]]], np.uint8)
     targets, logits = batch(labels, ((1, 1),))
     statistics = statistics_of(((1, 1),))
@@ -131,8 +131,8 @@ def test_gradient_equals_finite_differences(weighting, gamma):
     np.testing.assert_allclose(tape.gradient(loss, logits), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_gradient_follows_beta_and_a_second_term():
-    """The closed form must scale with what stands behind it, as automatic ones do."""
+def test_gradient_of_weighted_sum_of_losses():
+    """The closed form must be scaled by the upstream gradient."""
     rates = ((1, 1),)
     targets, start = batch(reference.random_labels(4, (1, 3, 5)), rates)
     logits, function = tf.Variable(start), AffinityLoss(statistics_of(rates))
@@ -158,7 +158,7 @@ def test_extreme_logits_stay_finite(weighting, gamma, size):
 
 
 @pytest.mark.parametrize("gamma", [0, 2])
-def test_a_very_wrong_logit_costs_its_size_and_a_right_one_nothing(gamma):
+def test_loss_of_very_large_logits(gamma):
     targets = np.full((1, 1, 2, 8), 255, np.uint8)
     targets[0, 0, 0, 4] = targets[0, 0, 1, 3] = 1
     logits = np.zeros((1, 1, 2, 8), np.float32)
@@ -169,7 +169,7 @@ def test_a_very_wrong_logit_costs_its_size_and_a_right_one_nothing(gamma):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_float_types_are_computed_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype):
     rates = ((1, 1),)
     labels = reference.random_labels(5, (2, 6, 7))
     targets, logits = batch(labels, rates)
@@ -181,15 +181,15 @@ def test_other_float_types_are_computed_in_float32(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["int32", "float32"])
-def test_targets_of_another_type(dtype):
+def test_targets_of_other_types(dtype):
     rates = ((1, 1),)
     targets, logits = batch(reference.random_labels(5, (2, 6, 7)), rates)
     loss = AffinityLoss(statistics_of(rates))
     np.testing.assert_allclose(loss(targets.astype(dtype), logits), loss(targets, logits))
 
 
-def test_one_pixel_alone_carries_the_weight_of_its_category():
-    """Eq. 5 by hand: a pixel with 5 agreeing neighbours of 8, seen from its own channels only."""
+def test_weight_of_a_single_pixel():
+    """Eq. 5 computed by hand for a pixel with 5 of 8 neighbours of its class."""
     targets = np.full((1, 1, 1, 8), 1, np.uint8)
     targets[..., :3] = 0
     pixels = np.array([[1, 1, 1, 1, 1, 4, 1, 1, 100]])
@@ -202,7 +202,7 @@ def test_one_pixel_alone_carries_the_weight_of_its_category():
     np.testing.assert_allclose(loss, (5 + 3 * 5 / 3) / 8 * at_half, rtol=1e-6)
 
 
-def test_per_pixel_losses_average_to_the_loss(labels):
+def test_mean_of_per_pixel_losses_is_the_loss(labels):
     rates = ((2, 3), (3, 2))
     targets, logits = batch(labels, rates)
     statistics = statistics_of(rates)
@@ -212,7 +212,7 @@ def test_per_pixel_losses_average_to_the_loss(labels):
     np.testing.assert_allclose(np.mean(each), AffinityLoss(statistics)(targets, logits), 1e-5)
 
 
-def test_sample_weight_multiplies_and_leaves_the_divisor(labels):
+def test_sample_weight(labels):
     rates = ((2, 3), (3, 2))
     targets, logits = batch(labels, rates)
     loss, halves = AffinityLoss(statistics_of(rates)), np.full(SHAPE, 0.5, np.float32)
@@ -222,7 +222,7 @@ def test_sample_weight_multiplies_and_leaves_the_divisor(labels):
 
 
 @pytest.mark.parametrize("channels", [8, 24])
-def test_another_number_of_channels_is_refused(channels):
+def test_wrong_number_of_channels_is_refused(channels):
     loss = AffinityLoss(statistics_of(RATE_SETS[1]))
     right, wrong = np.zeros((1, 2, 2, 16)), np.zeros((1, 2, 2, channels))
     with pytest.raises(ValueError, match="y_true"):
@@ -232,17 +232,17 @@ def test_another_number_of_channels_is_refused(channels):
 
 
 @pytest.mark.parametrize("gamma", [-1, float("nan")])
-def test_a_gamma_below_0_is_refused(gamma):
+def test_negative_gamma_is_refused(gamma):
     with pytest.raises(ConfigError, match="gamma"):
         AffinityLoss(statistics_of(((1, 1),)), gamma=gamma)
 
 
-def test_an_unknown_weighting_is_refused():
+def test_unknown_weighting_of_the_loss_is_refused():
     with pytest.raises(ConfigError, match="weighting"):
         AffinityLoss(statistics_of(((1, 1),)), "sqrt")
 
 
-def test_keras_serialisation_gives_the_same_loss(labels):
+def test_serialization_of_the_loss(labels):
     rates = ((2, 3), (3, 2))
     targets, logits = batch(labels, rates)
     loss = AffinityLoss(statistics_of(rates), "neighbor", 1.5, name="mine")
@@ -254,7 +254,7 @@ def test_keras_serialisation_gives_the_same_loss(labels):
 
 
 @pytest.mark.parametrize("stride", [1, 4])
-def test_the_sum_over_channels_is_not_divided_by_their_number(stride):
+def test_affinity_reduction_sum(stride):
     rates = RATE_SETS[1]
     labels = reference.random_labels(2, (1, 17, 17))
     statistics = statistics_of(rates)
@@ -278,7 +278,7 @@ def test_the_sum_over_channels_is_not_divided_by_their_number(stride):
         np.testing.assert_allclose(found["sum"][0], 8 * len(rates) * mean, rtol=1e-4)
 
 
-def test_an_unknown_reduction_of_the_channels_is_refused():
+def test_unknown_affinity_reduction_is_refused():
     with pytest.raises(ConfigError, match="Received: affinity_reduction='max'"):
         AffinityLoss(statistics_of(((1, 1),)), affinity_reduction="max")
 
@@ -306,7 +306,7 @@ def resized_by_the_model(logits, stride, padding, size):
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("size", [(17, 25), (16, 22), (1, 1)], ids=str)
-def test_logits_of_a_larger_stride_give_what_resized_logits_give(weighting, padding, size):
+def test_strided_logits_equal_resized_logits(weighting, padding, size):
     rates, stride = RATE_SETS[1], 4
     statistics = statistics_of(rates)
     labels = reference.random_labels(1, (3, *size))
@@ -330,7 +330,7 @@ def test_logits_of_a_larger_stride_give_what_resized_logits_give(weighting, padd
     assert np.any(gradient) == (size != (1, 1))
 
 
-def test_small_logits_of_only_void_give_0_and_no_gradient():
+def test_strided_logits_of_void_batch():
     loss = AffinityLoss(statistics_of(((1, 1),)), logits_stride=4)
     logits = tf.ones((2, 2, 2, 8))
     with tf.GradientTape() as tape:
@@ -340,7 +340,7 @@ def test_small_logits_of_only_void_give_0_and_no_gradient():
     assert not np.any(tape.gradient(value, logits))
 
 
-def test_small_logits_take_a_weight_for_each_image():
+def test_strided_logits_with_sample_weight():
     loss = AffinityLoss(statistics_of(((1, 1),)), logits_stride=2)
     targets, _ = batch(reference.random_labels(2, (2, 5, 7)), ((1, 1),))
     logits = np.random.default_rng(3).normal(size=(2, 3, 4, 8)).astype(np.float32)
@@ -349,7 +349,7 @@ def test_small_logits_take_a_weight_for_each_image():
     np.testing.assert_allclose(loss(targets, logits, np.float32([2, 3])), np.dot(alone, [2, 3]))
 
 
-def test_logits_of_another_size_are_refused():
+def test_logits_of_wrong_size_are_refused():
     loss = AffinityLoss(statistics_of(((1, 1),)), logits_stride=4)
     with pytest.raises(ValueError, match=r"1/4 .* Received: shapes \(1, 9, 9, 8\)"):
         loss(np.zeros((1, 9, 9, 8), np.uint8), np.zeros((1, 9, 9, 8), np.float32))

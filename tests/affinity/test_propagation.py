@@ -1,4 +1,4 @@
-"""Propagation against loops over pixels, and the one channel order from end to end."""
+"""Tests of propagation against loops over pixels, and of the channel order from end to end."""
 
 import keras
 import numpy as np
@@ -75,14 +75,14 @@ def test_tiny_images(shape):
     check(RATE_SETS[1], 3, shape=shape)
 
 
-def test_no_iteration_changes_nothing():
+def test_zero_iterations_return_the_input():
     probabilities, affinities = inputs(RATE_SETS[0])
     refined = propagate(probabilities, affinities, RATE_SETS[0], iterations=0)
     np.testing.assert_array_equal(refined, probabilities)
 
 
 @pytest.mark.parametrize("self_weight", [0, 6])
-def test_a_pixel_that_hears_nobody_keeps_its_probabilities(self_weight):
+def test_pixel_without_weights_is_unchanged(self_weight):
     probabilities, affinities = inputs(RATE_SETS[0])
     affinities[:, 4, 6] = 0
     refined = propagate(probabilities, affinities, RATE_SETS[0], 10, self_weight)
@@ -90,14 +90,14 @@ def test_a_pixel_that_hears_nobody_keeps_its_probabilities(self_weight):
 
 
 @pytest.mark.parametrize("self_weight", [0, 6])
-def test_neighbours_outside_the_image_change_nothing(self_weight):
+def test_neighbors_outside_the_image_are_ignored(self_weight):
     probabilities, affinities = inputs(((20, 20),))
     refined = propagate(probabilities, affinities, ((20, 20),), 10, self_weight)
     np.testing.assert_allclose(refined, probabilities, atol=1e-6)
 
 
-def test_affinities_do_not_follow_the_probabilities():
-    """Eq. 6 with one pair by hand: the left pixel listens, the right one does not."""
+def test_one_sided_affinity():
+    """Eq. 6 computed by hand for one pair: only the left pixel has an affinity."""
     probabilities = np.array([[[[0.6, 0.4], [0.0, 1.0]]]], np.float32)
     affinities = np.zeros((1, 1, 2, 8), np.float32)
     affinities[0, 0, 0, 4] = 0.5
@@ -111,14 +111,14 @@ def test_affinities_do_not_follow_the_probabilities():
 
 @pytest.mark.parametrize("iterations", [1, 10, 100])
 @pytest.mark.parametrize("self_weight", [0, 6])
-def test_probabilities_keep_summing_to_1(iterations, self_weight):
+def test_probabilities_sum_to_1(iterations, self_weight):
     probabilities, affinities = inputs(RATE_SETS[1])
     refined = propagate(probabilities, affinities, RATE_SETS[1], iterations, self_weight)
     np.testing.assert_allclose(np.sum(refined, axis=-1), 1, atol=1e-5)
     assert np.min(refined) >= 0
 
 
-def test_zero_and_one_stay_finite():
+def test_probabilities_of_0_and_1_stay_finite():
     probabilities = np.eye(3, dtype=np.float32)[np.zeros((1, 4, 4), int)]
     for affinity in (0.0, 1.0):
         refined = propagate(probabilities, np.full((1, 4, 4, 8), affinity), ((1, 1),), 5, 0)
@@ -126,7 +126,7 @@ def test_zero_and_one_stay_finite():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_float_types_are_computed_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype):
     probabilities, affinities = (tf.cast(each, dtype) for each in inputs(RATE_SETS[0]))
     refined = propagate(probabilities, affinities, RATE_SETS[0], 2)
     assert refined.dtype == tf.float32
@@ -138,7 +138,7 @@ def test_other_float_types_are_computed_in_float32(dtype):
 
 
 def padded_inputs(rates, corner):
-    """Inputs and themselves inside a larger frame of other values, with its mask."""
+    """Inputs, and the same inputs inside a larger frame of other values with its mask."""
     small = inputs(rates)
     large = inputs(rates, shape=(3, 20, 22), seed=1)
     mask = np.zeros((3, 20, 22), bool)
@@ -179,7 +179,7 @@ def test_each_image_has_its_own_mask():
         np.testing.assert_allclose(refined[crop], expected, atol=1e-5)
 
 
-def test_a_hole_in_the_mask_lends_nothing():
+def test_mask_with_a_hole():
     rates = RATE_SETS[0]
     probabilities, affinities = inputs(rates)
     mask = np.ones(SHAPE, bool)
@@ -192,7 +192,7 @@ def test_a_hole_in_the_mask_lends_nothing():
     np.testing.assert_allclose(refined[mask], expected[mask], atol=1e-5)
 
 
-def test_a_mask_of_everything_or_nothing():
+def test_full_and_empty_masks():
     probabilities, affinities = inputs(RATE_SETS[0])
     everything = propagate(probabilities, affinities, RATE_SETS[0], valid_mask=np.ones(SHAPE, bool))
     plain = propagate(probabilities, affinities, RATE_SETS[0])
@@ -201,7 +201,7 @@ def test_a_mask_of_everything_or_nothing():
     np.testing.assert_array_equal(nothing, probabilities)
 
 
-def test_values_outside_the_mask_do_not_matter_even_if_not_finite():
+def test_non_finite_values_outside_the_mask():
     rates = RATE_SETS[1]
     small, large, mask, inner = padded_inputs(rates, 4)
     for frame in large:
@@ -234,7 +234,7 @@ def zeros(*shape):
         ((1, 4, 4, 2), (1, 4, 4, 8), (4, 4)),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(probabilities, affinities, mask):
+def test_mismatched_shapes_are_refused(probabilities, affinities, mask):
     with pytest.raises(ValueError, match="Received"):
         propagate(
             zeros(*probabilities),
@@ -256,7 +256,7 @@ def test_shapes_that_do_not_fit_are_refused(probabilities, affinities, mask):
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense_are_refused(setting):
+def test_invalid_settings_are_refused(setting):
     with pytest.raises(ConfigError, match="Received"):
         propagate(zeros(1, 4, 4, 2), zeros(1, 4, 4, 8), **{"rates": ((1, 1),), **setting})
 
@@ -283,7 +283,7 @@ def test_steep_sigmoid_is_float32_and_stable(dtype):
 
 
 @pytest.mark.parametrize("mu", [1, 0.5, -7, float("nan")])
-def test_a_mu_that_is_not_steep_is_refused(mu):
+def test_mu_of_at_most_1_is_refused(mu):
     with pytest.raises(ConfigError, match="mu"):
         steep_sigmoid(np.zeros(3), mu)
 
@@ -294,7 +294,7 @@ def test_targets_as_affinities():
     assert np.asarray(affinities).tolist() == [0, 1, 0]
 
 
-def test_layer_is_propagation_over_logits():
+def test_layer_equals_propagate():
     probabilities, _ = inputs(RATE_SETS[1])
     logits = np.random.default_rng(0).normal(0, 2, (*SHAPE, 16)).astype(np.float32)
     layer = AffinityPropagation(RATE_SETS[1], iterations=3, self_weight=4.0, mu=5.0)
@@ -303,7 +303,7 @@ def test_layer_is_propagation_over_logits():
     np.testing.assert_allclose(layer([probabilities, logits]), expected, atol=1e-5)
 
 
-def test_layer_reads_back_from_its_config():
+def test_layer_config_round_trip():
     layer = AffinityPropagation(RATE_SETS[1], iterations=3, self_weight=4.0, mu=5.0, name="mine")
     again = keras.layers.deserialize(keras.layers.serialize(layer))
     assert type(again) is AffinityPropagation
@@ -342,20 +342,20 @@ def test_layer_in_a_functional_model_of_any_size():
 @pytest.mark.parametrize(
     "setting", [{"iterations": -1}, {"self_weight": -1.0}, {"mu": 1.0}, {"rates": ()}], ids=str
 )
-def test_layer_refuses_settings_when_built(setting):
+def test_layer_refuses_invalid_settings(setting):
     with pytest.raises(ConfigError):
         AffinityPropagation(**{"rates": ((1, 1),), **setting})
 
 
 def noisy_prediction(labels, seed=0):
-    """Probabilities that are right at most pixels of the label maps."""
+    """Probabilities that are correct at most pixels of the label maps."""
     scores = np.random.default_rng(seed).normal(0, 1, (*labels.shape, CLASSES))
     scores += 1.5 * np.eye(CLASSES)[labels]
     exponentials = np.exp(scores)
     return (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def test_ground_truth_affinity_repairs_noise():
+def test_ground_truth_affinity_corrects_noise():
     labels = reference.random_labels(0, SHAPE, CLASSES, void_share=0)
     noisy = noisy_prediction(labels)
     affinities = affinities_from_targets(affinity_targets(labels, ((1, 1), (2, 2))))
@@ -371,11 +371,11 @@ def test_ground_truth_affinity_repairs_noise():
 # One channel order: targets, head and propagation.
 
 ORDER_RATES = ((1, 2), (3, 1))
-"""Not square and each other's neither, so that no permutation of the channels is a symmetry."""
+"""Neither square nor transposes of each other, so that no channel permutation is a symmetry."""
 
 
 class PermutedHead:
-    """A trained head whose channels were reordered, as by exporting them in another order."""
+    """A trained head with reordered channels."""
 
     def __init__(self, head, order):
         self.rates, self.head, self.order = head.rates, head, order
@@ -385,10 +385,10 @@ class PermutedHead:
 
 
 def refine_end_to_end(order_of_head=None):
-    """Labels -> targets -> a head trained on them by one step -> propagation by its logits.
+    """Labels -> targets -> a head trained on them for one step -> propagation with its logits.
 
-    Features are one-hot positions, so a linear head can learn any target exactly; the gradient's
-    sign already says "same" or "different" for every pair.
+    Features are one-hot positions, so a linear head can learn any target; the sign of the gradient
+    after one step gives "same" or "different" for every pair.
     """
     labels = reference.random_labels(12, (1, 9, 11), CLASSES, void_share=0)
     features = np.eye(9 * 11, dtype=np.float32).reshape(1, 9, 11, 99)
@@ -411,7 +411,7 @@ def refine_end_to_end(order_of_head=None):
 
 @pytest.fixture
 def uncompiled():
-    """Functions compiled before a patch, or under it, must not be used again."""
+    """Disables compilation, since functions compiled before or under a patch must not be reused."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -427,29 +427,29 @@ PERMUTATIONS = {
 permutations = pytest.mark.parametrize("order", PERMUTATIONS.values(), ids=PERMUTATIONS)
 
 
-def test_targets_head_and_propagation_share_one_order():
+def test_channel_order_from_targets_to_propagation():
     assert refine_end_to_end() < 1e-4
 
 
-def test_the_order_holds_uncompiled(uncompiled):
+def test_channel_order_uncompiled(uncompiled):
     assert refine_end_to_end() < 1e-4
 
 
 @permutations
 @pytest.mark.parametrize("user", [targets, lanes_grid], ids=["targets", "propagation"])
-def test_one_user_of_the_offsets_with_another_order_breaks_it(user, order, uncompiled, monkeypatch):
+def test_different_channel_order_in_one_module_is_detected(user, order, uncompiled, monkeypatch):
     monkeypatch.setattr(user, "neighbor_offsets", lambda rates: neighbor_offsets(rates)[order])
     assert refine_end_to_end() > 1e-2
 
 
 @permutations
-def test_a_head_with_another_order_breaks_it(order):
+def test_different_channel_order_of_the_head_is_detected(order):
     assert refine_end_to_end(order_of_head=order) > 1e-2
 
 
 @permutations
 @pytest.mark.parametrize("user", [targets, lanes_grid], ids=["targets", "propagation"])
-def test_ground_truth_refinement_needs_the_order(user, order, uncompiled, monkeypatch):
+def test_channel_order_of_ground_truth_refinement(user, order, uncompiled, monkeypatch):
     labels = reference.random_labels(12, (1, 9, 11), CLASSES, void_share=0)
     truth = reference.affinity_targets(labels[0], ORDER_RATES) == 1
     expected = reference.propagate(noisy_prediction(labels)[0], truth, ORDER_RATES, 3)

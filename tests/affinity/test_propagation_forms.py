@@ -1,4 +1,4 @@
-"""Every form of Eq. 6 against the same loops over pixels, under TensorFlow and JAX."""
+"""Tests of all forms of Eq. 6 against the same loops over pixels, under TensorFlow and JAX."""
 
 import sys
 
@@ -10,7 +10,7 @@ from helpers import jax_processes, reference
 from helpers.jax_processes import needs_jax, run_under_jax
 from keras import ops
 
-from dilated_affinity import affinity, propagate
+from dilated_affinity import propagate
 from dilated_affinity.affinity.early_stopping import EarlyStop, propagate_until_stable
 from dilated_affinity.affinity.forms import select
 from dilated_affinity.affinity.propagation import AffinityPropagation
@@ -30,7 +30,7 @@ def inputs(shape=SHAPE, seed=0):
 
 
 def mask():
-    """Another part of each image; with holes; and what is not valid is no number."""
+    """A mask with holes, different for each image."""
     valid = np.random.default_rng(1).random(SHAPE) > 0.1
     valid[0, 9:] = False
     valid[1, :, 11:] = False
@@ -45,7 +45,7 @@ def masked_inputs():
 
 
 def loops(probabilities, affinities, iterations, self_weight=6.0, valid=None):
-    """Eq. 6 by `reference`, of which pixels that are not valid are no part."""
+    """Eq. 6 by `reference`, without the pixels that are not valid."""
     valid = np.ones(probabilities.shape[:3], bool) if valid is None else valid
     probabilities, affinities = (np.array(each) for each in (probabilities, affinities))
     refined = probabilities.copy()
@@ -66,7 +66,7 @@ def weights():
 
 
 def gradients(iterations, valid=None):
-    """Of a scalar function of the refined probabilities."""
+    """Gradients of a scalar function of the refined probabilities."""
     given = [ops.convert_to_tensor(each) for each in inputs()]
 
     def value(*given):
@@ -84,7 +84,7 @@ def gradients(iterations, valid=None):
 
 
 def computations():
-    """What is compared, by name, as functions."""
+    """The compared computations as functions, by name."""
     stop = EarlyStop(1, 0.03)
     masked = {"valid_mask": mask()}
     found = {
@@ -115,7 +115,7 @@ def results_of(form, *names):
 
 
 def under_jax():
-    """`results_of` every form, and the kernel as it is written, over several tiles."""
+    """`results_of` every form, and of the interpreted kernel over several tiles."""
     import jax
 
     from dilated_affinity.affinity.forms.kernel_grid import KernelGrid
@@ -147,7 +147,7 @@ def under_jax():
         found[f"{tile}/masked"] = interpreted(masked_inputs(), mask(), 3, tile)
     found["(4, 8)/bfloat16"] = interpreted(inputs(), None, 10, (4, 8), "bfloat16")
 
-    # For the device that it is written for: what Triton is given, or why it cannot be.
+    # Lowered for CUDA: the code that Triton is given, or the error.
     shapes = [jax.ShapeDtypeStruct((2, 33, 70, channels), "float32") for channels in (21, 16)]
 
     @jax.jit
@@ -166,7 +166,7 @@ def under_jax():
 
 @pytest.fixture(scope="module")
 def expected():
-    """What the loops give; and what has none, in the form whose own tests it has."""
+    """Results of the loops; for gradients, those of the form for CPUs, which has its own tests."""
     found = {size: loops(*inputs(shape), 3) for size, shape in SIZES.items()}
     for iterations in (0, 1, 10):
         found[f"{iterations} iterations"] = loops(*inputs(), iterations)
@@ -193,7 +193,7 @@ def check(results, expected):
         np.testing.assert_allclose(value, expected[name], atol=tolerance, rtol=1e-4, err_msg=name)
 
 
-def test_the_form_for_gpus_equals_loops(of_fused, expected):
+def test_fused_form_equals_loops(of_fused, expected):
     check(of_fused, expected)
 
 
@@ -207,7 +207,7 @@ def test_forms_equal_loops_under_jax(form, expected, of_jax):
 
 @needs_jax
 @pytest.mark.parametrize("tile", TILES, ids=str)
-def test_the_kernel_equals_loops(tile, expected, of_jax):
+def test_kernel_equals_loops(tile, expected, of_jax):
     for name in (*SIZES, "masked"):
         np.testing.assert_allclose(
             of_jax[f"{tile}/{name}"], expected[name], atol=2e-5, err_msg=name
@@ -215,18 +215,18 @@ def test_the_kernel_equals_loops(tile, expected, of_jax):
 
 
 @needs_jax
-def test_the_kernel_equals_loops_within_what_bfloat16_can_tell(expected, of_jax):
+def test_kernel_in_bfloat16_equals_loops(expected, of_jax):
     found = of_jax["(4, 8)/bfloat16"]
     np.testing.assert_allclose(found, expected["bfloat16"], atol=0.02)
     assert np.abs(found - expected["bfloat16"]).max() > 1e-4
 
 
 @needs_jax
-def test_the_kernel_is_for_cuda_alone(of_jax):
+def test_kernel_is_compiled_for_cuda_only(of_jax):
     assert of_jax["for CUDA"] and not of_jax["for CPU"]
 
 
-def test_bfloat16_is_stored_and_float32_is_not(of_fused, expected):
+def test_bfloat16_storage(of_fused, expected):
     errors = {
         name: np.abs(of_fused[name] - expected[name]).max()
         for name in ("bfloat16", "10 iterations")
@@ -234,8 +234,8 @@ def test_bfloat16_is_stored_and_float32_is_not(of_fused, expected):
     assert errors["bfloat16"] > 1e-4 > 1e-5 > errors["10 iterations"]
 
 
-def test_gradients_by_finite_differences():
-    """Of the form for GPUs; those of the one for CPUs are in `test_propagation_gradient`."""
+def test_fused_gradients_equal_finite_differences():
+    """`test_propagation_gradient` has the same for the form for CPUs."""
     probabilities, affinities = (each.astype(np.float64) for each in inputs())
     with select.form("fused"):
         found = [np.asarray(each) for each in gradients(3)]
@@ -249,7 +249,7 @@ def test_gradients_by_finite_differences():
     for _ in range(15):
         place = (image, *(rng.integers(side) for side in SHAPE[1:]))
         channel = rng.integers(affinities.shape[-1])
-        # Two classes against each other, so that they keep summing to 1.
+        # Two classes change in opposite directions, so that probabilities still sum to 1.
         one, other = rng.choice(CLASSES, 2, replace=False)
         ends = []
         for step in (1e-5, -1e-5):
@@ -265,16 +265,16 @@ def test_gradients_by_finite_differences():
         assert difference == pytest.approx(by_probabilities, rel=2e-3, abs=2e-5)
 
 
-# Which one.
+# Selection.
 
 
-def test_a_cpu_takes_the_form_for_cpus():
+def test_form_on_cpu():
     assert select.suitable_form() == "lanes"
     assert select.suitable_form("bfloat16") == "fused"
 
 
-def test_a_gpu_takes_the_form_for_gpus(monkeypatch):
-    monkeypatch.setattr(affinity.forms, "on_gpu", lambda: True)
+def test_form_on_gpu(monkeypatch):
+    monkeypatch.setattr(select, "on_gpu", lambda: True)
     assert select.suitable_form() == "fused"
     taken = []
     build = select.grid
@@ -283,7 +283,7 @@ def test_a_gpu_takes_the_form_for_gpus(monkeypatch):
     assert taken == ["fused"]
 
 
-def test_the_context_decides_and_ends():
+def test_form_context():
     with select.form("fused"):
         assert select.suitable_form() == "fused"
         with select.form("lanes"):
@@ -294,14 +294,14 @@ def test_the_context_decides_and_ends():
 
 
 @pytest.mark.parametrize("storage_dtype", ["float16", "half", None])
-def test_other_types_to_store_in_are_refused(storage_dtype):
+def test_unknown_storage_dtype_is_refused(storage_dtype):
     with pytest.raises(ConfigError, match="Received: storage_dtype"):
         propagate(*inputs(), RATES, 1, storage_dtype=storage_dtype)
     with pytest.raises(ConfigError, match="Received: storage_dtype"):
         AffinityPropagation(RATES, storage_dtype=storage_dtype)
 
 
-def test_a_layer_stores_in_bfloat16():
+def test_layer_with_bfloat16_storage():
     probabilities, logits = inputs()
     layer = AffinityPropagation(RATES, 10, mu=np.e, storage_dtype="bfloat16")
     expected = loops(probabilities, 1 / (1 + np.exp(-logits)), 10)

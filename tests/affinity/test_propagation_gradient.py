@@ -1,4 +1,4 @@
-"""Gradients through propagation against finite differences of the loops over pixels."""
+"""Tests of gradients through propagation against finite differences of loops over pixels."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from helpers import (
     reference,
-    tiny,  # noqa: F401 - makes the backbone known
+    tiny,  # noqa: F401 - registers the backbone "tiny"
 )
 
 from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
@@ -41,7 +41,7 @@ def gradients(logits, affinities, weights, iterations, self_weight, mask=None):
 
 
 def finite_differences(function, at, count=40):
-    """Central differences by some coordinates of an array, as (their indices, derivatives)."""
+    """Central differences at some coordinates of an array, as (indices, derivatives)."""
     indices = np.random.default_rng(9).choice(at.size, min(count, at.size), replace=False)
     slopes = []
     for index in indices:
@@ -73,7 +73,7 @@ def test_gradients_equal_finite_differences(iterations, self_weight):
     assert np.any(by_affinities) == (iterations > 0)
 
 
-def test_outside_the_mask_a_gradient_passes_unchanged_and_none_reaches_the_inside():
+def test_gradient_outside_the_mask():
     logits, affinities, weights = point()
     mask = np.zeros((1, *SIZE), bool)
     mask[:, :4, :4] = True
@@ -91,15 +91,15 @@ def test_outside_the_mask_a_gradient_passes_unchanged_and_none_reaches_the_insid
     np.testing.assert_allclose(by_logits[4:], alone[4:], rtol=1e-4, atol=1e-6)
 
 
-def test_a_pixel_that_hears_nobody_passes_its_gradient_on():
+def test_gradient_of_pixel_without_weights():
     logits, affinities, weights = point()
     expected, _ = gradients(logits, affinities, weights, 0, 0.0)
     by_logits, _ = gradients(logits, 0 * affinities, weights, 3, 0.0)
     np.testing.assert_allclose(by_logits, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_model_trains_through_propagation():
-    """The semantic loss alone moves the affinity head, and its value is that of the refined."""
+def test_training_through_propagation():
+    """The semantic loss is that of the refined probabilities and trains the affinity head."""
     model = DeepLabV3Plus(
         4, RATES, "tiny", weights=None, filters=8, separable=False, propagation_iterations=2
     )

@@ -1,4 +1,4 @@
-"""Frequencies, weights and bias priors against loops over pixels."""
+"""Tests of frequencies, weights and bias priors against loops over pixels."""
 
 import json
 import os
@@ -19,7 +19,7 @@ RATES = ((1, 1), (2, 3), (3, 2), (9, 4))
 
 @pytest.fixture(scope="module")
 def label_maps():
-    """Sizes differ; void in places, all void, one pixel, a side shorter than a rate."""
+    """Label maps of several sizes: some void, all void, one pixel, a side shorter than a rate."""
     maps = [reference.random_labels(i, shape) for i, shape in enumerate([(13, 17), (7, 20)])]
     return [*maps, np.full((5, 4), 255, np.uint8), np.zeros((1, 1), np.uint8), maps[0][:2]]
 
@@ -56,7 +56,7 @@ def test_another_void_label():
     np.testing.assert_array_equal(statistics.pairs, pairs)
 
 
-def test_frequencies_are_shares(statistics, counted):
+def test_frequencies(statistics, counted):
     pixels, pairs = counted
     for rate in range(len(RATES)):
         shares = [number / sum(pixels[rate]) for number in pixels[rate]]
@@ -75,7 +75,7 @@ def test_pixel_weights_equal_table_1(statistics, counted, weighting):
             np.testing.assert_allclose(weights[rate, count], expected, rtol=1e-12)
 
 
-def test_signal_weights_are_of_negative_and_positive_pairs(statistics, counted):
+def test_signal_weights_equal_table_1(statistics, counted):
     weights = statistics.weights("signal")
     assert weights.shape == (len(RATES), 2)
     for rate in range(len(RATES)):
@@ -94,7 +94,7 @@ def test_unknown_weighting_is_refused(statistics):
 
 
 def discs(step=1):
-    """Large discs, whose pixels never have fewer than three neighbours of their class."""
+    """Large discs, whose pixels always have at least three neighbours of their class."""
     rows, columns = np.indices((257, 257))
     radii = np.linspace(80, 110, 6)
     return [
@@ -103,7 +103,7 @@ def discs(step=1):
 
 
 @pytest.mark.parametrize("weighting", ["signal", "neighbor", "sqrt_neighbor"])
-def test_no_weight_exceeds_the_largest_of_a_count_that_occurs(weighting):
+def test_weight_of_missing_count_is_bounded(weighting):
     rates = ((8, 8), (12, 24))
     statistics = AffinityStatistics.from_labels(discs(), rates)
     counts = statistics.pairs if weighting == "signal" else statistics.pixels
@@ -118,7 +118,7 @@ def test_no_weight_exceeds_the_largest_of_a_count_that_occurs(weighting):
         np.testing.assert_allclose(weights[rate, ~seen], expected.max())
 
 
-def test_a_count_first_seen_at_another_scale_does_not_outweigh_the_loss():
+def test_loss_with_counts_missing_from_the_statistics():
     rates = ((12, 24), (24, 12))
     statistics = AffinityStatistics.from_labels(discs(), rates)
     assert (
@@ -135,7 +135,7 @@ def test_a_count_first_seen_at_another_scale_does_not_outweigh_the_loss():
 
 
 @pytest.mark.parametrize("weighting", ["neighbor", "sqrt_neighbor"])
-def test_a_count_of_a_few_pixels_takes_no_weight_of_its_own(weighting):
+def test_weight_of_rare_count_is_bounded(weighting):
     pixels = np.array([[3, 0, 99, 101, 10**3, 10**4, 10**5, 10**6, 10**7 - 1_111_203]])
     weights = AffinityStatistics(((1, 1),), pixels, np.array([[1, 1]])).weights(weighting)[0]
     # 101 of 10^7 pixels are more than 1 in 100,000, and 99 are fewer.
@@ -145,14 +145,14 @@ def test_a_count_of_a_few_pixels_takes_no_weight_of_its_own(weighting):
     assert (weights[4:] < largest).all()
 
 
-def test_a_few_negative_pairs_take_no_weight_of_their_own():
+def test_weight_of_rare_negative_pairs_is_bounded():
     pixels = np.full((1, 9), 5)
     for pairs, weight in (([9, 10**6], 1), ([11, 10**6], 10**6 / 11), ([5, 0], 1), ([0, 0], 1)):
         statistics = AffinityStatistics(((1, 1),), pixels, np.array([pairs]))
         np.testing.assert_allclose(statistics.weights("signal"), [[weight, 1]])
 
 
-def test_labels_of_one_class_weigh_every_count_alike():
+def test_weights_of_labels_of_one_class():
     statistics = AffinityStatistics.from_labels([np.zeros((4, 5), np.uint8)], ((1, 1),))
     assert statistics.pixels.tolist() == [[0] * 8 + [20]]
     for weighting in ("neighbor", "sqrt_neighbor"):
@@ -160,7 +160,7 @@ def test_labels_of_one_class_weigh_every_count_alike():
     assert statistics.weights("signal").tolist() == [[1.0, 1.0]]
 
 
-def test_an_empty_n8_is_as_frequent_as_the_rarest():
+def test_weights_without_n8():
     checkers = (np.indices((4, 4)).sum(0) % 2).astype(np.uint8)
     statistics = AffinityStatistics.from_labels([checkers], ((1, 1),))
     pixels = statistics.pixels[0]
@@ -178,14 +178,14 @@ def test_weights_and_biases_stay_finite(size, weighting):
     assert np.isfinite(statistics.bias()).all()
 
 
-def test_bias_starts_the_head_at_the_frequency_of_positive_pairs(statistics):
+def test_bias_is_logit_of_positive_frequency(statistics):
     bias = statistics.bias()
     assert bias.shape == (8 * len(RATES),)
     for rate, prior in enumerate(statistics.positive_frequencies):
         np.testing.assert_allclose(1 / (1 + np.exp(-bias[8 * rate : 8 * rate + 8])), prior)
 
 
-def test_frequent_positives_mean_a_positive_bias():
+def test_bias_of_frequent_positives_is_positive():
     statistics = AffinityStatistics(((1, 1),), np.ones((1, 9), int), np.array([[1, 9]]))
     np.testing.assert_allclose(statistics.bias(), np.full(8, np.log(9)))
 
@@ -201,7 +201,7 @@ def test_statistics_of_parts_add_up(label_maps, statistics):
 
 
 @pytest.mark.parametrize("labels", [[], [np.full((3, 3), 255, np.uint8)]])
-def test_nothing_to_count_is_refused(labels):
+def test_labels_without_pixels_are_refused(labels):
     with pytest.raises(DataError):
         AffinityStatistics.from_labels(labels, RATES)
 
@@ -209,17 +209,17 @@ def test_nothing_to_count_is_refused(labels):
 @pytest.mark.parametrize(
     "labels", [np.zeros((3, 3), np.float32), np.zeros((1, 3, 3), np.uint8), np.zeros(3, np.uint8)]
 )
-def test_a_label_map_of_another_kind_is_refused(labels):
+def test_label_map_of_wrong_type_or_shape_is_refused(labels):
     with pytest.raises(DataError, match="Received"):
         AffinityStatistics.from_labels([labels], RATES)
 
 
-def test_a_generator_of_label_maps_is_read_once(label_maps, statistics):
+def test_generator_of_label_maps(label_maps, statistics):
     read = AffinityStatistics.from_labels((each for each in label_maps), RATES)
     np.testing.assert_array_equal(read.pixels, statistics.pixels)
 
 
-def test_functions_that_read_label_maps(label_maps, statistics):
+def test_functions_returning_label_maps(label_maps, statistics):
     read = AffinityStatistics.from_labels([lambda i=i: label_maps[i] for i in range(5)], RATES)
     np.testing.assert_array_equal(read.pixels, statistics.pixels)
     np.testing.assert_array_equal(read.pairs, statistics.pairs)
@@ -246,7 +246,7 @@ def test_save_and_load(statistics, tmp_path):
     assert same(AffinityStatistics.load(str(path)), statistics)
 
 
-def test_counts_beyond_float_precision_survive(tmp_path):
+def test_save_counts_beyond_float_precision(tmp_path):
     big = AffinityStatistics(((1, 1),), np.full((1, 9), 2**53 + 1), np.full((1, 2), 2**60 + 1))
     big.save(tmp_path / "big.json")
     assert same(AffinityStatistics.load(tmp_path / "big.json"), big)
@@ -290,26 +290,26 @@ GOOD = {"rates": [[1, 1]], "pixels": [[1] * 9], "pairs": [[1, 1]]}
     ],
     ids=range(23),
 )
-def test_a_damaged_file_is_refused_by_name(content, tmp_path):
+def test_damaged_statistics_file_is_refused(content, tmp_path):
     path = tmp_path / "statistics.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match="statistics.json"):
         AffinityStatistics.load(path)
 
 
-def test_the_good_file_of_that_test_is_read(tmp_path):
+def test_valid_statistics_file_is_read(tmp_path):
     (tmp_path / "good.json").write_text(json.dumps(GOOD))
     assert AffinityStatistics.load(tmp_path / "good.json").rates == ((1, 1),)
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path):
+def test_missing_statistics_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="none.json"):
         AffinityStatistics.load(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", "uint64"])
 @pytest.mark.parametrize("void", [-1, 255, 2**70])
-def test_a_void_label_outside_the_type_is_none_as_in_the_targets(dtype, void):
+def test_void_label_outside_the_dtype(dtype, void):
     labels = reference.random_labels(6, (9, 8)).astype(dtype)
     statistics = AffinityStatistics.from_labels([labels], RATES, ignore_label=void)
     targets = affinity_targets(labels, RATES, ignore_label=void).numpy()
@@ -320,7 +320,7 @@ def test_a_void_label_outside_the_type_is_none_as_in_the_targets(dtype, void):
     np.testing.assert_array_equal(statistics.pairs, pairs)
 
 
-def test_no_more_label_maps_are_held_than_are_being_counted():
+def test_label_maps_in_memory_are_limited():
     alive, most = weakref.WeakSet(), 0
 
     def label_maps():
@@ -339,12 +339,12 @@ def test_no_more_label_maps_are_held_than_are_being_counted():
 
 
 @pytest.mark.parametrize("pixels", [[[2**62] * 9], [[2**63] + [1] * 8], [[0] * 9]])
-def test_counts_that_cannot_be_are_refused(pixels):
+def test_invalid_counts_are_refused(pixels):
     with pytest.raises(ConfigError, match="pixels"):
         AffinityStatistics(((1, 1),), np.array(pixels), np.array([[1, 1]]))
 
 
-def test_the_same_counts_are_equal(statistics):
+def test_equality_of_statistics(statistics):
     config = statistics.get_config()
     same = AffinityStatistics.from_config(config)
     assert same == statistics and len({same, statistics}) == 1

@@ -1,4 +1,4 @@
-"""Affinity targets and neighbour counts against loops over pixels."""
+"""Tests of affinity targets and neighbour counts against loops over pixels."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_targets_and_counts_equal_loops(rates):
 
 
 @pytest.mark.parametrize("kind", ["void at borders", "one image all void", "all void", "no void"])
-def test_void_makes_no_pairs(kind):
+def test_void_has_no_pairs(kind):
     check(labels_with_void(kind), RATES[2])
 
 
@@ -70,7 +70,7 @@ def test_integer_types_give_uint8(dtype):
     np.testing.assert_array_equal(targets, reference.affinity_targets(labels, RATES[0]))
 
 
-def test_class_numbers_above_a_byte_are_told_apart():
+def test_classes_above_255():
     labels = np.array([[1, 257, 513, 1]], np.int32)
     check(labels[None], ((1, 1),))
 
@@ -92,7 +92,7 @@ def test_leading_axes_are_kept(lead):
     np.testing.assert_array_equal(targets, expected.reshape(targets.shape))
 
 
-def test_affinity_is_the_same_from_both_ends():
+def test_targets_are_symmetric():
     labels = reference.random_labels(7, (9, 11), void_share=0)
     targets = affinity_targets(labels, ((2, 3),)).numpy()
     listed = reference.offsets(((2, 3),))
@@ -128,7 +128,7 @@ def test_targets_of_unknown_size():
 @pytest.mark.parametrize(
     "labels", [np.zeros((4, 4), np.float32), np.zeros(4, np.uint8), np.uint8(0)]
 )
-def test_labels_of_another_kind_are_refused(labels):
+def test_labels_of_wrong_type_or_shape_are_refused(labels):
     with pytest.raises(ValueError, match="Received"):
         affinity_targets(labels, RATES[0])
 
@@ -137,16 +137,16 @@ def test_counts_are_uint8_from_0_to_8():
     checkers = (np.indices((6, 7)).sum(0) % 2).astype(np.uint8)
     counts = neighbor_counts(affinity_targets(checkers, ((1, 1), (2, 2), (1, 2))))
     assert counts.dtype == tf.uint8
-    # Diagonal neighbours agree at rate 1, all at rate 2; at (1, 2) only the two beside.
+    # Equal are the diagonal neighbours at rate 1, all at rate 2, the horizontal two at (1, 2).
     assert counts[2, 3].numpy().tolist() == [4, 8, 2]
 
 
-def test_a_pair_that_does_not_exist_is_no_boundary():
+def test_missing_pairs_count_as_neighbors():
     targets = np.array([255, 255, 0, 1, 1, 0, 255, 1], np.uint8)
     assert neighbor_counts(targets).numpy().tolist() == [6]
 
 
 @pytest.mark.parametrize("channels", [0, 7, 12])
-def test_counts_refuse_another_number_of_channels(channels):
+def test_neighbor_counts_refuse_wrong_channels(channels):
     with pytest.raises(ValueError, match="Received"):
         neighbor_counts(np.zeros((2, 2, channels), np.uint8))

@@ -12,7 +12,7 @@ VOID = 255
 
 
 def loop(labels, logits, shares, margin, sizes=(1, 2, 3)):
-    """AAF written out over images, pixels, neighbours and classes, in float64."""
+    """The AAF loss as loops over images, pixels, neighbours and classes, in float64."""
     batch, height, width, num_classes = logits.shape
     exponentials = np.exp(np.float64(logits))
     probabilities = exponentials / exponentials.sum(-1, keepdims=True)
@@ -57,11 +57,11 @@ def example():
     labels = rng.integers(0, 3, (2, 6, 7)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.2] = VOID
     labels[1, :, :4] = 2
-    # Some probabilities beyond the clipping on both sides.
+    # Includes probabilities that are clipped on both sides.
     return labels, rng.normal(0, 6, (2, 6, 7, 3)).astype(np.float32)
 
 
-def test_equals_loops(example):
+def test_aaf_loss_equals_loops(example):
     labels, logits = example
     layer = AdaptiveSizeWeights(3)
     rng = np.random.default_rng(4)
@@ -76,7 +76,7 @@ def test_equals_loops(example):
     np.testing.assert_allclose(np.mean(each(labels, logits)), expected, rtol=1e-4)
 
 
-def test_stride(example):
+def test_aaf_loss_with_stride(example):
     labels, logits = example
     layer = AdaptiveSizeWeights(3)
     wide = np.repeat(np.repeat(labels, 4, 1), 4, 2), np.repeat(np.repeat(logits, 4, 1), 4, 2)
@@ -94,7 +94,7 @@ def test_stride(example):
     ],
     ids=["void", "single class", "a class for each image", "smaller than the sizes"],
 )
-def test_loss_and_gradient_are_finite_without_edges(labels):
+def test_aaf_loss_without_edges(labels):
     tf = pytest.importorskip("tensorflow")
     layer = AdaptiveSizeWeights(3)
     loss = AdaptiveAffinityFieldLoss(layer, 10, stride=1)
@@ -109,7 +109,7 @@ def test_loss_and_gradient_are_finite_without_edges(labels):
         assert float(value) == 0.0
 
 
-def test_size_weights_ascend(example):
+def test_gradient_of_size_weights(example):
     labels, logits = example
     images = keras.Input((6, 7, 3))
     features = keras.layers.Conv2D(3, 1)(images)
@@ -132,7 +132,7 @@ def test_size_weights_ascend(example):
     assert value(moved[0], start[1]) < before < value(start[0], moved[1])
 
 
-def test_decay(example):
+def test_decay_of_aaf_loss(example):
     labels, logits = example
     layer = AdaptiveSizeWeights(3)
     loss = AdaptiveAffinityFieldLoss(layer, num_steps=4, stride=1)
@@ -166,7 +166,7 @@ def test_save_compiled_model(example, tmp_path):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(layer, name))
 
 
-def test_refuses_settings_out_of_range():
+def test_settings_out_of_range_are_refused():
     for settings in (
         {"num_steps": 0},
         {"num_steps": 3, "stride": 0},

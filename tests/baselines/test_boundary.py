@@ -20,7 +20,7 @@ def labels():
 
 
 def scipy_distances(label):
-    """The distance to the nearest of all pixels of other classes, by SciPy's exact transform."""
+    """Distances to the nearest pixel of another class by SciPy's exact transform."""
     distances = np.zeros(label.shape)
     for k in set(np.unique(label)) - {VOID}:
         other = (label != k) & (label != VOID)
@@ -29,7 +29,7 @@ def scipy_distances(label):
     return distances
 
 
-def test_distances_equal_scipy_and_plain_loops(labels):
+def test_distances_equal_scipy_and_loops(labels):
     for label in labels:
         np.testing.assert_allclose(boundary_distances(label), scipy_distances(label), rtol=1e-5)
     label = labels[0, :10, :12]
@@ -64,7 +64,7 @@ def test_normalized_weights(labels):
         np.testing.assert_allclose(weights, plain / plain[valid].mean(), rtol=1e-5)
 
 
-def test_void_contour_between_classes():
+def test_distances_across_void_contour():
     label = np.array([[1, 1, VOID, VOID, 2]])
     assert boundary_distances(label).tolist() == [[4, 3, 0, 0, 3]]
 
@@ -77,7 +77,7 @@ def test_images_without_a_boundary(value, weight):
     assert (boundary_weights(labels).numpy()[0, 1:] == weight).all()
 
 
-def test_refuses_settings_out_of_range():
+def test_settings_out_of_range_are_refused():
     for settings in ({"amplitude": -1.0}, {"sigma": 0.0}):
         with pytest.raises(ConfigError, match="Received: amplitude="):
             boundary_weights(np.zeros((1, 2, 2), np.uint8), **settings)

@@ -85,7 +85,7 @@ def test_processes_give_the_same_in_order(by_hand):
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     with pytest.raises(ConfigError) as error:
-        DenseCRF()
+        DenseCRF().check_installed()
     message = str(error.value)
     assert "pip install 'dilated_affinity[crf]'" in message and "\n" not in message
 

@@ -85,12 +85,12 @@ def test_train_evaluate_and_predict(run, camvid, tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     for word in ("camvid val: 3 images", "mIoU", "boundary IoU", "pixel accuracy", "(2,4)", "n8"):
         assert word in evaluated.stdout
-    content = json.loads((run / "evaluation_prediction.json").read_text())
+    content = json.loads((run / "evaluation_predicted.json").read_text())
     assert content["iterations"] == [0, 2] and len(content["mean_iou"]) == 2
     first = resolved(evaluated)
     assert first.startswith("camvid: 3 images of val, 11 classes, rates 2,(2,4); mobilenet_v2_0.35")
     assert "; output stride 16; 0, 2 iterations of propagation with lambda 6, mu 7; " in first
-    assert first.endswith(f"writing to {run / 'evaluation_prediction.json'}")
+    assert first.endswith(f"writing to {run / 'evaluation_predicted.json'}")
     assert content["checkpoint"] == "best" and "best checkpoint, of step" in evaluated.stdout
     assert "best of 2 by mIoU on val, which is measured here" in evaluated.stderr
     last = command(
@@ -99,7 +99,7 @@ def test_train_evaluate_and_predict(run, camvid, tmp_path):
     assert last.returncode == 0 and "measured here" not in last.stderr
     assert "the last checkpoint, of step 2" in last.stdout
     assert "replaces an evaluation with checkpoint=best" in last.stderr
-    content = json.loads((run / "evaluation_prediction.json").read_text())
+    content = json.loads((run / "evaluation_predicted.json").read_text())
     assert (content["checkpoint"], content["step"]) == ("last", 2)
 
     predicted = command(

@@ -12,10 +12,11 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.inference.views import Views
 from dilated_affinity.run_dir.layout import BEST
 from dilated_affinity.run_dir.load import load_run
 
-VIEWS = {"scales": (0.5, 1.0, 1.5), "flip": True, "window": 33}
+VIEWS = Views(scales=(0.5, 1.0, 1.5), flip=True, window=33)
 FLAGS = ("--eval_scales=0.5,1,1.5", "--eval_flip", "--eval_window=33")
 
 
@@ -35,10 +36,10 @@ def test_a_run_is_evaluated_at_its_evaluation_output_stride(run):
         np.testing.assert_array_equal(loaded, kept)
 
 
-def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp_path):
+def test_eval_main_uses_the_output_stride_and_the_views(run, tmp_path):
     config, model_dir = run
     output = tmp_path / "result.json"
-    settings = {"refinement": "exact", "self_weight": config.self_weight, "mu": config.mu}
+    settings = {"refine": "propagation", "self_weight": config.self_weight, "mu": config.mu}
     earlier = {"split": config.val_split, "output_stride": 8, "iterations": [0, 2], **settings}
     earlier |= {"scales": [1.0], "flip": False, "window": 33}
     output.write_text(json.dumps(earlier))
@@ -59,7 +60,7 @@ def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp
     source = load_source(config.dataset, config.val_split, config.data_dir)
     _, model = load_run(model_dir)
     expected = evaluate(
-        model, source, (0, 2), self_weight=config.self_weight, mu=config.mu, **VIEWS
+        model, source, (0, 2), self_weight=config.self_weight, mu=config.mu, views=VIEWS
     )
     np.testing.assert_allclose(content["pixel_accuracy"], expected.pixel_accuracy, atol=1e-3)
     np.testing.assert_allclose(content["mean_iou"], expected.mean_iou, atol=1e-3)
@@ -68,20 +69,20 @@ def test_eval_main_measures_at_that_stride_and_over_the_views_asked_for(run, tmp
 
 
 @pytest.mark.slow  # the predictor of it is tested every day
-def test_predict_main_averages_over_the_views_asked_for(run, tmp_path):
+def test_predict_main_averages_over_the_views(run, tmp_path):
     config, model_dir = run
     result = command(
         "predict_main", f"--model_dir={model_dir}", "--limit=1", f"--output_dir={tmp_path}", *FLAGS
     )
     assert result.returncode == 0, result.stderr
     _, model = load_run(model_dir)
-    predict = Predictor(model, refinement=Refinement.from_config(config), **VIEWS)
+    predict = Predictor(model, refinement=Refinement.from_config(config), views=VIEWS)
     example = load_source(config.dataset, config.val_split, config.data_dir)[0]
     with Image.open(tmp_path / f"{example['id']}_labels.png") as labels:
         assert (np.asarray(labels) == predict(example["image"]).labels).mean() > 0.99
 
 
-def test_other_views_need_no_other_run(run):
+def test_views_of_a_run_may_change(run):
     config, _ = run
     other = config.replace(eval_scales="0.5,1", eval_flip=True, eval_window=65)
     assert config.differences(other) == []

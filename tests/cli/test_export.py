@@ -12,7 +12,7 @@ from helpers.tiny_run import command, write_run
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.export.formats import METADATA
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.run_dir.layout import save_settings
 from dilated_affinity.run_dir.load import load_run
 

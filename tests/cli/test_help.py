@@ -208,6 +208,18 @@ def test_renamed_flags_are_replaced(parsed):
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--postprocess=propagate", "--refine=propagation"),
+        ("--postprocess=crf", "--refine=crf"),
+        ("--refinement=early_stop", "--refine=propagation_early_stop"),
+    ],
+)
+def test_values_of_renamed_flags_are_replaced(parsed, old, new):
+    assert with_new_names(["train_main", old])[0] == ["train_main", new]
+
+
+@pytest.mark.parametrize(
     ("name", "old", "new"),
     [
         ("eval_main", "flip", "eval_flip"),

@@ -22,7 +22,7 @@ def test_good_images_are_predicted_and_bad_ones_named(tmp_path):
     result = command("predict_main", *arguments)
     assert result.returncode == 1, result.stderr
     assert f"{tmp_path}/o: predicted 2 images; 1 could not be predicted\n" in result.stdout
-    assert re.search(r"macOS .* passed over: 1 \(.*\._0.png\)", result.stdout)
+    assert re.search(r"macOS .* ignored: 1 \(.*\._0.png\)", result.stdout)
     last = result.stderr.splitlines()[-1]
     assert "1.png: the image file is damaged" in last and "Traceback" not in result.stderr
     assert sorted(path.name for path in (tmp_path / "o").glob("*_labels.png")) == [

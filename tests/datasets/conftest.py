@@ -7,7 +7,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def write_image():
-    """Writes an array as an image file, its folders included."""
+    """Returns a function that writes an array as an image file and creates its folders."""
 
     def write(path, pixels, **options):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -18,7 +18,7 @@ def write_image():
 
 @pytest.fixture
 def camvid_dir(tmp_path, write_image):
-    """CamVid's layout with 3 training and 2 validation pairs of 8x6 pixels."""
+    """A folder in CamVid's layout with 3 training and 2 validation pairs of 8x6 pixels."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 3), ("val", 2)):
         for index in range(count):

@@ -1,6 +1,5 @@
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,6 @@ from dilated_affinity.datasets.camvid import Camvid
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.datasets.registry import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError
-
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "camvid"
 
 
 def test_source(camvid_dir):
@@ -76,7 +73,7 @@ def test_parts_of_splits(camvid_dir):
         builder.source("train[:x]")
 
 
-def test_a_folder_of_other_things_is_refused(camvid_dir, tmp_path_factory):
+def test_folder_without_the_data_set_is_refused(camvid_dir, tmp_path_factory):
     with pytest.raises(DataError, match="none', which is not a folder$"):
         Camvid(data_dir=camvid_dir / "none")
     with pytest.raises(DataError, match="expected CamVid's folders.* Received: none of them$"):
@@ -99,24 +96,24 @@ def test_images_and_labels_must_pair_up(camvid_dir):
         Camvid(data_dir=camvid_dir)
 
 
-def test_a_value_that_is_no_class(camvid_dir, write_image):
+def test_invalid_label_value_is_refused(camvid_dir, write_image):
     write_image(camvid_dir / "valannot" / "val_0.png", np.full((6, 8), 12, np.uint8))
     with pytest.raises(DataError, match="must be 0 to 11 or 255. Received: the values 12$"):
         load_source("camvid", "val", camvid_dir)[0]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="CamVid is not beside the repository")
 @pytest.mark.parametrize("step", [25, pytest.param(1, marks=pytest.mark.slow, id="every image")])
-def test_real_labels_equal_the_files(step):
+def test_real_labels_equal_the_files(step, shared_file):
+    folder = shared_file("data/camvid")
     for split, count in (("train", 367), ("val", 101)):
-        source = load_source("camvid", split, REAL)
+        source = load_source("camvid", split, folder)
         assert len(source) == count
         for index in range(0, count, step):
             example = source[index]
-            stored = np.asarray(Image.open(REAL / f"{split}annot" / f"{example['id']}.png"))
+            stored = np.asarray(Image.open(folder / f"{split}annot" / f"{example['id']}.png"))
             expected = np.where(stored == 11, 255, stored)
             np.testing.assert_array_equal(example["label"], expected)
-            image = np.asarray(Image.open(REAL / split / f"{example['id']}.png"))
+            image = np.asarray(Image.open(folder / split / f"{example['id']}.png"))
             np.testing.assert_array_equal(example["image"], image)
-    example = next(iter(load_dataset("camvid", "val", REAL)))
+    example = next(iter(load_dataset("camvid", "val", folder)))
     assert example["image"].shape == (360, 480, 3) and example["label"].shape == (360, 480)

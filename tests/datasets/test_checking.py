@@ -1,4 +1,4 @@
-"""Reading all of a data set once."""
+"""Tests of reading a whole data set once."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_counts_sizes_and_shares(camvid_dir, write_image):
     assert report.class_shares("train")[3] == 1 and report.void_share("val") == 0.5
 
 
-def test_every_file_that_cannot_be_used_is_a_problem(camvid_dir, write_image):
+def test_problems_of_files(camvid_dir, write_image):
     write_image(camvid_dir / "trainannot" / "train_0.png", np.full((6, 8), 99, np.uint8))
     (camvid_dir / "train" / "train_2.png").write_bytes(b"")
     write_image(camvid_dir / "valannot" / "val_1.png", np.zeros((5, 8), np.uint8))
@@ -34,19 +34,19 @@ def test_every_file_that_cannot_be_used_is_a_problem(camvid_dir, write_image):
     assert "3 problems" in report.text()
 
 
-def test_a_data_set_that_is_refused_as_a_whole_is_one_problem(camvid_dir, tmp_path):
+def test_problem_of_a_whole_data_set(camvid_dir, tmp_path):
     (camvid_dir / "valannot" / "val_1.png").unlink()
     assert "val_1" in check_dataset("camvid", camvid_dir, SPLITS).problems[0]
     report = check_dataset("camvid", tmp_path / "nowhere", SPLITS)
     assert "nowhere" in report.problems[0] and "1 problem" in report.text()
 
 
-def test_a_folder_is_checked_by_its_own_check(tmp_path):
+def test_check_of_folder_data_set(tmp_path):
     report = check_dataset("folder", tmp_path, SPLITS)
     assert len(report.problems) == 1 and "images/" in report.problems[0]
 
 
-def test_an_unknown_split_or_data_set_is_a_usage_error(camvid_dir):
+def test_unknown_split_or_data_set(camvid_dir):
     with pytest.raises(ConfigError, match="vall"):
         check_dataset("camvid", camvid_dir, ("train", "vall"))
     with pytest.raises(ConfigError, match="camvit"):

@@ -1,6 +1,5 @@
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,7 @@ from dilated_affinity.datasets.classes import CITYSCAPES
 from dilated_affinity.datasets.registry import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "cityscapes_mini"
-
-# By hand, from the table on the data set's site: trainId to labelId.
+# trainId to labelId, copied from the table on the data set's site.
 BY_HAND = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 IDS = {
@@ -33,7 +30,7 @@ def by_hand(label_ids):
 
 @pytest.fixture(scope="module")
 def official_dir(tmp_path_factory, write_image):
-    """The official layout; TFDS' builder insists on the full size."""
+    """The official layout, with images of full size as TFDS' builder requires."""
     folder = tmp_path_factory.mktemp("cityscapes")
     rng = np.random.default_rng(0)
     for split, ids in IDS.items():
@@ -46,7 +43,7 @@ def official_dir(tmp_path_factory, write_image):
             labels = np.kron(rng.integers(0, 34, (16, 32)), np.ones((64, 64))).astype(np.uint8)
             stem = folder / "gtFine" / split / city / f"{example}_gtFine"
             write_image(stem.with_name(f"{stem.name}_labelIds.png"), labels, compress_level=1)
-            # Other files that the official archive has.
+            # Other files in the official archive.
             stem.with_name(f"{stem.name}_polygons.json").write_text("{}")
             stem.with_name(f"{stem.name}_color.png").write_bytes(b"not read")
     return folder
@@ -91,7 +88,7 @@ def test_folders(official_dir):
             np.testing.assert_array_equal(example["label"], by_hand(label_ids))
     example = next(iter(load_dataset("cityscapes", "val", official_dir)))
     assert example["image"].shape == (1024, 2048, 3)
-    # TFDS' own data set of the same name is not hidden by ours.
+    # TFDS' own data set of the same name is still registered.
     assert tfds.builder_cls("cityscapes") is not Cityscapes
 
 
@@ -106,7 +103,7 @@ def test_archives_and_folders_give_the_same_examples(archives_dir, official_dir)
         for example in expected:
             for key, value in example.items():
                 np.testing.assert_array_equal(by_id[example["id"]][key], value)
-    # What TFDS prepared is enough.
+    # The prepared data set suffices.
     prepared = archives_dir / "moved"
     prepared.mkdir()
     shutil.copytree(archives_dir / "cityscapes", prepared / "cityscapes")
@@ -118,7 +115,7 @@ def test_archives_and_folders_give_the_same_examples(archives_dir, official_dir)
         builder.source("vall")
 
 
-def test_partial_sets(copied_dir):
+def test_missing_splits(copied_dir):
     shutil.rmtree(copied_dir / "leftImg8bit" / "test")
     shutil.rmtree(copied_dir / "leftImg8bit" / "train")
     shutil.rmtree(copied_dir / "gtFine" / "train")
@@ -139,7 +136,7 @@ def test_images_and_labels_must_pair_up(copied_dir):
         make_builder(data_dir=copied_dir)
 
 
-def test_train_ids_under_the_name_of_label_ids_are_refused(copied_dir, write_image):
+def test_train_ids_are_refused(copied_dir, write_image):
     path = copied_dir / "gtFine/val/munster/munster_000000_000019_gtFine_labelIds.png"
     write_image(path, by_hand(np.asarray(Image.open(path))).astype(np.uint8))
     source = load_source("cityscapes", "val", copied_dir)
@@ -147,13 +144,13 @@ def test_train_ids_under_the_name_of_label_ids_are_refused(copied_dir, write_ima
         source[1]
 
 
-def test_a_folder_of_other_things_is_refused(tmp_path):
+def test_folder_without_the_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match="no leftImg8bit_trainvaltest.zip and no gtFine_train"):
         make_builder(data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "gtFine/../../evil.png"])
-def test_members_that_reach_out_are_refused(archives_dir, tmp_path, name):
+def test_members_outside_the_archive_are_refused(archives_dir, tmp_path, name):
     for path in archives_dir.glob("*.zip"):
         shutil.copy(path, tmp_path)
     with zipfile.ZipFile(tmp_path / "gtFine_trainvaltest.zip", "a") as archive:
@@ -178,19 +175,19 @@ def test_damaged_and_incomplete_archives_are_refused(copied_dir, tmp_path_factor
         make_builder(data_dir=folder).source("train")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="cityscapes_mini is not beside the repository")
-def test_real_labels_equal_the_files():
-    source = load_source("cityscapes", "train", REAL)
+def test_real_labels_equal_the_files(shared_file):
+    folder = shared_file("data/cityscapes_mini")
+    source = load_source("cityscapes", "train", folder)
     assert len(source) == 5
     for example in source:
         stem = f"train/aachen/{example['id']}"
-        label_ids = np.asarray(Image.open(REAL / "gtFine" / f"{stem}_gtFine_labelIds.png"))
+        label_ids = np.asarray(Image.open(folder / "gtFine" / f"{stem}_gtFine_labelIds.png"))
         np.testing.assert_array_equal(example["label"], by_hand(label_ids))
-        image = np.asarray(Image.open(REAL / "leftImg8bit" / f"{stem}_leftImg8bit.png"))
+        image = np.asarray(Image.open(folder / "leftImg8bit" / f"{stem}_leftImg8bit.png"))
         np.testing.assert_array_equal(example["image"], image)
 
 
-def test_files_of_macos_are_no_frames(copied_dir):
+def test_files_of_macos_are_ignored(copied_dir):
     frame = "bochum/._bochum_000000_000313"
     for name in (f"leftImg8bit/train/{frame}_leftImg8bit", f"gtFine/train/{frame}_gtFine_labelIds"):
         (copied_dir / f"{name}.png").write_bytes(b"Mac OS X")

@@ -26,7 +26,7 @@ def test_color_map():
     assert tuple(CAMVID.color_map()[0]) == (128, 128, 128), "the table was changed from outside"
 
 
-def test_voc_palette_is_the_official_one():
+def test_voc_palette():
     assert VOC2012.palette[0] == (0, 0, 0)
     assert VOC2012.palette[1] == (128, 0, 0)
     assert VOC2012.palette[2] == (0, 128, 0)
@@ -47,7 +47,7 @@ def test_cityscapes_ids():
         assert table[void] == 255
 
 
-def test_table_is_frozen_and_checked():
+def test_invalid_class_tables_are_refused():
     with pytest.raises(dataclasses.FrozenInstanceError):
         CAMVID.names = ()
     with pytest.raises(ValueError, match="one colour per name.*Received: 2 names and 1 colours"):

@@ -7,7 +7,7 @@ from PIL import Image
 from dilated_affinity.datasets.classes import spread_bits_color
 from dilated_affinity.datasets.folder import Folder, check_folder
 from dilated_affinity.datasets.folder import folder_dataset_builder as builder_module
-from dilated_affinity.datasets.folder.class_file import classes_of_occurring, read_class_file
+from dilated_affinity.datasets.folder.class_file import classes_from_values, read_class_file
 from dilated_affinity.datasets.registry import load_dataset, load_source
 from dilated_affinity.errors import ConfigError, DataError
 
@@ -45,7 +45,7 @@ def masks(folder):
     }
 
 
-def test_split_folders_without_classes(folder_dir):
+def test_split_folders_without_class_file(folder_dir):
     builder = Folder(data_dir=folder_dir)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     assert sizes == {"train": 3, "val": 1}
@@ -64,7 +64,7 @@ def test_split_folders_without_classes(folder_dir):
         builder.source("test")
 
 
-def test_masks_are_read_once_for_their_classes(folder_dir, write_image, monkeypatch):
+def test_masks_are_read_once(folder_dir, write_image, monkeypatch):
     read = []
     values_in = builder_module._values_in
     monkeypatch.setattr(
@@ -123,7 +123,7 @@ def test_black_and_white_masks(tmp_path, write_image):
         mask = np.full((6, 8), 255, np.uint8)
         mask[:3] = 0
         write_image(tmp_path / "masks" / "train" / f"{name}.png", mask)
-    # 255 is void unless it is said to be a class: then all would be one class.
+    # 255 is void unless classes.csv defines it as a class; there would be one class only.
     with pytest.raises(DataError, match="at least 2 classes .*classes.csv.* values 0, 255$"):
         Folder(data_dir=tmp_path)
     for text in ("index,name\n0,back\n255,object\n", "name,r,g,b\nback,0,0,0\nobject,255,255,255"):
@@ -185,17 +185,17 @@ def test_class_files(text, message):
             read_class_file(text.encode(), "x.csv")
 
 
-def test_class_file_of_a_spreadsheet():
+def test_class_file_with_byte_order_mark():
     data = b'\xef\xbb\xbfName,Red,Green,Blue\r\n"sky, clouds",1,2,3\r\nroad,4,5,6\r\n'
     assert read_class_file(data, "x").classes.names == ("sky, clouds", "road")
 
 
-def test_values_that_are_no_classes():
-    assert classes_of_occurring([0, 2, 255], "x").classes.num_classes == 3
-    with pytest.raises(DataError, match="turned grey.* Received: the values 0, 33, 57, 220$"):
-        classes_of_occurring([0, 33, 57, 220], "x")
+def test_values_that_are_not_classes_are_refused():
+    assert classes_from_values([0, 2, 255], "x").classes.num_classes == 3
+    with pytest.raises(DataError, match="converted to grey.* Received: the values 0, 33, 57, 220$"):
+        classes_from_values([0, 33, 57, 220], "x")
     with pytest.raises(DataError, match="at least 2 classes"):
-        classes_of_occurring([0], "x")
+        classes_from_values([0], "x")
 
 
 def break_zero_bytes(folder, write_image):
@@ -247,7 +247,7 @@ def break_alpha(folder, write_image):
 def break_grey(folder, write_image):
     image = Image.fromarray(COLORS[np.minimum(random_mask(), 3)]).convert("L")
     image.save(folder / "masks/train/a.png")
-    return r"a.png: the colours of a mask .*If it holds indices, .* \(76, 76, 76\)"
+    return r"a.png: the colours of a mask .*If it contains indices, .* \(76, 76, 76\)"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def break_grey(folder, write_image):
         break_grey,
     ],
 )
-def test_wrong_files_are_refused_and_reported(folder_dir, write_image, harm):
+def test_invalid_files_are_refused_and_reported(folder_dir, write_image, harm):
     (folder_dir / "classes.csv").write_text(COLOR_FILE)
     for path in masks(folder_dir).values():
         write_image(path, COLORS[np.minimum(np.asarray(Image.open(path)), 3)])
@@ -300,7 +300,7 @@ def test_files_must_pair_up(folder_dir, write_image, remove, add, message):
         raise DataError(problem)
 
 
-def test_other_folders_are_refused(tmp_path, write_image):
+def test_incomplete_folders_are_refused_by_the_builder(tmp_path, write_image):
     with pytest.raises(DataError, match="none: no such folder.$"):
         Folder(data_dir=tmp_path / "none")
     with pytest.raises(DataError, match="Received: no folder images$"):
@@ -340,14 +340,14 @@ def test_report(folder_dir, write_image):
     text = report.text()
     for expected in ("3 of train, 2 of val", "2 different, 5 to 8 wide", "no problems", "tree"):
         assert expected in text
-    # The same picture in two splits, under another name and in another format.
+    # The same image in two splits, with another name and in another format.
     image = np.asarray(Image.open(folder_dir / "images" / "train" / "a.png"))
     write_image(folder_dir / "images" / "val" / "d.png", image)
     write_image(folder_dir / "masks" / "val" / "d.png", random_mask())
-    assert any("val/d.png: the same picture as" in note for note in check_folder(folder_dir).notes)
+    assert any("val/d.png: the same image as" in note for note in check_folder(folder_dir).notes)
 
 
-def test_report_of_every_problem_at_once(folder_dir, write_image):
+def test_report_of_all_problems(folder_dir, write_image):
     (folder_dir / "classes.csv").write_text("index,name\n0,sky\n1,road\n2,tree\n")
     break_zero_bytes(folder_dir, write_image)
     break_cmyk(folder_dir, write_image)

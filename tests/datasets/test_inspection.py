@@ -1,4 +1,4 @@
-"""What masks and photographs show that is no error, against plain loops."""
+"""Tests of the detection of possible mistakes in images and masks, against loops."""
 
 import numpy as np
 import pytest
@@ -32,17 +32,17 @@ def mixed_by_loops(values, void=None):
 
 @pytest.mark.parametrize("void", [None, 255])
 @pytest.mark.parametrize("shape", [(9, 12), (1, 7), (4, 3), (5, 5)])
-def test_pixels_between_a_lower_and_a_higher_value(shape, void):
+def test_find_mixed_equals_loops(shape, void):
     rng = np.random.default_rng(sum(shape))
     for _ in range(5):
         values = rng.choice(np.array([0, 1, 2, 3, 255], np.uint8), shape)
         np.testing.assert_array_equal(find_mixed(values, void), mixed_by_loops(values, void))
 
 
-def test_smooth_edges_are_told_from_sharp_ones():
+def test_smooth_edges():
     rows, columns = np.indices((90, 120))
     disc = ((rows - 45) ** 2 + (columns - 60) ** 2 < 900).astype(np.uint8)
-    # A class of one pixel's width between two others, and void around, are no smooth edges.
+    # A class one pixel wide between two others, surrounded by void, is not a smooth edge.
     ring = disc * 2
     ring[np.abs(np.hypot(rows - 45, columns - 60) - 20) < 0.6] = 1
     contour = np.where(np.abs(np.hypot(rows - 45, columns - 60) - 30) < 2, 255, disc * 9)
@@ -53,7 +53,7 @@ def test_smooth_edges_are_told_from_sharp_ones():
         assert count_values(np.asarray(smooth)).smooth
 
 
-def test_values_that_are_mixtures_in_all_masks():
+def test_mixed_values():
     survey = MaskSurvey()
     ramp = np.repeat(np.array([[0] * 5 + [7, 9] + [20] * 5], np.uint8), 8, axis=0)
     survey.add("a", count_values(ramp))
@@ -75,7 +75,7 @@ TURNED = {
 
 
 @pytest.mark.parametrize("orientation", TURNED)
-def test_which_way_a_mask_was_drawn(orientation):
+def test_fits_as_stored(orientation):
     rng = np.random.default_rng(orientation)
     stored = np.zeros((50, 50), np.uint8)
     stored[5:20, 8:30] = 1

@@ -49,7 +49,7 @@ def test_dataset_equals_source(camvid_dir):
             assert example["id"].numpy().decode() == expected["id"]
 
 
-def test_labels_are_read_without_decoding_images(camvid_dir, tmp_path, monkeypatch):
+def test_label_readers_do_not_decode_images(camvid_dir, tmp_path, monkeypatch):
     sources = [load_source("camvid", "train", camvid_dir), load_source("shapes", "val", tmp_path)]
     expected = [[source[index]["label"] for index in range(3)] for source in sources]
 
@@ -68,7 +68,7 @@ def test_labels_are_read_without_decoding_images(camvid_dir, tmp_path, monkeypat
             np.testing.assert_array_equal(received, label)
 
 
-def test_a_damaged_label_is_named_when_it_is_read_alone(camvid_dir):
+def test_label_reader_of_damaged_label(camvid_dir):
     path = camvid_dir / "trainannot" / "train_1.png"
     path.write_bytes(path.read_bytes()[:50])
     readers = label_readers(load_source("camvid", "train", camvid_dir))
@@ -76,7 +76,7 @@ def test_a_damaged_label_is_named_when_it_is_read_alone(camvid_dir):
         readers[1]()
 
 
-def test_a_damaged_file_keeps_its_message_through_tensorflow(camvid_dir):
+def test_data_error_from_tensorflow(camvid_dir):
     path = camvid_dir / "trainannot" / "train_1.png"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError) as direct:
@@ -89,7 +89,7 @@ def test_a_damaged_file_keeps_its_message_through_tensorflow(camvid_dir):
     assert str(path) in str(recovered)
 
 
-def test_other_errors_are_not_data_errors():
+def test_data_error_from_other_errors():
     def fail(index):
         raise ValueError("something else")
 
@@ -108,7 +108,7 @@ def test_source_is_thread_safe(camvid_dir):
             np.testing.assert_array_equal(example["label"], expected[index % 3])
 
 
-def test_importing_loading_does_not_import_tfds():
+def test_importing_the_registry_does_not_import_tfds():
     code = (
         "import sys, dilated_affinity.datasets.registry as loading; loading.dataset_names(); "
         "assert 'tensorflow_datasets' not in sys.modules"

@@ -14,7 +14,7 @@ from dilated_affinity.errors import ConfigError, DataError
 
 
 class FewShapes(Shapes, skip_registration=True):
-    """The same with few images, as each takes 15 ms."""
+    """`Shapes` with few images, since each takes 15 ms."""
 
     name = "few_shapes"
     SPLIT_SIZES = {"train": 6, "val": 3}
@@ -27,7 +27,7 @@ def prepared_dir(tmp_path_factory):
     return folder
 
 
-def test_examples_depend_on_split_and_index_alone():
+def test_examples_depend_on_split_and_index():
     image, label = draw_example("train", 7)
     draw_example("val", 3)
     again, label_again = draw_example("train", 7)
@@ -53,15 +53,15 @@ def test_content():
     assert 0.02 < share[255] < 0.08
 
 
-def test_objects_are_outlined_by_void():
-    """Where an object borders on background there is void between the two."""
+def test_objects_have_void_outlines():
+    """There is void between an object and the background."""
     for index in range(10):
         label = draw_example("val", index)[1].astype(int)
         for a, b in ((label[1:], label[:-1]), (label[:, 1:], label[:, :-1])):
             assert not ((a != b) & (a != 255) & (b != 255)).any()
 
 
-def test_prepared_examples_equal_the_drawn_ones(prepared_dir):
+def test_prepared_examples_equal_drawn_examples(prepared_dir):
     for split, count in (("train", 6), ("val", 3)):
         source = FewShapes(data_dir=prepared_dir).source(split)
         assert len(source) == count
@@ -96,13 +96,13 @@ def test_splits(prepared_dir):
         builder.source("test")
 
 
-def test_preparing_is_silent_where_nobody_watches(tmp_path, capsys):
+def test_preparing_prints_nothing_without_terminal(tmp_path, capsys):
     FewShapes(data_dir=tmp_path).source("val")
     out, err = capsys.readouterr()
     assert out == "" and "Generating" not in err
 
 
-def test_preparing_tells_the_time_left(tmp_path, capsys, monkeypatch):
+def test_preparing_shows_progress(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(records, "watched", lambda: True)
     tfds.enable_progress_bar()
     FewShapes(data_dir=tmp_path).source("val")
@@ -121,7 +121,7 @@ def test_prepared_once(prepared_dir, monkeypatch):
     assert len(FewShapes(data_dir=prepared_dir).source("train")) == 6
 
 
-def test_interrupted_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_interrupted_preparation(tmp_path, monkeypatch):
     def interrupt(split, index):
         if index == 3:
             raise KeyboardInterrupt
@@ -133,7 +133,7 @@ def test_interrupted_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             FewShapes(data_dir=tmp_path).source("train")
     assert not list((tmp_path / "few_shapes").iterdir())
-    # What a killed process leaves is not taken for the data set either.
+    # Files left by a killed process are not taken for the data set.
     (tmp_path / "few_shapes" / "incomplete.ABCDEF_1.0.0").mkdir()
     assert len(FewShapes(data_dir=tmp_path).source("train")) == 6
 
@@ -157,7 +157,7 @@ def test_incomplete_folders_are_refused(tmp_path):
             source[index]
 
 
-def test_a_file_in_the_way(tmp_path):
+def test_data_dir_that_cannot_be_written(tmp_path):
     (tmp_path / "data").touch()
     with pytest.raises(DataError, match="expected to be able to write"):
         FewShapes(data_dir=tmp_path / "data").source("train")

@@ -10,7 +10,7 @@ from dilated_affinity.errors import DataError
 
 
 class Damaged(ListSource):
-    """Labels of the class that is the example's number modulo 3; some cannot be read."""
+    """Examples with the class index modulo 3 in all pixels; some cannot be read."""
 
     def __init__(self, size, bad):
         label = np.ones((4, 5), np.uint8)
@@ -31,14 +31,14 @@ class Damaged(ListSource):
         return super().__getitem__(index)
 
 
-def test_the_next_example_takes_the_place_of_a_bad_one():
+def test_bad_example_is_replaced_by_the_next():
     source = SkippingSource(Damaged(300, {7, 8, 299}))
     assert [source[index]["id"] for index in (6, 7, 8, 9, 299)] == ["6", "9", "9", "9", "0"]
     assert source.skipped == {str(i): f"{i}.png: damaged" for i in (7, 8, 299)}
     assert len(source) == 300 and source.classes is CAMVID and len(source.ids) == 300
 
 
-def test_a_bad_example_is_read_and_named_once(caplog):
+def test_bad_example_is_logged_once(caplog):
     damaged = Damaged(300, {7})
     source = SkippingSource(damaged)
     for _ in range(3):
@@ -47,14 +47,14 @@ def test_a_bad_example_is_read_and_named_once(caplog):
     assert caplog.text.count("7.png: damaged") == 1
 
 
-def test_more_than_one_percent_is_an_error():
+def test_too_many_bad_examples():
     source = SkippingSource(Damaged(200, {1, 2, 50}))
     assert source[1]["id"] == "3"
     with pytest.raises(DataError, match="3 of 200 .* more than 1%. Received last: 50.png"):
         source[50]
 
 
-def test_statistics_are_those_without_the_bad_examples():
+def test_statistics_without_bad_examples():
     source = Damaged(200, {4, 5})
     counted = AffinityStatistics.from_labels(label_readers(SkippingSource(source)), ((1, 1),))
     good = [source[index]["label"] for index in range(200) if index not in source.bad]

@@ -1,4 +1,4 @@
-"""Files made to hurt: what is small on disk and large in memory, waits for ever, or runs code."""
+"""Tests of malicious files: small on disk and large in memory, blocking, or running code."""
 
 import io
 import os
@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import scipy.io
+from helpers.encoding import png_chunk
 from PIL import Image
 
 from dilated_affinity.config import Config
@@ -20,44 +21,44 @@ from dilated_affinity.datasets.voc2012_aug.sbd import decode_sbd
 from dilated_affinity.errors import DataError
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def test_an_image_of_a_few_bytes_and_billions_of_pixels_is_not_decoded(monkeypatch):
+def test_decompression_bomb(monkeypatch):
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(99)))
+    )
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(DataError, match="pixels at most"):
-        decode_image(png + chunk(b"IEND", b""), "x.png")
+        decode_image(png + png_chunk(b"IEND", b""), "x.png")
 
 
-def test_postscript_which_pillow_would_run_is_no_image():
+def test_postscript_is_refused():
     picture = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     assert Image.open(io.BytesIO(picture)).format == "EPS"
     with pytest.raises(DataError, match="x.eps: expected an image file"):
         decode_image(picture, "x.eps")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(DataError, match="a device, pipe or folder"):
         read_bytes(tmp_path / "a.png")
 
 
-def test_a_device_is_not_read():
+def test_device_is_refused():
     with pytest.raises(DataError, match="a device, pipe or folder"):
         read_bytes("/dev/zero")
 
 
-def test_a_file_too_large_for_an_image_is_not_read(tmp_path):
+def test_large_file_is_refused(tmp_path):
     with open(tmp_path / "a.png", "wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(DataError, match=f"{MAX_FILE_BYTES} bytes at most"):
         read_bytes(tmp_path / "a.png")
 
 
-def test_an_archive_that_says_it_holds_more_than_memory_is_refused(tmp_path):
+def test_archive_with_large_member_is_refused(tmp_path):
     member = tarfile.TarInfo("a.png")
     member.size = 2**40
     (tmp_path / "masks.tar").write_bytes(member.tobuf() + bytes(1024))
@@ -65,7 +66,7 @@ def test_an_archive_that_says_it_holds_more_than_memory_is_refused(tmp_path):
         list(MaskFiles(tmp_path / "masks.tar"))
 
 
-def test_a_matlab_file_that_unpacks_to_more_than_memory_is_refused(monkeypatch):
+def test_large_matlab_file_is_refused(monkeypatch):
     file = io.BytesIO()
     mask = np.zeros((2000, 2000), np.uint8)
     scipy.io.savemat(file, {"GTcls": {"Segmentation": mask}}, do_compression=True)
@@ -77,8 +78,8 @@ def test_a_matlab_file_that_unpacks_to_more_than_memory_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("sides", [(2**31 - 1, 2**31 - 1), (-2, -3), (2, 4)])
-def test_a_matlab_array_is_not_of_the_size_it_says(sides):
-    """The first, and flipped bits elsewhere, took SciPy's reader and Python with it."""
+def test_matlab_array_of_wrong_size_is_refused(sides):
+    """The first of these, and flipped bits elsewhere, crashed Python in SciPy's reader."""
     file = io.BytesIO()
     scipy.io.savemat(file, {"GTcls": {"Segmentation": np.ones((2, 3), np.uint8)}})
     data = file.getvalue()
@@ -89,17 +90,17 @@ def test_a_matlab_array_is_not_of_the_size_it_says(sides):
 
 
 @pytest.mark.parametrize("field", [b'"' + b"x" * 200_000 + b'"', b"a\rb\0"])
-def test_what_the_csv_module_refuses_is_a_data_error(field):
+def test_invalid_csv_is_refused(field):
     with pytest.raises(DataError, match=r"classes\.csv"):
         read_class_file(b"index,name\n0," + field + b"\n", "classes.csv")
 
 
-def test_a_number_beyond_floats_is_no_setting(tmp_path):
+def test_setting_beyond_float_range_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(f'{{"config": {{"beta": 1{"0" * 400}}}}}')
     with pytest.raises(DataError, match=r"config\.json: not the configuration of a run"):
         Config.load(tmp_path / "config.json")
 
 
-def test_decoding_the_largest_image_takes_less_than_two_gigabytes():
-    """RGBA, turned upright, RGB in Pillow's four bytes, and an array of three."""
+def test_memory_of_decoding_the_largest_image():
+    """RGBA, rotated, converted to RGB of four bytes in Pillow, and to an array of three."""
     assert images.MAX_PIXELS * (4 + 4 + 4 + 3) < 2e9

@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 import tensorflow_datasets as tfds
+from helpers.encoding import add_file, encoded
 from PIL import Image
 
 from dilated_affinity.datasets import registry
@@ -20,11 +21,7 @@ from dilated_affinity.datasets.voc2012_aug.id_lists import derive_splits, parse_
 from dilated_affinity.datasets.voc2012_aug.sbd import decode_sbd
 from dilated_affinity.errors import ConfigError, DataError
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-MINI = SHARED / "voc2012_mini"
-MASKS = SHARED / "voc2012_masks"
-
-# SBD splits otherwise than VOC: its lists hold VOC's train and val, too, and not all of them.
+# SBD has other splits than VOC: its lists contain some ids of VOC's train and val.
 TRAIN = ("2007_000032", "2008_000008")
 VAL = ("2007_000033", "2008_000009", "2011_000004")
 SBD_TRAIN = ("2008_000008", "2008_000002", "2008_000009")
@@ -36,12 +33,6 @@ def palette_png(mask):
     image = Image.fromarray(mask)
     image.putpalette(VOC2012.color_map().ravel().tolist())
     return encoded(image, "PNG")
-
-
-def encoded(image, image_format, **options):
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
 
 
 def sbd_mat(mask):
@@ -106,9 +97,7 @@ def write_tar(path, files, mode):
             member.type = tarfile.DIRTYPE
             tar.addfile(member)
         for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            add_file(tar, name, data)
 
 
 def write_archives(folder, voc, sbd):
@@ -161,7 +150,7 @@ def test_devkit(devkit_dir, official_files):
     for example in source:
         expected = stored(official_files, example["id"])
         np.testing.assert_array_equal(example["label"], expected)
-        # The official mask was taken where there is one.
+        # The official mask takes precedence.
         assert (example["label"][0] == 255).all() == (example["id"] in TRAIN)
     assert source.classes is VOC2012
     np.testing.assert_array_equal(
@@ -170,7 +159,7 @@ def test_devkit(devkit_dir, official_files):
 
 
 @pytest.mark.parametrize("place", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
-def test_data_dir_may_be_any_of_three_folders(tmp_path, official_files, place):
+def test_data_dir_of_devkit(tmp_path, official_files, place):
     voc, sbd = official_files
     write_files(tmp_path, voc)
     write_files(tmp_path / place, sbd)
@@ -209,7 +198,7 @@ def test_order_over_several_files(archives_dir, tmp_path):
     assert [example["id"] for example in source] == source.ids == list(TRAINAUG)
 
 
-def test_a_devkit_beside_what_tfds_prepared_is_read_in_place(tmp_path, official_files):
+def test_devkit_beside_prepared_data_set(tmp_path, official_files):
     write_archives(tmp_path, *official_files)
     make_builder(data_dir=tmp_path).source("train")
     write_files(tmp_path, *official_files)
@@ -227,7 +216,7 @@ def test_a_devkit_beside_what_tfds_prepared_is_read_in_place(tmp_path, official_
     ],
 )
 def test_tfds_build(archives_dir, tmp_path, arguments):
-    # `tfds build` but for TFDS' main program, which imports Apache Beam for another command.
+    # `tfds build` without TFDS' main program, which imports Apache Beam for another command.
     code = (
         "import sys; from tensorflow_datasets.scripts.cli import build, cli_utils; "
         "cli_utils.make_flags_parser(build.Args, description='')(sys.argv).execute()"
@@ -238,7 +227,7 @@ def test_tfds_build(archives_dir, tmp_path, arguments):
     assert load_source("voc2012_aug", "trainaug", tmp_path).ids == list(TRAINAUG)
 
 
-def test_nothing_is_downloaded_unasked(tmp_path, official_files):
+def test_load_source_does_not_download(tmp_path, official_files):
     with pytest.raises(DataError, match="or what `tfds build` .* Received: none of them$"):
         make_builder(data_dir=tmp_path)
     write_tar(tmp_path / "benchmark.tgz", official_files[1], "w:gz")
@@ -246,9 +235,7 @@ def test_nothing_is_downloaded_unasked(tmp_path, official_files):
         make_builder(data_dir=tmp_path)
 
 
-def test_missing_archives_are_downloaded_from_the_official_addresses(
-    tmp_path, archives_dir, monkeypatch
-):
+def test_download_of_missing_archives(tmp_path, archives_dir, monkeypatch):
     asked = []
 
     def download(self, url):
@@ -264,7 +251,7 @@ def test_missing_archives_are_downloaded_from_the_official_addresses(
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt"])
 @pytest.mark.parametrize("archive", [0, 1])
-def test_members_that_reach_out_are_refused(tmp_path, official_files, name, archive):
+def test_members_outside_the_archive_are_refused(tmp_path, official_files, name, archive):
     contents = [dict(files) for files in official_files]
     contents[archive][name] = b"evil"
     write_archives(tmp_path, *contents)
@@ -287,7 +274,7 @@ def test_links_are_not_followed(tmp_path, official_files):
 
 @pytest.mark.parametrize("archive", ["VOCtrainval_11-May-2012.tar", "benchmark.tgz"])
 @pytest.mark.parametrize("keep", [0, 0.5])
-def test_archives_that_are_cut_off(tmp_path, official_files, archive, keep):
+def test_truncated_archives_are_refused(tmp_path, official_files, archive, keep):
     write_archives(tmp_path, *official_files)
     data = (tmp_path / archive).read_bytes()
     (tmp_path / archive).write_bytes(data[: int(keep * len(data))])
@@ -296,7 +283,7 @@ def test_archives_that_are_cut_off(tmp_path, official_files, archive, keep):
     assert not (tmp_path / "voc2012_aug" / "1.0.0").exists()
 
 
-def test_wrong_masks_are_refused_from_archives_too(tmp_path, official_files):
+def test_invalid_masks_in_archives_are_refused(tmp_path, official_files):
     voc, sbd = map(dict, official_files)
     name = f"VOCdevkit/VOC2012/SegmentationClass/{TRAIN[0]}.png"
     size = Image.open(io.BytesIO(voc[name])).size
@@ -316,19 +303,19 @@ def test_segmentation_class_aug(tmp_path, official_files):
     folder = tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
     folder.mkdir()
     for example in {*TRAIN, *VAL, *SBD_TRAIN, *SBD_VAL}:
-        # Grey or palette; void in the official masks tells which was read.
+        # Grey or palette; void in the official masks shows which was read.
         mask = np.where(stored(official_files, example) == 255, 0, stored(official_files, example))
         Image.fromarray(mask.astype(np.uint8)).save(folder / f"{example}.png")
     source = load_source("voc2012_aug", "trainaug", tmp_path)
     assert source.ids == list(TRAINAUG)
     for example in source:
         np.testing.assert_array_equal(example["label"], stored(official_files, example["id"]))
-    # A list beside VOC's own says which of them count.
+    # A list beside VOC's lists selects the ids.
     lists = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     (lists / "trainaug.txt").write_text("2008_000002\n")
     source = load_source("voc2012_aug", "trainaug", tmp_path)
     assert source.ids == sorted(("2008_000002", *TRAIN))
-    # SBD's own lists count more, and its MATLAB files less, than the PNG.
+    # SBD's lists take precedence over that list, but PNG over SBD's MATLAB files.
     write_files(tmp_path, {name: b"" if "/cls/" in name else sbd[name] for name in sbd})
     source = load_source("voc2012_aug", "trainaug", tmp_path)
     assert source.ids == list(TRAINAUG)
@@ -336,7 +323,7 @@ def test_segmentation_class_aug(tmp_path, official_files):
         np.testing.assert_array_equal(example["label"], stored(official_files, example["id"]))
 
 
-def test_files_that_the_lists_name_must_be_there(devkit_dir):
+def test_missing_files_of_listed_ids(devkit_dir):
     voc = devkit_dir / "VOCdevkit" / "VOC2012"
     (voc / "SegmentationClass" / f"{TRAIN[0]}.png").unlink()
     with pytest.raises(DataError, match=f"{TRAIN[0]}.png: expected a mask .* no such file$"):
@@ -356,7 +343,7 @@ def ids_of(first, count):
     return tuple(f"2008_{index:06d}" for index in range(first, first + count))
 
 
-def test_the_full_set_must_have_10582():
+def test_full_lists_give_10582():
     official = {"train": ids_of(0, 1_464), "val": ids_of(2_000, 1_449)}
     sbd = {*ids_of(100, 1_000), *ids_of(2_100, 500), *ids_of(10_000, 9_118)}
     splits = derive_splits(official, sbd, "voc")
@@ -368,7 +355,7 @@ def test_the_full_set_must_have_10582():
     assert list(derive_splits(official, None, "voc")) == ["train", "val", "trainval"]
 
 
-def test_full_lists_without_sbd_say_so(tmp_path, official_files, monkeypatch):
+def test_full_lists_without_sbd(tmp_path, official_files, monkeypatch):
     for name, value in (("FULL_TRAIN", len(TRAIN)), ("FULL_VAL", len(VAL))):
         monkeypatch.setattr(f"dilated_affinity.datasets.voc2012_aug.id_lists.{name}", value)
     write_files(tmp_path, official_files[0])
@@ -391,7 +378,7 @@ def test_lists():
         derive_splits({}, None, "x")
 
 
-def test_damaged_mat_files_are_one_clear_line():
+def test_damaged_mat_files_are_refused():
     mask = np.random.default_rng(0).integers(0, 21, (20, 30)).astype(np.uint8)
     data = sbd_mat(mask)
     np.testing.assert_array_equal(decode_sbd(data, "x.mat"), mask)
@@ -417,13 +404,13 @@ def test_other_mat_files_are_refused(variables, received):
         decode_sbd(file.getvalue(), "x.mat")
 
 
-@pytest.mark.skipif(not MINI.is_dir(), reason="voc2012_mini is not beside the repository")
-def test_real_labels_equal_the_files():
-    builder = make_builder(data_dir=MINI)
+def test_real_labels_equal_the_files(shared_file):
+    data_dir = shared_file("data/voc2012_mini")
+    builder = make_builder(data_dir=data_dir)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     assert sizes == {"train": 110, "trainaug": 110, "val": 50, "trainval": 160}
     assert builder.source("trainaug").ids == builder.source("train").ids
-    folder = MINI / "VOCdevkit" / "VOC2012"
+    folder = data_dir / "VOCdevkit" / "VOC2012"
     for example in builder.source("trainval"):
         with Image.open(folder / "SegmentationClass" / f"{example['id']}.png") as mask:
             assert mask.mode == "P"
@@ -432,13 +419,13 @@ def test_real_labels_equal_the_files():
             np.testing.assert_array_equal(example["image"], np.asarray(image))
 
 
-@pytest.mark.skipif(not MASKS.is_dir(), reason="voc2012_masks is not beside the repository")
-def test_real_lists_give_10582():
+def test_real_lists_give_10582(shared_file):
+    folder = shared_file("data/voc2012_masks")
     lists = {
-        name: parse_ids((MASKS / f"{name}.txt").read_bytes(), name)
+        name: parse_ids((folder / f"{name}.txt").read_bytes(), name)
         for name in ("trainaug", "official_train", "official_val")
     }
     official = {"train": lists["official_train"], "val": lists["official_val"]}
-    # SBD's ids: those that are not VOC's alone, and some of val, which must go.
+    # SBD's ids: all but some of VOC's train, and some of VOC's val, which are removed.
     sbd = {*lists["trainaug"][:], *lists["official_val"][::2]} - {*lists["official_train"][::3]}
     assert set(derive_splits(official, sbd, "voc")["trainaug"]) == set(lists["trainaug"])

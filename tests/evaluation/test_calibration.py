@@ -76,7 +76,7 @@ def lattice_mean_iou(model, source, refinement, rates, step):
 @pytest.mark.parametrize(
     "refinement", [Refinement(2), Refinement(3, 2.0, 20.0, 0.7, True)], ids=["paper", "symmetric"]
 )
-def test_mean_iou_is_that_of_loops_over_pixels(rates, step, refinement):
+def test_mean_iou_equals_loops_over_pixels(rates, step, refinement):
     model, source = tiny_model(rates), random_examples([(33, 50), (35, 40), (33, 40)])
     predictions = _Predictions.collect(model, source, 10)
     assert predictions.images == 3
@@ -102,7 +102,7 @@ def synthetic(tau, noise=0.4, seed=0):
     return _Predictions(4, 4, rates, [(*arrays, np.ones(labels.shape, bool))])
 
 
-def test_a_shift_of_the_logits_is_undone():
+def test_a_shift_of_the_logits_is_corrected():
     best = {tau: _Fit(synthetic(tau), 10).best() for tau in (0.0, 1.5)}
     (right,) = synthetic(0.0).mean_iou(best[0.0], (10,))
     shifted = synthetic(1.5)
@@ -148,7 +148,7 @@ def test_reliability_counts_pairs():
     np.testing.assert_array_equal(found.same, same)
 
 
-def test_where_nothing_gains_there_are_no_iterations():
+def test_without_a_gain_iterations_are_0():
     """All classes right: nothing can gain, and the worst affinities harm."""
     model = tiny_model(((4, 4),))
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -161,7 +161,7 @@ def test_where_nothing_gains_there_are_no_iterations():
     assert found.to_json()["settings"]["propagation_iterations"] == 0
 
 
-def test_what_was_found_is_compared_with_what_was_given():
+def test_found_settings_are_compared_with_given_ones():
     model, source = tiny_model(((4, 4), (4, 8))), random_examples([(33, 50), (35, 40)])
     given = Refinement(6, 3.0, 9.0, 0.1)
     found = calibrate(model, source, given)
@@ -185,7 +185,7 @@ def test_images_are_drawn_evenly_and_large_ones_are_fewer(monkeypatch):
     assert _Predictions.collect(model, source, 9).images == 3
 
 
-def test_what_cannot_be_calibrated():
+def test_invalid_calibrations_are_refused():
     source, model = random_examples([(33, 50)]), tiny_model(((4, 4),))
     with pytest.raises(ConfigError, match="without affinity"):
         calibrate(DeepLabV3Plus(4, None, "tiny", weights=None), source)
@@ -199,7 +199,7 @@ def test_what_cannot_be_calibrated():
         calibrate(model, void)
 
 
-def test_training_ends_with_it_and_every_command_uses_it(tmp_path):
+def test_training_ends_with_calibration_and_commands_use_it(tmp_path):
     config = tiny_config(write_camvid(tmp_path / "camvid"), calibrate="training", rates="4,8")
     train(config, tmp_path / "run")
     content = load_calibration(tmp_path / "run")
@@ -220,11 +220,11 @@ def test_training_ends_with_it_and_every_command_uses_it(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"calibrate": "none"}, {"objective": "none"}, {"postprocess": "none"}]
+    [{"calibrate": "none"}, {"objective": "none"}, {"refine": "none"}]
     + [{"propagation_iterations": 0}],
     ids=str,
 )
-def test_training_does_not_calibrate_what_is_not_refined(tmp_path, settings):
+def test_training_without_refinement_does_not_calibrate(tmp_path, settings):
     settings = {"calibrate": "training", "train_steps": 1, "validate_every": 1, **settings}
     train(tiny_config(write_camvid(tmp_path / "camvid"), **settings), tmp_path / "run")
     assert load_calibration(tmp_path / "run") is None
@@ -252,7 +252,7 @@ def test_a_damaged_calibration_is_named(tmp_path, content):
         load_run(model_dir)
 
 
-def test_the_command(tmp_path):
+def test_calibrate_main(tmp_path):
     config, model_dir = write_run(tmp_path, rates="4,8")
     result = command(
         "calibrate_main",

@@ -1,13 +1,17 @@
+"""Evaluation and prediction with a dense CRF in the place of propagation."""
+
 import numpy as np
 import pytest
 from helpers.tiny import NUM_CLASSES, ListSource, tiny_config
 
 from dilated_affinity.baselines.crf import DenseCRF
 from dilated_affinity.datasets.classes import CAMVID
-from dilated_affinity.evaluation.crf import CRFPredictor, dense_crf_of, evaluate_crf
+from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.evaluation.metrics import BoundaryIoU, MeanIoU
+from dilated_affinity.evaluation.search import search_refinement
 from dilated_affinity.inference.files import predict_examples
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.models.from_config import build_model
 
@@ -22,8 +26,7 @@ def model():
     return model
 
 
-@pytest.fixture(scope="module")
-def source():
+def random_source(sizes):
     rng = np.random.default_rng(6)
     examples = [
         {
@@ -31,27 +34,26 @@ def source():
             "label": rng.choice([0, 3, 7, 255], size).astype(np.uint8),
             "id": f"image{index}",
         }
-        for index, size in enumerate([(33, 41), (29, 35), (33, 41)])
+        for index, size in enumerate(sizes)
     ]
     return ListSource(examples, CAMVID)
 
 
-def test_the_settings_of_a_run_make_its_crf():
-    assert dense_crf_of(tiny_config(".")) == DenseCRF()
-    config = tiny_config(".", crf_iterations=3, crf_bilateral_rgb=5.0)
-    assert dense_crf_of(config) == DenseCRF(iterations=3, bilateral_rgb=5.0)
+@pytest.fixture(scope="module")
+def source():
+    return random_source([(33, 41), (29, 35), (33, 41)])
 
 
 def test_evaluation_measures_before_and_after(model, source):
     crf = DenseCRF(iterations=2, bilateral_rgb=60.0)
-    result = evaluate_crf(model, source, crf, workers=1)
-    assert (result.iterations, result.refine_with) == ((0, 2), "crf")
+    result = evaluate(model, source, (0, 2), refinement=crf)
+    assert (result.iterations, result.refine, result.affinity_source) == ((0, 2), "crf", None)
     plain = evaluate(model, source, (0,))
     np.testing.assert_allclose(result.class_iou[0], plain.class_iou[0])
     assert result.pixel_accuracy[0] == plain.pixel_accuracy[0]
     metric = MeanIoU(NUM_CLASSES)
     boundaries = BoundaryIoU(NUM_CLASSES), BoundaryIoU(NUM_CLASSES)
-    predictor = CRFPredictor(model, crf)
+    predictor = Predictor(model, refinement=crf)
     for index in range(len(source)):
         label, prediction = source[index]["label"], predictor(source[index]["image"])
         metric.update_state(label[np.newaxis], prediction.labels[np.newaxis])
@@ -64,12 +66,33 @@ def test_evaluation_measures_before_and_after(model, source):
     both = ~np.isnan(before) & ~np.isnan(after)
     np.testing.assert_allclose(result.boundary_iou, (before[both].mean(), after[both].mean()))
     assert not np.array_equal(result.class_iou[0], result.class_iou[1], equal_nan=True)
-    assert "crf" in result.table().lower()
+    assert "columns: iterations of a dense CRF\n" in result.table()
 
 
-def test_predictions_hold_what_they_came_from(model, source):
+def test_a_column_for_each_number_of_iterations(model, source):
+    both = evaluate(model, source, (1, 3), refinement=DenseCRF(bilateral_rgb=60.0))
+    for row, count in enumerate((1, 3)):
+        crf = DenseCRF(iterations=count, bilateral_rgb=60.0)
+        alone = evaluate(model, source, count, refinement=crf)
+        np.testing.assert_array_equal(both.class_iou[row], alone.class_iou[0])
+
+
+@pytest.mark.slow
+def test_several_processes_measure_the_same(model):
+    """With more images than one process refines by itself, labels and predictions stay paired."""
+    many = random_source([(33, 41), (29, 35)] * 5)
+    crf = DenseCRF(iterations=1, bilateral_rgb=60.0)
+    together = evaluate(model, many, 1, refinement=crf)
+    predictor, metric = Predictor(model, refinement=crf), MeanIoU(NUM_CLASSES)
+    for index in range(len(many)):
+        predicted = predictor(many[index]["image"]).labels
+        metric.update_state(many[index]["label"][np.newaxis], predicted[np.newaxis])
+    np.testing.assert_array_equal(together.class_iou[0], metric.class_iou())
+
+
+def test_predictions_keep_unrefined_labels_and_affinity(model, source):
     image = source[0]["image"]
-    prediction = CRFPredictor(model, DenseCRF(bilateral_rgb=60.0))(image)
+    prediction = Predictor(model, refinement=DenseCRF(bilateral_rgb=60.0))(image)
     plain = Predictor(model)(image)
     np.testing.assert_array_equal(prediction.unrefined, plain.unrefined)
     np.testing.assert_array_equal(prediction.affinity, plain.affinity)
@@ -78,7 +101,14 @@ def test_predictions_hold_what_they_came_from(model, source):
 
 
 def test_files_are_written_for_each_image_in_order(model, source, tmp_path):
-    predictor = CRFPredictor(model, DenseCRF(iterations=1), workers=1)
+    predictor = Predictor(model, 1, "crf")
     written = predict_examples(predictor, source, tmp_path).written
     assert [path.name for path in written] == [f"image{index}_labels.png" for index in range(3)]
     assert len(list(tmp_path.glob("*_comparison.png"))) == 3
+
+
+def test_a_crf_is_neither_exported_nor_searched(model, source):
+    with pytest.raises(ConfigError, match="cannot be a part of a Keras model or an export"):
+        inference_model(model, refinement="crf")
+    with pytest.raises(ConfigError, match="settings of propagation. Received: refinement='crf'"):
+        search_refinement(model, source, refinement="crf")

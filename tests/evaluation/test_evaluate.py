@@ -14,8 +14,10 @@ from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.evaluate import Evaluation, class_iou, evaluate
 from dilated_affinity.evaluation.metrics import mean_over_classes
 from dilated_affinity.evaluation.search import search_refinement
+from dilated_affinity.inference.network import logits_fn
 from dilated_affinity.inference.padding import pad_to
-from dilated_affinity.inference.predictor import Predictor, logits_fn
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
 from dilated_affinity.report import measure
 
@@ -78,11 +80,11 @@ def iou(confusion):
     return np.where(confusion.sum(1) > 0, np.diag(confusion) / np.maximum(union, 1), np.nan)
 
 
-@pytest.mark.parametrize("refine_with", ["prediction", "ground_truth"])
-def test_equals_image_by_image_measurement(model, source, refine_with):
+@pytest.mark.parametrize("affinity_source", ["predicted", "ground_truth"])
+def test_equals_image_by_image_measurement(model, source, affinity_source):
     iterations = (0, 1, 3)
-    result = evaluate(model, source, iterations, refine_with)
-    expected = expected_confusions(model, source, iterations, refine_with == "ground_truth")
+    result = evaluate(model, source, iterations, affinity_source)
+    expected = expected_confusions(model, source, iterations, affinity_source == "ground_truth")
     for row, count in enumerate(iterations):
         np.testing.assert_allclose(result.class_iou[row], iou(expected[count]), atol=1e-12)
         accuracy = np.trace(expected[count]) / expected[count].sum()
@@ -104,7 +106,7 @@ def test_a_class_never_seen_is_left_out_and_named(model, source):
 def test_means_are_over_the_classes_of_the_labels():
     ious = np.array([[0.6, 0.4, np.nan], [0.5, 0.0, np.nan]])
     names = ("sky", "road", "ghost")
-    result = Evaluation(1, names, (0, 1), "prediction", ious, (0.5, 0.5), (0.5, 0.5))
+    result = Evaluation(1, names, (0, 1), "predicted", ious, (0.5, 0.5), (0.5, 0.5))
     assert result.mean_iou == pytest.approx((0.5, 0.25))
     assert result.absent_classes == ("ghost",)
 
@@ -164,7 +166,7 @@ def test_affinity_accuracy_is_counted_over_existing_pairs(model, source):
     assert result.affinity_accuracy_by_rate[0] == pytest.approx(right / existing)
 
 
-def test_class_iou_agrees_with_zero_iterations(model, source):
+def test_class_iou_equals_zero_iterations(model, source):
     np.testing.assert_allclose(
         class_iou(logits_fn(model), source), evaluate(model, source, (0,)).class_iou[0]
     )
@@ -177,12 +179,12 @@ def test_json_holds_plain_numbers(model, source):
 
 
 @pytest.mark.parametrize("iterations", [(), (1, 0), (1, 1), (-1, 0)])
-def test_iterations_that_make_no_sense_are_refused(model, source, iterations):
+def test_invalid_iterations_are_refused(model, source, iterations):
     with pytest.raises(ConfigError, match="iterations"):
         evaluate(model, source, iterations)
 
 
-def test_padding_reaches_neither_pooling_nor_propagation_nor_the_metric(source):
+def test_padding_does_not_affect_network_propagation_or_metrics(source):
     """Images after the first lie on a canvas that is larger; alone they are not padded."""
     model = DeepLabV3Plus(4, RATES, "tiny", 16, weights=None, filters=8)
     model.get_layer("semantic_logits").kernel.assign(30 * model.get_layer("semantic_logits").kernel)
@@ -207,20 +209,20 @@ def test_padding_reaches_neither_pooling_nor_propagation_nor_the_metric(source):
     assert np.abs(difference).max() > 1e-3, "a network that would not notice padding tests nothing"
 
 
-def test_scales_flip_and_window_are_those_of_the_network(model, source):
-    views = {"scales": (0.5, 1.0), "flip": True, "window": 12}
-    predict = logits_fn(model, **views)
+def test_evaluation_averages_over_views(model, source):
+    views = Views(scales=(0.5, 1.0), flip=True, window=12)
+    predict = logits_fn(model, views)
     confusion = np.zeros((4, 4), int)
     for index in range(len(source)):
         label = source[index]["label"]
         predicted = np.argmax(predict(source[index]["image"][np.newaxis])["semantic"], axis=-1)[0]
         np.add.at(confusion, (label[label != 255], predicted[label != 255]), 1)
-    result = evaluate(model, source, (0,), **views)
+    result = evaluate(model, source, (0,), views=views)
     np.testing.assert_allclose(result.class_iou[0], iou(confusion), atol=1e-12)
     assert result.mean_iou != evaluate(model, source, (0,)).mean_iou
 
 
-def test_a_model_without_affinity_is_measured_unrefined_only(source):
+def test_a_model_without_affinity_is_evaluated_without_refinement(source):
     plain = DeepLabV3Plus(4, None, "mobilenet_v2_0.35", weights=None, filters=8)
     assert evaluate(plain, source, (0,)).to_json().get("affinity_accuracy") is None
     with pytest.raises(ConfigError, match="without affinity"):

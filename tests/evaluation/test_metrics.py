@@ -131,7 +131,7 @@ def test_mean_iou_with_another_void_label(labels, predictions, void):
 
 
 @pytest.mark.parametrize("predicted", [CLASSES, 255, -1])
-def test_a_prediction_outside_the_classes_never_counts_as_another_cell(predicted):
+def test_a_prediction_outside_the_classes_is_left_out(predicted):
     """It may be refused or be left out, but not fall into the next row of the matrix."""
     metric = MeanIoU(CLASSES)
     try:
@@ -142,7 +142,7 @@ def test_a_prediction_outside_the_classes_never_counts_as_another_cell(predicted
     assert matrix[2, 2] == 1 and matrix.sum() == 1
 
 
-def test_a_label_outside_the_classes_never_counts_as_another_cell():
+def test_a_label_outside_the_classes_is_left_out():
     metric = MeanIoU(CLASSES)
     try:
         metric.update_state([[[CLASSES, 2]]], [[[1, 2]]])
@@ -192,7 +192,7 @@ def test_counts_in_two_words_are_those_in_one(monkeypatch, count):
     np.testing.assert_allclose(accuracy.result(), (count + 2) / (count + 3), rtol=1e-6)
 
 
-def test_reset_forgets(labels, predictions):
+def test_reset_state(labels, predictions):
     metric = MeanIoU(CLASSES)
     metric.update_state(labels, predictions)
     metric.reset_state()
@@ -244,7 +244,7 @@ def test_a_perfect_prediction_has_boundary_iou_1(labels):
     assert float(metric.result()) == 1
 
 
-def test_the_image_border_makes_no_boundary():
+def test_the_image_border_is_no_boundary():
     metric = BoundaryIoU(2)
     metric.update_state(np.zeros((1, 9, 9), int), np.zeros((1, 9, 9), int))
     assert not np.any(metric.regions)
@@ -350,7 +350,7 @@ def test_affinity_accuracy_of_half_precision_logits(affinity, dtype):
 
 @pytest.mark.parametrize("size", [(17, 25), (16, 22), (19, 27), (2, 1)], ids=str)
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
-def test_affinity_accuracy_of_small_logits_counts_the_pixels_they_stand_on(size, padding):
+def test_affinity_accuracy_at_a_stride_counts_the_pixels_of_the_grid(size, padding):
     """There resized logits are the small ones; all other pixels are made void."""
     rates, stride = ((1, 1), (2, 3)), 4
     rng = np.random.default_rng(5)
@@ -393,7 +393,7 @@ METRICS = [
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)
-def test_keras_serialisation(metric):
+def test_keras_serialization(metric):
     again = keras.metrics.deserialize(keras.metrics.serialize(metric))
     assert type(again) is type(metric)
     assert again.get_config() == metric.get_config()
@@ -432,7 +432,7 @@ def test_settings_out_of_range_are_refused(build):
         (AffinityAccuracy(RATES), (1, 4, 4, 24), (1, 4, 4, 8)),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(metric, y_true, y_pred):
+def test_mismatched_shapes_are_refused(metric, y_true, y_pred):
     with pytest.raises(ValueError, match="Received"):
         metric.update_state(np.zeros(y_true, int), np.zeros(y_pred, np.float32))
 
@@ -445,7 +445,7 @@ def two_headed_model():
     return keras.Model(inputs, {"semantic": semantic, "affinity": affinity})
 
 
-def test_compiled_metrics_and_losses_reach_their_heads(labels, affinity):
+def test_compile_and_fit_with_metrics_and_losses_of_both_heads(labels, affinity):
     targets, logits = affinity
     scores = np.random.default_rng(1).normal(size=(*labels.shape, CLASSES)).astype(np.float32)
     statistics = AffinityStatistics.from_labels(labels, RATES)

@@ -47,7 +47,7 @@ def search(model, source):
 @pytest.mark.parametrize(
     "refinement", [Refinement(10, 2.0, 7.0), Refinement(10, 9.0, 50.0, 0.5, True)], ids=str
 )
-def test_every_combination_is_what_evaluating_it_gives(model, source, search, refinement):
+def test_every_combination_equals_its_evaluation(model, source, search, refinement):
     expected = evaluate(model, source, (0, 1, 4), refinement=refinement).mean_iou
     row = search.mean_iou[search.refinements.index(refinement)]
     np.testing.assert_allclose(row, expected, rtol=1e-12)
@@ -72,7 +72,7 @@ def test_the_best_combination_is_named_in_flags():
     )
 
 
-def test_where_nothing_helps_the_best_is_not_to_propagate():
+def test_without_a_gain_the_best_has_0_iterations():
     values = np.array([[0.5, 0.5], [0.5, 0.4]])
     search = RefinementSearch(3, (0, 2), (Refinement(), Refinement(mu=50.0)), values)
     assert search.best.iterations == 0

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import report
+from experiments.paper_tables import TABLES, Row, Table
 from experiments.plots import accuracy_figure, mean_accuracy
-from experiments.tables import Records, Row, Summary, Table, markdown
+from experiments.report import figure_sections, table_sections
+from experiments.tables import Records, Summary, filled
 from experiments.variants import VARIANTS
 
 TABLE = Table(
-    "example",
     "An example",
     "voc2012_aug",
     (
@@ -18,12 +18,13 @@ TABLE = Table(
         Row("second", "aaf"),
         Row("refined", "deeplab", ("crf", None), 78.6),
     ),
+    "Notes.",
 )
 
 
 def write(folder, variant, seed, mean_iou, scale="small", **evaluations):
     evaluation = {
-        "prediction": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
+        "predicted": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
         **evaluations,
     }
     record = {
@@ -42,7 +43,7 @@ def accuracies(seed):
     return {"rates": [[4, 4], [6, 12]], "by_rate_and_count": table}
 
 
-def test_summary_equals_scipy():
+def test_summary_agrees_with_scipy():
     values = [3.0, 4.5, 9.0, 2.0]
     summary = Summary.of(values)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
@@ -53,31 +54,31 @@ def test_summary_equals_scipy():
     assert Summary.of([3.0]) == Summary(1, 3.0, None, None)
 
 
-def test_a_cell_compares_runs_of_the_same_seed(tmp_path):
+def test_cell_compares_runs_of_the_same_seed(tmp_path):
     for seed, value in ((0, 0.50), (1, 0.60), (2, 0.40)):
         write(tmp_path, "deeplab", seed, value)
     for seed, value in ((1, 0.62), (2, 0.41), (7, 0.90)):
         write(tmp_path, "aaf", seed, value)
     difference = [2.0, 1.0]
     low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
-    lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
+    lines = filled(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
     assert lines[2] == "| first | 77.93 | 50.00 ± 10.00 (3 seeds) |"
     interval = f"[{low:+.2f}, {high:+.2f}]"
     assert lines[3] == f"| second |  | 64.33 ± 24.58 (3 seeds); +1.50 {interval} (2 seeds) |"
 
 
-def test_a_difference_of_fewer_seeds_says_so(tmp_path):
+def test_cell_counts_the_seeds_of_a_difference_over_fewer(tmp_path):
     write(tmp_path, "deeplab", 0, 0.50)
     for seed, value in ((0, 0.49), (1, 0.60)):
         write(tmp_path, "aaf", seed, value)
-    lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
+    lines = filled(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
     assert lines[3] == "| second |  | 54.50 ± 7.78 (2 seeds); -1.00 (1 seed) |"
 
 
-def test_a_cell_without_runs_says_so(tmp_path):
+def test_cell_without_runs_says_not_run(tmp_path):
     write(tmp_path, "deeplab", 0, 0.5)
     settings = [("voc2012_aug", "paper"), ("camvid", "small")]
-    lines = markdown(TABLE, Records(tmp_path), settings).splitlines()
+    lines = filled(TABLE, Records(tmp_path), settings).splitlines()
     assert (
         lines[0]
         == "|  | paper, voc2012_aug | ours, voc2012_aug paper | ours, camvid small, 2 images |"
@@ -89,9 +90,9 @@ def test_a_cell_without_runs_says_so(tmp_path):
     ]
 
 
-def test_a_table_has_no_column_in_which_nothing_was_run(tmp_path):
+def test_table_omits_columns_without_runs(tmp_path):
     write(tmp_path, "deeplab", 0, 0.5)
-    written = report.sections(tmp_path)
+    written = table_sections(tmp_path)
     heads = {
         title: table.splitlines()[0] for title, table in zip(*[iter(written)] * 2, strict=True)
     }
@@ -100,9 +101,9 @@ def test_a_table_has_no_column_in_which_nothing_was_run(tmp_path):
     assert own not in heads["### Table 1, weightings of the affinity loss"]
 
 
-def test_the_refined_column_of_a_record(tmp_path):
+def test_row_can_show_the_last_number_of_a_record(tmp_path):
     write(tmp_path, "deeplab", 0, 0.5, crf={"iterations": [0, 10], "mean_iou": [0.5, 0.55]})
-    lines = markdown(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
+    lines = filled(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
     assert lines[4] == "| refined | 78.60 | 55.00 (1 seed); +5.00 |"
 
 
@@ -124,17 +125,14 @@ def test_affinity_accuracy_is_averaged_over_seeds(tmp_path):
     np.testing.assert_allclose(panels[2].lines[0].get_ydata()[4:], accuracy[:, 4:].mean(axis=0))
 
 
-@pytest.mark.parametrize("table", report.TABLES, ids=lambda table: table.name)
-def test_every_row_has_runs_of_its_name(table):
-    for row in table.rows:
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_has_a_variant_that_is_evaluated_so(name):
+    for row in TABLES[name].rows:
         variant = VARIANTS[row.variant]
-        assert row.measured[0] in ("prediction", "crf") or variant.has_affinity
-    # The docstring and the rows state the same numbers of the paper.
-    text = getattr(report, table.name).__doc__
-    assert all(f"{row.paper:.2f}" in text for row in table.rows if row.paper is not None)
+        assert row.measured[0] in ("predicted", "crf") or variant.has_affinity
 
 
-def test_the_report_of_nothing_says_that_nothing_was_run(tmp_path):
-    text = "\n".join([*report.sections(tmp_path), *report.figures(tmp_path)])
-    paper_columns = sum(len(table.rows) for table in report.TABLES)
+def test_results_without_records_say_not_run(tmp_path):
+    text = "\n".join([*table_sections(tmp_path), *figure_sections(tmp_path)])
+    paper_columns = sum(len(table.rows) for table in TABLES.values())
     assert text.count("not run") == paper_columns and text.count("Not run.") == 2

@@ -15,7 +15,7 @@ from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.export import export, formats
 from dilated_affinity.export.export import export_model
 from dilated_affinity.export.formats import FORMATS, METADATA, Format
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 BARE = """
@@ -82,13 +82,13 @@ def test_a_saved_model_needs_tensorflow_alone(model, saved_model, tmp_path):
         assert_agrees(received[name], expected)
 
 
-def test_refinement_is_part_of_it(model, loaded):
+def test_an_export_refines(model, loaded):
     refined = loaded.serve(IMAGES)["labels"]
     unrefined = inference_model(model, iterations=0)(IMAGES)["labels"]
     assert (np.asarray(refined) != np.asarray(unrefined)).mean() > 0.01
 
 
-def test_a_saved_model_keeps_what_it_is_told(saved_model):
+def test_a_saved_model_stores_its_metadata(saved_model):
     assert json.loads((saved_model / METADATA).read_text()) == {"classes": ["road", "sky"]}
 
 
@@ -102,7 +102,7 @@ def test_a_saved_model_keeps_what_it_is_told(saved_model):
     ],
     ids=lambda wrong: str(wrong.shape),
 )
-def test_a_signature_refuses_what_is_no_batch_of_rgb_images(loaded, wrong):
+def test_a_signature_refuses_other_shapes(loaded, wrong):
     with pytest.raises(tf.errors.InvalidArgumentError, match="images must be RGB of shape"):
         loaded.signatures["serving_default"](images=tf.constant(wrong))
 
@@ -215,7 +215,9 @@ def make_faulty(monkeypatch, fault):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_differs_from_the_model_does_not_stay(model, tmp_path, monkeypatch, fault, message):
+def test_an_export_that_differs_from_the_model_is_removed(
+    model, tmp_path, monkeypatch, fault, message
+):
     make_faulty(monkeypatch, fault)
     with pytest.raises(RunError, match=message):
         export_model(model, tmp_path / "model.keras", IMAGE, "keras", iterations=1)
@@ -240,7 +242,9 @@ def of_another_channel(outputs):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_bfloat16_does_not_explain_does_not_stay(model, tmp_path, monkeypatch, fault, message):
+def test_a_larger_difference_than_of_bfloat16_is_refused(
+    model, tmp_path, monkeypatch, fault, message
+):
     make_faulty(monkeypatch, fault)
     with pytest.raises(RunError, match=message):
         export_model(model, tmp_path / "model.keras", IMAGE, "keras", 1, mixed_precision="bfloat16")
@@ -260,7 +264,7 @@ def test_a_failed_export_leaves_an_earlier_one(saved_model, model, monkeypatch):
     assert (saved_model / METADATA).is_file()
 
 
-def test_never_overwrites_unasked(model, tmp_path):
+def test_existing_output_is_not_overwritten_by_default(model, tmp_path):
     path = tmp_path / "model.keras"
     path.write_text("mine")
     with pytest.raises(DataError, match="model.keras: exists already"):
@@ -310,11 +314,14 @@ def test_overwrites_an_earlier_export_but_no_other_folder(model, tmp_path):
         ({"self_weight": -1.0}, "self_weight must be at least 0"),
         ({"image": np.zeros((40, 50, 3), "float32")}, "uint8 RGB .* Received: float32"),
         ({"image": np.zeros((40, 50, 4), "uint8")}, r"Received: uint8 of shape \(40, 50, 4\)"),
-        ({"refinement": "fast"}, "refinement must be one of exact, decoder_stride, early_stop"),
+        (
+            {"refinement": "fast"},
+            "refinement must be one of none, propagation, propagation_decoder_stride",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_settings_that_make_no_sense(model, tmp_path, arguments, message):
+def test_invalid_settings_are_refused(model, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
         export_model(model, **{"output": tmp_path / "model", "image": IMAGE, **arguments})
     assert list(tmp_path.iterdir()) == []
@@ -388,7 +395,7 @@ with tf.device("CPU:1"):  # in the place of a GPU
 """
 
 
-def test_what_is_compared_is_computed_on_the_processor_in_full_precision(tmp_path):
+def test_the_comparison_uses_the_cpu_and_float32(tmp_path):
     """On a GPU the model would round to TF32, and LiteRT and ONNX on the processor not."""
     done = subprocess.run(
         [sys.executable, "-c", ON_ANOTHER_DEVICE, str(tmp_path)],

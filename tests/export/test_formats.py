@@ -12,7 +12,7 @@ from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.export import export
 from dilated_affinity.export.export import export_model
 from dilated_affinity.export.formats import FORMATS
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
@@ -79,7 +79,7 @@ def test_the_runtime_without_tensorflow(model, tmp_path):
     assert_agrees(received, {name: expected[name] for name in ("labels", "probabilities")})
 
 
-VARIANTS = {"decoder_stride": "decoder_stride", "early_stop": EarlyStop(1, 0.05)}
+METHODS = {"decoder_stride": "propagation_decoder_stride", "early_stop": EarlyStop(1, 0.05)}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ VARIANTS = {"decoder_stride": "decoder_stride", "early_stop": EarlyStop(1, 0.05)
         pytest.param("litert", ".tflite", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("refinement", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("refinement", METHODS.values(), ids=METHODS)
 def test_other_refinements(tmp_path, request, format, suffix, refinement):
     if format == "onnx":
         request.getfixturevalue("onnx_runtime")
@@ -110,7 +110,7 @@ def test_other_refinements(tmp_path, request, format, suffix, refinement):
     ("format", "suffix", "known"),
     [("onnx", ".onnx", "none, float16"), ("litert", ".tflite", "none")],
 )
-def test_precisions_that_runtimes_lack(model, tmp_path, monkeypatch, format, suffix, known):
+def test_unsupported_precisions_are_refused(model, tmp_path, monkeypatch, format, suffix, known):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     message = f"of the format {format} must be one of {known}. Received: .*'bfloat16'"
     with pytest.raises(ConfigError, match=message):
@@ -129,7 +129,7 @@ def test_precisions_that_runtimes_lack(model, tmp_path, monkeypatch, format, suf
     ],
     ids=["operations", "another"],
 )
-def test_what_the_converter_refuses(model, tmp_path, monkeypatch, raised, message):
+def test_a_refusal_of_the_converter_is_reported(model, tmp_path, monkeypatch, raised, message):
     def refuse(*_, **__):
         raise RuntimeError(raised)
 
@@ -141,7 +141,7 @@ def test_what_the_converter_refuses(model, tmp_path, monkeypatch, raised, messag
 
 
 @pytest.mark.parametrize("jit_compile", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_other_converters_know_all_of_a_saved_model(model, tmp_path, jit_compile):
+def test_other_converters_accept_a_saved_model(model, tmp_path, jit_compile):
     export_model(model, tmp_path / "model", IMAGE, **SETTINGS, jit_compile=jit_compile)
     converted = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "model")).convert()
     predict = tf.lite.Interpreter(model_content=converted).get_signature_runner("serving_default")
@@ -197,7 +197,7 @@ def test_quantized(tmp_path, quantization, iterations, most):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_quantization_that_makes_no_sense(model, tmp_path, arguments, message):
+def test_invalid_quantization_is_refused(model, tmp_path, arguments, message):
     given = {"quantization": "int8", "iterations": 0, "calibration_images": CALIBRATION}
     given = {"format": "litert", **given, **arguments}
     suffix = FORMATS[given["format"]].suffix
@@ -206,7 +206,7 @@ def test_quantization_that_makes_no_sense(model, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quantized_model_too_far_away_does_not_stay(model, tmp_path, monkeypatch):
+def test_a_quantized_model_that_differs_too_much_is_refused(model, tmp_path, monkeypatch):
     monkeypatch.setitem(export.QUANTIZED_TOLERANCES, "float16", 1e-9)
     with pytest.raises(RunError, match="probabilities of the litert .* to within 1e-09"):
         export_model(

@@ -11,7 +11,7 @@ from keras import layers
 
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.export.graph_transforms import fold_batch_norm, in_mixed_precision
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((4, 8),)
@@ -60,7 +60,7 @@ def assert_same(received, expected):
         pytest.param("resnet_v1_50_beta", {}, marks=pytest.mark.slow),
     ],
 )
-def test_no_batch_norm_is_left_and_the_logits_stay(backbone, options):
+def test_all_batch_norm_is_folded_with_equal_logits(backbone, options):
     model = build(backbone, **options)
     folded = fold_batch_norm(model)
     assert batch_norms(model) > 10 and batch_norms(folded) == 0
@@ -68,7 +68,7 @@ def test_no_batch_norm_is_left_and_the_logits_stay(backbone, options):
     assert_same(folded(batch), model(batch))
 
 
-def test_names_stay_and_a_file_brings_it_back(tmp_path):
+def test_a_folded_model_keeps_names_and_can_be_saved(tmp_path):
     model = build()
     folded = fold_batch_norm(model)
     assert folded.name == model.name and folded.output_names == model.output_names
@@ -81,7 +81,7 @@ def test_names_stay_and_a_file_brings_it_back(tmp_path):
     assert_same(loaded(batch), model(batch))
 
 
-def test_weights_are_its_own():
+def test_a_folded_model_has_its_own_weights():
     model = build()
     folded = fold_batch_norm(model)
     batch = images(1, 40, 50)
@@ -90,13 +90,13 @@ def test_weights_are_its_own():
     assert_same(folded(batch), before)
 
 
-def test_a_compiled_model_is_folded_into_one_that_is_not():
+def test_folding_a_compiled_model_gives_an_uncompiled_one():
     model = build()
     model.compile("sgd", {"semantic": "mse", "affinity": "mse"})
     assert not fold_batch_norm(model).compiled
 
 
-def test_with_propagation_inside_or_around():
+def test_folding_with_propagation_inside_or_outside():
     model = build(propagation_iterations=2)
     folded = fold_batch_norm(model)
     batch = images(1, 40, 50)
@@ -225,7 +225,7 @@ def alone(inputs):
         alone,
     ],
 )
-def test_what_cannot_be_folded_stays(build):
+def test_other_batch_norm_is_kept(build):
     assert_folds(small(build), left=1)
 
 
@@ -233,7 +233,7 @@ def test_what_cannot_be_folded_stays(build):
 
 
 @pytest.mark.parametrize("mixed_precision", ["bfloat16", "float16"])
-def test_the_network_computes_in_it_and_the_ends_do_not(mixed_precision):
+def test_only_the_network_computes_in_mixed_precision(mixed_precision):
     model = build()
     mixed = in_mixed_precision(model, mixed_precision)
     computed = {
@@ -265,7 +265,7 @@ def test_bfloat16_rounds_and_float32_does_not():
     assert {layer.compute_dtype for layer in all_layers(restored)} == {"float32"}
 
 
-def test_a_mixed_model_without_affinity_survives_a_file(tmp_path):
+def test_a_mixed_model_without_affinity_can_be_saved(tmp_path):
     mixed = in_mixed_precision(fold_batch_norm(build(rates=None)), "bfloat16")
     mixed.save(tmp_path / "mixed.keras")
     loaded = keras.models.load_model(tmp_path / "mixed.keras")

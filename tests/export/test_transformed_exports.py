@@ -9,7 +9,7 @@ from helpers.exports import IMAGE, IMAGES, assert_agrees, small_model
 
 from dilated_affinity.export import graph_transforms
 from dilated_affinity.export.export import export_model
-from dilated_affinity.inference.predictor import inference_model
+from dilated_affinity.inference.model import inference_model
 
 
 @pytest.fixture(scope="module")

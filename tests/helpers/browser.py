@@ -1,4 +1,4 @@
-"""A headless Chromium that talks to nobody; the test skips where none is installed."""
+"""A headless Chromium without network access; tests are skipped if it is not installed."""
 
 import contextlib
 import shutil
@@ -25,7 +25,7 @@ def chromium(profile):
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
     if not browser or not driver:
-        pytest.skip("chromium and chromedriver are not on this machine")
+        pytest.skip("chromium and chromedriver are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for option in (*_OPTIONS, f"--user-data-dir={profile}"):
@@ -34,7 +34,7 @@ def chromium(profile):
     session = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
         session.get("about:blank")
-        session.get_log("performance")  # forgets the browser's own start page
+        session.get_log("performance")  # drops the log of the browser's start page
         yield session
     finally:
         session.quit()

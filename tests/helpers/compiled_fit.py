@@ -1,7 +1,7 @@
-"""All public losses, metrics and layers in one `fit`, on a model whose outputs are known.
+"""All public losses, metrics and layers in one `fit`, on a model with known outputs.
 
-Its only trained layer begins as the identity, so that channels of the input are logits and every
-value of the first step can be computed apart.
+Its only trained layer is initially the identity, so that channels of the input are logits and all
+values of the first step can be computed by loops.
 """
 
 import keras
@@ -30,7 +30,7 @@ SIZE = (9, 13)
 STRIDE = 4
 ITERATIONS = 3
 DISTANCE = 2
-"""Of boundary regions: `DILATION` of the diagonal of `SIZE`."""
+"""Width of boundary regions: `DILATION` times the diagonal of `SIZE`."""
 
 DILATION = 0.1
 
@@ -67,7 +67,7 @@ def _model():
         "resized": AlignedResize(STRIDE)([small, inputs]),
         **{weighting: affinity for weighting in WEIGHTINGS},
     }
-    # Names of their own for outputs that are the same tensor.
+    # Separate names for outputs that are the same tensor.
     outputs = {name: keras.layers.Identity(name=name)(each) for name, each in outputs.items()}
     return keras.Model(inputs, outputs)
 
@@ -114,7 +114,7 @@ def fit():
 
 
 def expected_logs():
-    """Logs of the first step, by loops; without those of AAF, which have tests of their own."""
+    """Logs of the first step by loops, without those of AAF, which has its own tests."""
     labels, scores, logits = batch()
     pixels, pairs = reference.count_statistics(labels, RATES)
     exponentials = np.exp(scores)

@@ -1,4 +1,4 @@
-"""A model to export that a test can afford, and what an export of it must give."""
+"""A small model to export, and checks of its exports."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ RATES = ((2, 4),)
 SETTINGS = {"iterations": 3, "self_weight": 4.0, "mu": 20.0}
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 97, 131, 3)).astype("uint8")
 IMAGE = IMAGES[0, :40, :50]
-"""The image that an export is checked on; `IMAGES` are of other sizes."""
+"""The image with which an export is checked; `IMAGES` have other sizes."""
 
 
 def small_model(rates=RATES, **options):
@@ -17,7 +17,7 @@ def small_model(rates=RATES, **options):
 
 
 def decisive(model):
-    """Gives the heads logits of some size, not all near 0."""
+    """Sets the heads' weights so that logits are not all near 0."""
     for name in ("semantic_logits", "affinity_logits"):
         kernel = model.get_layer(name).kernel
         kernel.assign(kernel * 100)

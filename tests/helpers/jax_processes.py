@@ -1,20 +1,19 @@
-"""Processes under the JAX backend: a process has one, and that of the tests is TensorFlow.
+"""Processes under the JAX backend, since the backend of the tests' process is TensorFlow.
 
-A test file that compares the two is also the script of these processes, by `main`:
+A test file that compares the two backends is also the script of these processes, through `main`:
 `test_x.py <function> <output.npz> <arguments>`.
 """
 
 import importlib.util
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dilated_affinity.runtime.distribution import PROCESS_VARIABLES, join_processes
+from helpers.processes import environment
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -25,31 +24,29 @@ needs_jax = pytest.mark.skipif(
 
 
 def run_under_jax(script, function, folder, *arguments, processes=1, flags=""):
-    """Calls a function of a script in JAX processes that know of each other.
+    """Calls a function of a script in connected JAX processes.
 
     Returns:
-        Its results from each process.
+        Its results in each process.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     running = []
     for process in range(processes):
-        environment = {
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
-            "XLA_FLAGS": f"{QUICK_COMPILATION} {flags}",
-        }
+        variables = environment(
+            KERAS_BACKEND="jax",
+            JAX_PLATFORMS="cpu",
+            XLA_FLAGS=f"{QUICK_COMPILATION} {flags}",
+        )
         if processes > 1:
             values = (address, str(processes), str(process))
-            environment.update(zip(PROCESS_VARIABLES, values, strict=True))
+            variables.update(zip(PROCESS_VARIABLES, values, strict=True))
         command = [sys.executable, script, function, folder / f"{process}.npz", *arguments]
         with open(folder / f"{process}.log", "w") as log:
             running.append(
                 subprocess.Popen(
-                    list(map(str, command)), env=environment, stdout=log, stderr=subprocess.STDOUT
+                    list(map(str, command)), env=variables, stdout=log, stderr=subprocess.STDOUT
                 )
             )
     try:
@@ -63,7 +60,7 @@ def run_under_jax(script, function, folder, *arguments, processes=1, flags=""):
 
 
 def main(functions, name, output, *arguments):
-    """Saves what one of the functions, a dict by name, returns: a dict of arrays."""
+    """Calls one of some functions, given by name, and saves its result, a dict of arrays."""
     join_processes()
     results = functions[name](*arguments)
     np.savez(output, **{name: np.asarray(value) for name, value in results.items()})

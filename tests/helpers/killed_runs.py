@@ -1,10 +1,10 @@
-"""Runs that are killed again and again, and how they end.
+"""Runs that are killed repeatedly, and statistics of their results.
 
     PYTHONPATH=tests python -m helpers.killed_runs --folder=/tmp/kills --kills=60 --seed=1
 
-Prints its figures as JSON; `experiments/results/kills.json` holds those of 60 kills with
-`--rates=2`. Every run is a process of its own, forked from this one once all is
-imported and before TensorFlow has computed anything, which saves the time of importing it anew.
+It prints its figures as JSON; `experiments/results/kills.json` has those of 60 kills with
+`--rates=2`. Every run is a process forked from this one after all imports and before TensorFlow has
+computed anything, which saves the time of the imports.
 """
 
 import argparse
@@ -31,12 +31,12 @@ KINDS = ("while starting", "between saves", "inside a save")
 
 
 class Killer:
-    """Kills one run after the other at random moments and continues it each time.
+    """Kills runs at random times and continues them after each kill.
 
     Args:
-        folder: Where everything is written.
-        seed: Decides the moments, as far as a clock can.
-        settings: Of the run, where they differ from `run_config`.
+        folder: The folder of all files.
+        seed: Seed of the times.
+        settings: Settings of the run that differ from `run_config`.
     """
 
     def __init__(self, folder, seed, **settings):
@@ -46,7 +46,7 @@ class Killer:
         self.wait(self.fork(self.draw))
 
     def measure(self, kills):
-        """The figures of so many kills, after each of which the run is continued."""
+        """Returns the figures of some kills, after each of which the run is continued."""
         undisturbed, killed = self.folder / "undisturbed", self.folder / "killed"
         begin = time.monotonic()
         process = self.start(undisturbed)
@@ -70,7 +70,7 @@ class Killer:
         return {"kills": counts, "runs ended": ended, "identical to the undisturbed": same}
 
     def kill(self, process, folder, starting):
-        """Kills a run at a random moment; False if it had ended by then."""
+        """Kills a run at a random time; returns False if it had ended before."""
         kind = self.rng.choice(3, p=(0.15, 0.45, 0.4))
         if kind == 0:
             delay = self.rng.uniform(0, starting)
@@ -85,7 +85,7 @@ class Killer:
         return os.WIFSIGNALED(status)
 
     def watch(self, process, folder, pattern, count):
-        """Waits for new files; False if the process has ended by then (which this waits for)."""
+        """Waits for new files or the end of the process; returns False for the latter."""
         seen = set((folder / CHECKPOINTS).glob(pattern))
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
@@ -98,7 +98,7 @@ class Killer:
                 self.wait(process)
                 return False
             time.sleep(0.0005)
-        raise TimeoutError(f"{folder}: the run does not go on.")
+        raise TimeoutError(f"{folder}: the run makes no progress.")
 
     def start(self, folder):
         return self.fork(lambda: train(self.config, folder))
@@ -134,7 +134,7 @@ def run_config(data_dir, **settings):
 
 
 def compare(one, other):
-    """Fails unless two runs ended with the same weights, optimizer and log, bit for bit."""
+    """Raises an error unless two runs ended with bitwise equal weights, optimizer and log."""
     models = [keras.models.load_model(last(each)) for each in (one, other)]
     variables = ((*model.weights, *model.optimizer.variables) for model in models)
     for first, second in zip(*variables, strict=True):
@@ -143,7 +143,7 @@ def compare(one, other):
 
 
 def stamps(folder):
-    """What lies in the folder of checkpoints, and since when."""
+    """The files in the folder of checkpoints with their modification times."""
     return {(path.name, path.stat().st_mtime_ns) for path in (folder / CHECKPOINTS).glob("*")}
 
 
@@ -158,7 +158,7 @@ def main():
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--rates", default="none")
     given = parser.parse_args()
-    # Drawing all of it takes longer than a run. Not at import: pytest imports this file, too.
+    # Drawing the whole data set takes longer than a run. Not at import time, also done by pytest.
     Shapes.SPLIT_SIZES = {"train": 20, "val": 2}
     killer = Killer(given.folder, given.seed, rates=given.rates)
     about = {"package_version": __version__, "keras": keras.__version__}

@@ -1,4 +1,4 @@
-"""Damaging files as disks, networks and people do, from a seed."""
+"""Random damage to files, from a seed."""
 
 import json
 
@@ -8,7 +8,7 @@ ABSURD = (None, True, -1, 0, 1e308, 2**63, 10**400, "", "../../x", "\x00", [], {
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """The bytes of a file with one or a few things wrong."""
+    """Returns the bytes of a file with one or a few changes."""
     for _ in range(rng.integers(1, 4)):
         data = _WAYS[rng.integers(len(_WAYS))](data, rng)
     return data
@@ -32,7 +32,7 @@ def _swap(data, rng):
 
 
 def _overwrite(data, rng):
-    """Puts the largest and smallest of numbers where a size may stand."""
+    """Overwrites bytes, possibly of a size, by the largest or smallest numbers."""
     start, size = rng.integers(0, len(data) + 1), 1 << rng.integers(4)
     value = (b"\xff", b"\x00", b"\x7f", b"\x80")[rng.integers(4)]
     return data[:start] + value * size + data[start + size :]
@@ -47,7 +47,7 @@ _WAYS = (_cut, _flip, _swap, _overwrite, _insert)
 
 
 def damaged_json(content, rng: np.random.Generator) -> bytes:
-    """JSON whose text is damaged, or a value of which has become an absurd one."""
+    """Returns JSON with damaged text, or with a value replaced by an absurd one."""
     if rng.random() < 0.3:
         return damaged(json.dumps(content).encode(), rng)
     content = json.loads(json.dumps(content))

@@ -1,6 +1,6 @@
-"""Backbones with random weights, and the `keras.applications` that they are compared with.
+"""Backbones with random weights, and the `keras.applications` models they are compared with.
 
-Networks are built once: every test that reads one sets its weights first.
+Networks are cached: every test that uses one sets its weights first.
 """
 
 import functools
@@ -38,7 +38,7 @@ def dilated(output_stride, name=SMALL, **options):
 
 
 def random_weights(model, seed=0):
-    """Weights under which features neither die nor explode, batch statistics included."""
+    """Random weights and batch statistics that keep features from vanishing or exploding."""
     rng = np.random.default_rng(seed)
     weights = []
     for variable in model.weights:
@@ -46,7 +46,7 @@ def random_weights(model, seed=0):
         if variable.name == "moving_variance":
             weights.append(rng.uniform(0.5, 1.5, shape))
         elif variable.name == "gamma":
-            # What is added to a shortcut is smaller, or it would double with every unit.
+            # Residuals are smaller than shortcuts, or features would double with every unit.
             scale = 0.15 if re.search("_(conv)?3_bn", variable.path) else 1.0
             weights.append(scale * rng.uniform(0.8, 1.6, shape))
         elif variable.name in ("beta", "bias", "moving_mean"):
@@ -58,7 +58,7 @@ def random_weights(model, seed=0):
 
 
 weights_of = functools.cache(lambda name: random_weights(dilated(32, name)))
-"""The same random weights wherever a test asks for those of a backbone."""
+"""Cached, so that all tests of a backbone use the same random weights."""
 
 
 def features_of(model, weights, images):

@@ -1,6 +1,6 @@
-"""The paper's equations as plain loops in float64, for the tests to compare with.
+"""The paper's equations as loops in float64, with which tests compare.
 
-Nothing here uses the package: every loop over pixels, neighbours and classes is written out.
+Nothing here uses the package; all loops over pixels, neighbours and classes are explicit.
 """
 
 import math
@@ -12,7 +12,7 @@ NO_PAIR = 255
 
 
 def offsets(rates):
-    """Eq. 3, rate after rate, row by row without the centre."""
+    """Eq. 3 for each rate, in row-major order without the centre."""
     listed = []
     for r1, r2 in rates:
         for s in (-r1, 0, r1):
@@ -80,7 +80,7 @@ def count_statistics(label_maps, rates, void=VOID):
 
 
 def pair_weight(pixels, pairs, weighting, rate, count, target):
-    """The weight of Table 1 of one pair; categories below 1e-5 are as rare as the rarest above."""
+    """The weight of Table 1 of a pair; shares below 1e-5 are replaced by the smallest one above."""
     if weighting == "none":
         return 1.0
 
@@ -140,7 +140,7 @@ def steep_sigmoid(x, mu=7.0):
 
 
 def propagate(probabilities, affinities, rates, iterations, self_weight=6.0):
-    """Eq. 6 for one image: p (H, W, C), a (H, W, 8|R|). A pixel that hears nobody is unchanged."""
+    """Eq. 6 for one image: p (H, W, C), a (H, W, 8|R|). A pixel without weights is unchanged."""
     p = np.asarray(probabilities, np.float64)
     height, width, _ = p.shape
     listed = offsets(rates)
@@ -167,7 +167,7 @@ def confusion_matrix(labels, predictions, num_classes, void=VOID):
 
 
 def class_iou(matrix):
-    """IoU of each class; None for a class that the labels lack."""
+    """IoU of each class; None for a class that does not occur in the labels."""
     found = []
     for k in range(len(matrix)):
         intersection = int(matrix[k, k])
@@ -177,7 +177,7 @@ def class_iou(matrix):
 
 
 def mean(values):
-    """Mean of those that are not None."""
+    """Mean of the values that are not None."""
     kept = [value for value in values if value is not None]
     return sum(kept) / len(kept) if kept else 0.0
 
@@ -214,7 +214,7 @@ def boundary_iou(labels, predictions, num_classes, distance, region=boundary_reg
 
 
 def affinity_pairs(labels, logits, rates):
-    """Right and existing pairs by rate and category n_k, (2, |R|, 9)."""
+    """Correct and existing pairs by rate and category n_k, (2, |R|, 9)."""
     found = np.zeros((2, len(rates), 9), np.int64)
     for index in range(len(labels)):
         targets = affinity_targets(labels[index], rates)
@@ -245,7 +245,7 @@ def finite_differences(function, point, step=1e-5):
 
 
 def random_labels(seed, shape, num_classes=4, void_share=0.15):
-    """Blocky label maps (..., H, W) uint8 with void pixels, so that classes have insides."""
+    """Label maps of blocks, (..., H, W) uint8, with void pixels."""
     rng = np.random.default_rng(seed)
     *lead, height, width = shape
     coarse = rng.integers(0, num_classes, (*lead, -(-height // 3), -(-width // 4)))
@@ -255,14 +255,14 @@ def random_labels(seed, shape, num_classes=4, void_share=0.15):
 
 
 def random_probabilities(seed, shape):
-    """Class probabilities (..., C) that sum to 1, some of them confident."""
+    """Class probabilities (..., C) that sum to 1, some of them near 1."""
     scores = np.random.default_rng(seed).normal(0, 2, shape)
     exponentials = np.exp(scores)
     return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def symmetric_logits(logits, offsets, valid):
-    """Logits of a pair averaged over its directions, pixel by pixel."""
+    """Logits averaged over the two directions of each pair, pixel by pixel."""
     batch, height, width, _ = logits.shape
     result = np.array(logits, float)
     index = {}

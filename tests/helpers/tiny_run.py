@@ -1,30 +1,24 @@
-"""A run as training leaves it, and commands upon it that know the backbone of the tests."""
+"""A run as training writes it, and commands in which the backbone "tiny" is registered."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import TrainingState, write_checkpoint
 from dilated_affinity.run_dir.layout import BEST, CONFIG_FILE
 from dilated_affinity.version import __version__
+from helpers.processes import environment
 from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 
 def command(name, *arguments):
-    """Runs `dilated_affinity.cli.<name>` in a process of its own."""
+    """Runs `dilated_affinity.cli.<name>` in a new process."""
     program = f"from helpers import tiny; from dilated_affinity.cli import {name}; {name}.main()"
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
-    }
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment(CUDA_VISIBLE_DEVICES="-1"),
         timeout=300,
     )
 
@@ -34,7 +28,7 @@ def write_run(folder, **settings):
     config = tiny_config(write_camvid(folder / "camvid"), **settings)
     config.save(folder / "model" / CONFIG_FILE, __version__)
     model = build_model(config, NUM_CLASSES)
-    for name in ("semantic_logits", "affinity_logits"):  # logits of some size, not all near 0
+    for name in ("semantic_logits", "affinity_logits"):  # so that logits are not all near 0
         model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 100)
     write_checkpoint(folder / "model" / BEST, model, TrainingState())
     return config, folder / "model"

@@ -12,7 +12,8 @@ from PIL import Image
 from dilated_affinity.datasets.classes import VOC2012
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.inference.files import palette_image, predict_examples, predict_files
-from dilated_affinity.inference.predictor import Prediction, Predictor, inference_model
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.predictor import Prediction, Predictor
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (2, 4), (4, 2))
@@ -46,7 +47,7 @@ def write(path, pixels):
     Image.fromarray(pixels).save(path)
 
 
-def test_predicts_a_folder_and_mirrors_it(model, images, tmp_path):
+def test_a_folder_is_predicted_with_its_sub_folders(model, images, tmp_path):
     write(tmp_path / "in" / "a.png", images[0, :40, :50])
     write(tmp_path / "in" / "deep" / "er" / "b.jpg", images[1, :33, :41])
     (tmp_path / "in" / "notes.txt").write_text("not an image")
@@ -80,7 +81,7 @@ class Unused:
         return map(self, images)
 
 
-def test_never_overwrites_unasked(model, images, tmp_path):
+def test_existing_output_is_not_overwritten_by_default(model, images, tmp_path):
     write(tmp_path / "in" / "a.png", images[0, :33, :33])
     write(tmp_path / "in" / "b.png", images[0, :33, :33])
     (tmp_path / "out").mkdir()
@@ -132,7 +133,7 @@ def photographs(images, folder, names):
         write(folder / name, np.roll(images[0], index, axis=1)[: 30 + index, :40])
 
 
-def test_an_image_that_cannot_be_read_keeps_no_other_from_being_predicted(images, tmp_path):
+def test_an_unreadable_image_is_reported_and_others_are_predicted(images, tmp_path):
     photographs(images, tmp_path / "in", ("0.png", "1.jpg", "2.png", "deep/3.png"))
     data = (tmp_path / "in" / "1.jpg").read_bytes()
     (tmp_path / "in" / "1.jpg").write_bytes(data[: len(data) // 2])
@@ -149,7 +150,7 @@ def test_an_image_that_cannot_be_read_keeps_no_other_from_being_predicted(images
 
 
 @pytest.mark.parametrize("predictor", [Dark(45), ReadingAhead(45)], ids=["one", "ahead"])
-def test_an_image_too_large_for_memory_keeps_no_other_from_being_predicted(
+def test_an_image_too_large_for_memory_is_reported_and_others_are_predicted(
     images, tmp_path, predictor
 ):
     for index, width in enumerate((40, 50, 41, 42, 60, 43)):
@@ -163,13 +164,13 @@ def test_an_image_too_large_for_memory_keeps_no_other_from_being_predicted(
     assert ["50x30" in result.failed[0], "60x30" in result.failed[1]] == [True, True]
 
 
-def test_other_errors_are_not_taken_for_a_bad_image(images, tmp_path):
+def test_other_errors_are_raised(images, tmp_path):
     write(tmp_path / "in" / "a.png", images[0])
     with pytest.raises(AssertionError, match="predicted before"):
         predict_files(Unused(), VOC2012, tmp_path / "in", tmp_path / "out")
 
 
-def test_of_two_images_of_one_stem_the_second_is_named(images, tmp_path):
+def test_a_second_image_with_the_same_stem_is_reported(images, tmp_path):
     photographs(images, tmp_path / "in", ("a.png", "a.bmp"))
     result = predict_files(Dark(), VOC2012, tmp_path / "in", tmp_path / "out")
     (failed,) = result.failed
@@ -177,7 +178,7 @@ def test_of_two_images_of_one_stem_the_second_is_named(images, tmp_path):
     assert result.written == [tmp_path / "out" / "a_labels.png"]
 
 
-def test_resuming_predicts_what_is_not_there_whole(images, tmp_path):
+def test_resume_predicts_images_with_incomplete_outputs(images, tmp_path):
     photographs(images, tmp_path / "in", [f"{index}.png" for index in range(5)])
     broken = (tmp_path / "in" / "4.png").read_bytes()
     (tmp_path / "in" / "4.png").write_bytes(b"")
@@ -200,7 +201,7 @@ def test_resuming_predicts_what_is_not_there_whole(images, tmp_path):
     assert predict_files(Dark(), VOC2012, tmp_path / "in", out, resume=True).written == []
 
 
-def test_resuming_wants_all_that_a_model_and_a_data_set_give(model, images, tmp_path):
+def test_resume_requires_every_output_of_model_and_data_set(model, images, tmp_path):
     example = {"image": images[0, :33, :33], "label": images[0, :33, :33, 0], "id": "a"}
     source = ListSource([example], VOC2012)
     write(tmp_path / "in" / "a.png", example["image"])
@@ -215,7 +216,7 @@ def test_resuming_wants_all_that_a_model_and_a_data_set_give(model, images, tmp_
     assert predict_examples(Unused(), source, tmp_path / "out", resume=True).written == []
 
 
-def test_what_is_passed_over_or_turned_is_counted(images, tmp_path):
+def test_skipped_and_rotated_files_are_counted(images, tmp_path):
     photographs(images, tmp_path / "elsewhere", ("x.png", "y.png"))
     photographs(images, tmp_path / "in", ("a.png",))
     for name in ("._a.png", "._b.png", ".DS_Store", "clip.mov"):
@@ -230,11 +231,11 @@ def test_what_is_passed_over_or_turned_is_counted(images, tmp_path):
     assert stored_labels(tmp_path / "out", "turned").shape == (40, 30)
     counts = dict(line.split(" (/")[0].rsplit(": ", 1) for line in result.notes.lines())
     assert counts == {
-        "files that macOS writes beside others (._*), passed over": "2",
-        "hidden files, passed over": "1",
-        "files that are no images by their ending, passed over (1 .mov)": "1",
+        "files that macOS writes beside others (._*), ignored": "2",
+        "hidden files, ignored": "1",
+        "files without the ending of an image, ignored (1 .mov)": "1",
         "folders that are links, followed": "1",
-        "folders that links lead to once more, passed over": "1",
+        "folders reached again through links, ignored": "1",
         "images turned upright by their EXIF orientation 6": "1",
     }
 
@@ -249,7 +250,7 @@ def test_an_empty_or_missing_input_is_refused(tmp_path, make):
 
 def test_an_output_folder_inside_the_input_is_refused(images, tmp_path):
     write(tmp_path / "a.png", images[0, :33, :33])
-    with pytest.raises(ConfigError, match="output_dir must not lie inside"):
+    with pytest.raises(ConfigError, match="output_dir must not be inside"):
         predict_files(Unused(), VOC2012, tmp_path, tmp_path / "out")
 
 
@@ -267,13 +268,13 @@ def test_examples_are_compared_with_their_ground_truth(model, images, tmp_path):
     assert not (tmp_path / "d_labels.png").exists()
 
 
-def test_an_example_whose_id_leads_outside_is_refused(images, tmp_path):
+def test_an_example_id_outside_the_output_folder_is_refused(images, tmp_path):
     example = {"image": images[0], "label": images[0, ..., 0], "id": "../outside"}
     with pytest.raises(DataError, match="outside"):
         predict_examples(Unused(), ListSource([example], VOC2012), tmp_path / "out")
 
 
-def test_a_link_that_leads_outside_is_refused(images, tmp_path):
+def test_a_link_outside_the_output_folder_is_refused(images, tmp_path):
     write(tmp_path / "in" / "a" / "b.png", images[0, :33, :33])
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()

@@ -10,7 +10,8 @@ from helpers import (
 
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference.multi_view import MultiScale, SlidingWindow, window_starts
-from dilated_affinity.inference.predictor import logits_fn
+from dilated_affinity.inference.network import logits_fn
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (1, 3), (3, 1))
@@ -105,7 +106,7 @@ def test_scales_and_mirror_images_are_averaged(convolution):
     np.testing.assert_allclose(sigmoid(logits["affinity"])[0], affinity, atol=1e-5)
 
 
-def test_a_mirrored_neighbour_is_the_same_neighbour():
+def test_mirrored_neighbours_are_exchanged():
     """What a network knows exactly is the same seen in a mirror."""
     labels = reference.random_labels(0, (12, 15), void_share=0)
     image = np.repeat(labels[None, ..., None], 3, axis=-1)
@@ -153,7 +154,7 @@ def test_windows_of_a_pixelwise_network_give_the_whole_image(pixelwise, size):
     )
 
 
-def test_a_pair_counts_only_in_windows_that_hold_both_pixels():
+def test_a_pair_counts_only_in_windows_with_both_pixels():
     labels = reference.random_labels(3, (31, 40), void_share=0)
     image = np.repeat(labels[None, ..., None], 3, axis=-1)
     logits = SlidingWindow(knowing, 12, RATES)(image)
@@ -190,7 +191,7 @@ def test_windows_cover_the_side_and_overlap_by_a_third(size, window):
     assert steps.min() > 0 and steps.max() <= window - window // 3
 
 
-def test_an_image_within_the_window_is_seen_as_it_is():
+def test_an_image_no_larger_than_the_window_is_not_cut():
     image, seen = random_image(14, 19), []
 
     def network(images):
@@ -200,7 +201,7 @@ def test_an_image_within_the_window_is_seen_as_it_is():
     assert SlidingWindow(network, 19, RATES)(image) == "logits" and seen[0] is image
 
 
-def test_windows_of_scales_of_mirror_images_are_traced_once():
+def test_combined_views_are_traced_once():
     model = DeepLabV3Plus(3, RATES, "tiny", 16, weights=None, filters=8)
     traced = []
     call = model.call
@@ -210,7 +211,7 @@ def test_windows_of_scales_of_mirror_images_are_traced_once():
         return call(*args, **kwargs)
 
     model.call = counted
-    predict = logits_fn(model, (0.5, 1.0, 1.3), flip=True, window=20)
+    predict = logits_fn(model, Views((0.5, 1.0, 1.3), flip=True, window=20))
     for size in ((33, 41), (33, 33), (25, 60), (7, 9)):
         logits = predict(random_image(*size))
         assert logits["semantic"].shape == (1, *size, 3)
@@ -218,24 +219,24 @@ def test_windows_of_scales_of_mirror_images_are_traced_once():
     assert len(traced) == 1
 
 
-def test_the_plain_network_is_left_alone():
+def test_default_views_do_not_change_the_network():
     model = DeepLabV3Plus(3, RATES, "tiny", 16, weights=None, filters=8)
     image = random_image(33, 41)
     plain, same = (
         logits_fn(model)(image),
-        logits_fn(model, scales=(1,), flip=False, window=41)(image),
+        logits_fn(model, Views(scales=(1,), flip=False, window=41))(image),
     )
     for head in plain:
         np.testing.assert_array_equal(plain[head], same[head])
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (-1.0,), (1.0, 1.0), (float("nan"),), 1.0, "large"])
-def test_scales_that_make_no_sense_are_refused(convolution, scales):
+def test_invalid_scales_are_refused(convolution, scales):
     with pytest.raises(ConfigError, match="scales must be .*Received"):
         MultiScale(convolution, scales, False, RATES)
 
 
 @pytest.mark.parametrize("window", [0, -3, 7.5, True])
-def test_windows_that_make_no_sense_are_refused(convolution, window):
+def test_invalid_windows_are_refused(convolution, window):
     with pytest.raises(ConfigError, match="window must be .*Received"):
         SlidingWindow(convolution, window, RATES)

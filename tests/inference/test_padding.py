@@ -1,4 +1,4 @@
-"""Few padded_shapes for many sizes, and so few compilations of propagation."""
+"""Few padded shapes for many sizes, and so few compilations of propagation."""
 
 import struct
 import tarfile
@@ -10,21 +10,23 @@ from keras import ops
 
 from dilated_affinity.affinity import early_stopping, propagation
 from dilated_affinity.datasets.classes import ClassTable
-from dilated_affinity.evaluation.evaluate import evaluate, padded_logits
-from dilated_affinity.inference.padding import PaddedShapes, on_canvas, pad_to
+from dilated_affinity.evaluation.evaluate import evaluate
+from dilated_affinity.inference.network import Network
+from dilated_affinity.inference.padding import PaddedShapes, pad_on_device, pad_to
 from dilated_affinity.inference.predictor import Predictor
-from dilated_affinity.inference.refinement import Refiner
+from dilated_affinity.inference.refiners import METHODS
+from dilated_affinity.inference.refiners.propagation import Propagation
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 VOC_MASKS = "data/voc2012_masks/SegmentationClassAug_trainaug.tar"
 
 
 def fitted(sizes):
-    """The padded_shapes used, and how many times the pixels of the images they have."""
+    """The number of shapes used, and their pixels as a multiple of the images'."""
     padded_shapes = PaddedShapes()
     used = [padded_shapes.round_up(size) for size in sizes]
-    for canvas, size in zip(used, sizes, strict=True):
-        assert canvas[0] >= size[0] and canvas[1] >= size[1]
+    for shape, size in zip(used, sizes, strict=True):
+        assert shape[0] >= size[0] and shape[1] >= size[1]
     waste = sum(h * w for h, w in used) / sum(h * w for h, w in sizes)
     return len(set(used)), waste
 
@@ -33,46 +35,56 @@ def random_sizes(rng, count=40, low=200, high=500):
     return [tuple(map(int, rng.integers(low, high + 1, 2))) for _ in range(count)]
 
 
-def test_a_tensor_is_padded_where_it_lies():
+def test_a_tensor_is_padded_on_its_device():
     values = np.random.default_rng(0).normal(size=(1, 5, 7, 3)).astype(np.float32)
-    padded = on_canvas(ops.convert_to_tensor(values), (6, 9))
+    padded = pad_on_device(ops.convert_to_tensor(values), (6, 9))
     assert ops.is_tensor(padded)
     np.testing.assert_array_equal(padded, pad_to(values[0], (6, 9)))
 
 
-def test_logits_that_fill_their_canvas_are_not_copied():
-    given = {"semantic": ops.ones((1, 5, 7, 3)), "affinity": ops.ones((1, 5, 7, 8))}
-    logits = padded_logits(lambda _: given, np.zeros((5, 7, 3), np.uint8), PaddedShapes())
-    assert logits["semantic"] is given["semantic"] and logits["affinity"] is given["affinity"]
+def test_outputs_that_need_no_padding_are_not_copied():
+    logits = {"semantic": ops.ones((1, 5, 7, 3)), "affinity": ops.ones((1, 5, 7, 8))}
+    outputs = Network(lambda _: logits)(np.zeros((5, 7, 3), np.uint8))
+    assert outputs.padded_probabilities is outputs.probabilities
+    assert outputs.padded_affinity is outputs.affinity is logits["affinity"]
 
 
-def test_what_a_predictor_refines_does_not_leave_the_device(monkeypatch):
+def test_a_smaller_image_is_padded_to_the_shape_in_use():
+    network = Network(lambda images: {"semantic": ops.ones((1, *images.shape[1:3], 3))})
+    network(np.zeros((8, 9, 3), np.uint8))
+    outputs = network(np.zeros((7, 9, 3), np.uint8))
+    assert outputs.size == (7, 9) and outputs.probabilities.shape == (1, 7, 9, 3)
+    assert outputs.padded_probabilities.shape == (1, 8, 9, 3)
+    assert outputs.pad(np.ones((7, 9)), 5)[0, 7].tolist() == [5] * 9
+
+
+def test_refined_outputs_stay_on_the_device(monkeypatch):
     model = DeepLabV3Plus(3, ((1, 1),), "mobilenet_v2_0.35", weights=None, filters=8)
-    predictor, refine, seen = Predictor(model, 2), Refiner.__call__, []
+    predictor, refine, seen = Predictor(model, 2), Propagation.__call__, []
 
-    def noted(self, probabilities, logits, *more):
-        seen.extend([probabilities, logits])
-        return refine(self, probabilities, logits, *more)
+    def record(self, outputs, *more):
+        seen.extend([outputs.padded_probabilities, outputs.padded_affinity])
+        return refine(self, outputs, *more)
 
-    monkeypatch.setattr(Refiner, "__call__", noted)
+    monkeypatch.setattr(Propagation, "__call__", record)
     for size in ((33, 41), (30, 40)):
         predictor(np.zeros((*size, 3), np.uint8))
     assert len(seen) == 4 and all(map(ops.is_tensor, seen))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_forty_sizes_of_photographs_share_four_canvases(seed):
+def test_forty_photograph_sizes_share_four_shapes(seed):
     padded_shapes, waste = fitted(random_sizes(np.random.default_rng(seed)))
     assert padded_shapes <= 4
     assert waste < 2.5
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_forty_larger_sizes_share_four_canvases(seed):
+def test_forty_larger_sizes_share_four_shapes(seed):
     assert fitted(random_sizes(np.random.default_rng(seed), low=200, high=1024))[0] <= 4
 
 
-def test_all_sizes_of_voc_share_four_canvases(shared_file):
+def test_all_voc_sizes_share_four_shapes(shared_file):
     sizes = []
     with tarfile.open(shared_file(VOC_MASKS)) as archive:
         for member in archive:
@@ -87,7 +99,7 @@ def test_all_sizes_of_voc_share_four_canvases(shared_file):
         assert waste < 1.5
 
 
-def test_sizes_that_grow_need_few_more():
+def test_growing_sizes_need_few_more_shapes():
     assert fitted([(side, side) for side in range(100, 2000, 50)])[0] <= 6
 
 
@@ -101,9 +113,6 @@ def test_padding_is_below_and_to_the_right():
     expected = np.full((1, 4, 5), 7.0)
     expected[0, :2, :3] = 1
     np.testing.assert_array_equal(padded, expected)
-
-
-# What this is for.
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +150,9 @@ def test_evaluating_compiles_propagation_at_most_four_times(model, sizes):
     assert 0 < compilations() - before <= 4
 
 
-@pytest.mark.parametrize("refinement", ["exact", "decoder_stride", "early_stop"])
+@pytest.mark.parametrize(
+    "refinement", [name for name, method in METHODS.items() if method.propagates]
+)
 def test_predicting_compiles_propagation_at_most_four_times(model, sizes, refinement):
     predict = Predictor(model, iterations=2, refinement=refinement)
     before = compilations()

@@ -5,8 +5,10 @@ from helpers import tiny  # noqa: F401 - the backbone "tiny"
 
 from dilated_affinity.affinity.affinities import steep_sigmoid
 from dilated_affinity.affinity.propagation import propagate
-from dilated_affinity.inference.padding import PaddedShapes, pad_to
-from dilated_affinity.inference.predictor import Predictor, inference_model, logits_fn
+from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.network import logits_fn
+from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (2, 4), (4, 2))
@@ -64,39 +66,13 @@ def test_the_predictor_agrees_with_the_inference_model_at_every_size(model, imag
 
 def test_the_predictor_averages_over_views(images):
     model = DeepLabV3Plus(5, RATES, "tiny", weights=None, filters=8)
-    views = {"scales": (0.75, 1.0), "flip": True, "window": 64}
+    views = Views(scales=(0.75, 1.0), flip=True, window=64)
     image = images[0, :60, :80]
-    logits = logits_fn(model, **views)(image[np.newaxis])
+    logits = logits_fn(model, views)(image[np.newaxis])
     refined = propagate(
         keras.ops.softmax(logits["semantic"]), steep_sigmoid(logits["affinity"]), RATES, 2
     )
-    prediction = Predictor(model, iterations=2, **views)(image)
+    prediction = Predictor(model, iterations=2, views=views)(image)
     assert (prediction.labels == np.argmax(refined, axis=-1)[0]).mean() > 0.999  # ties of float32
     np.testing.assert_array_equal(prediction.unrefined, np.argmax(logits["semantic"], axis=-1)[0])
     assert (prediction.unrefined != Predictor(model, 2)(image).unrefined).any()
-
-
-def test_many_sizes_share_a_few_canvases():
-    rng = np.random.default_rng(0)
-    padded_shapes = PaddedShapes()
-    sizes = [(375, 500), (500, 375)] + [tuple(rng.integers(200, 501, 2)) for _ in range(100)]
-    used = set()
-    for size in sizes:
-        canvas = padded_shapes.round_up(size)
-        assert canvas[0] >= size[0] and canvas[1] >= size[1]
-        used.add(canvas)
-    assert len(used) <= 5
-
-
-def test_one_size_is_never_padded():
-    padded_shapes = PaddedShapes()
-    assert {padded_shapes.round_up((360, 480)) for _ in range(5)} == {(360, 480)}
-
-
-def test_padding_is_below_and_to_the_right():
-    padded = pad_to(np.ones((2, 3)), (4, 5), 7)
-    assert padded.shape == (1, 4, 5)
-    np.testing.assert_array_equal(
-        padded[0] == 1,
-        np.indices((4, 5)).sum(0) * 0 + np.pad(np.ones((2, 3)), ((0, 2), (0, 2))).astype(bool),
-    )

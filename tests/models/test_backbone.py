@@ -1,4 +1,4 @@
-"""The atrous backbones against `keras.applications`."""
+"""Tests of the atrous backbones against `keras.applications`."""
 
 import keras
 import numpy as np
@@ -12,8 +12,8 @@ MOBILENET_WEIGHTS = "weights/mobilenet_v2_imagenet_notop.weights.h5"
 
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (65, 100)], ids=str)
-def test_mobilenet_at_output_stride_32_is_the_application(size):
-    # Built for each size: this application pads by the size that it is told.
+def test_mobilenet_at_output_stride_32(size):
+    # Built for each size, on which the padding of this application depends.
     batch, weights = images(*size, batch=2), weights_of(SMALL)
     expected = features_of(application(SMALL, size), weights, batch)
     np.testing.assert_allclose(features_of(dilated(32), weights, batch), expected, atol=1e-4)
@@ -27,7 +27,7 @@ def test_even_sizes_match_the_mobilenet_of_any_size():
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (66, 99)], ids=str)
 @pytest.mark.parametrize("name", ["resnet50", pytest.param("resnet101", marks=pytest.mark.slow)])
-def test_resnet_at_output_stride_32_is_the_application(name, size):
+def test_resnet_at_output_stride_32(name, size):
     batch, weights = images(*size), weights_of(name)
     expected = features_of(application(name), weights, batch)
     np.testing.assert_allclose(features_of(dilated(32, name), weights, batch), expected, atol=1e-4)
@@ -35,7 +35,7 @@ def test_resnet_at_output_stride_32_is_the_application(name, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(224, 224), (97, 131)], ids=str)
-def test_imagenet_weights_give_the_features_of_the_application(shared_file, size):
+def test_features_with_imagenet_weights(shared_file, size):
     model = application("mobilenet_v2", size)
     model.load_weights(shared_file(MOBILENET_WEIGHTS))
     batch = images(*size)
@@ -44,7 +44,7 @@ def test_imagenet_weights_give_the_features_of_the_application(shared_file, size
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-def test_atrous_features_subsampled_are_those_of_stride_32(output_stride):
+def test_subsampled_atrous_features(output_stride):
     batch, weights, step = images(225, 225), weights_of(SMALL), 32 // output_stride
     expected = features_of(dilated(32), weights, batch)
     finer = features_of(dilated(output_stride), weights, batch)
@@ -54,7 +54,7 @@ def test_atrous_features_subsampled_are_those_of_stride_32(output_stride):
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_atrous_features_of_an_even_size(output_stride):
-    """Every even level is sampled at its odd positions, as "same" padding does."""
+    """Levels of even size are sampled at odd positions, as with "same" padding."""
     batch, weights, step = images(128, 128), weights_of(SMALL), 32 // output_stride
     expected = features_of(dilated(32), weights, batch)
     finer = features_of(dilated(output_stride), weights, batch)
@@ -74,7 +74,7 @@ def test_atrous_features_of_an_even_size(output_stride):
     ],
 )
 def test_atrous_features_of_symmetric_padding(name, multi_grid, size, output_stride):
-    """They agree up to the border, at even and odd sizes: nothing shifts."""
+    """They agree up to the border at even and odd sizes, without a shift."""
     batch, weights, step = images(*size), weights_of(name), 32 // output_stride
     expected = features_of(dilated(32, name, multi_grid=multi_grid), weights, batch)
     finer = features_of(dilated(output_stride, name, multi_grid=multi_grid), weights, batch)
@@ -89,7 +89,7 @@ def test_feature_sizes_round_up(output_stride, size):
     assert tuple(shape) == (3, *(-(-side // output_stride) for side in size), 1280)
 
 
-# Without biases, with a stem of three convolutions, and two convolutions that read 128 channels.
+# Without biases, with a stem of three convolutions, and two convolutions with 128 input channels.
 BETA = -(7 * 7 * 3 * 64 + 4 * 64) + 9 * (3 * 64 + 64 * 64 + 64 * 128) + 4 * 256
 BETA += 64 * (64 + 256)
 
@@ -105,11 +105,11 @@ BETA += 64 * (64 + 256)
         pytest.param("resnet_v1_101_beta", 42_658_176 - 52_672 + BETA, marks=pytest.mark.slow),
     ],
 )
-def test_parameters_are_those_of_the_paper_network(name, count):
+def test_number_of_parameters(name, count):
     assert dilated(8, name).count_params() == count
 
 
-def test_weights_files_go_both_ways(tmp_path):
+def test_weights_files_are_interchangeable(tmp_path):
     ours, theirs, weights = dilated(8), application(), weights_of(SMALL)
     ours.set_weights(weights)
     ours.save_weights(tmp_path / "ours.weights.h5")
@@ -146,14 +146,14 @@ def dilations(name, output_stride, multi_grid=None):
     }
 
 
-def test_a_stage_of_resnet_doubles_the_dilation_once():
+def test_dilation_of_resnet_stages():
     expected = {"conv1_conv": (1, 2)}
     expected |= {f"conv4_block{unit}_2_conv": (2, 1) for unit in range(1, 7)}
     expected |= {f"conv5_block{unit}_2_conv": (4, 1) for unit in range(1, 4)}
     assert dilations("resnet50", 8) == expected
 
 
-def test_the_unit_that_loses_its_stride_keeps_the_dilation_before_it():
+def test_dilation_of_unit_without_its_stride():
     expected = {"conv1_1": (1, 2), "block1_unit_3_conv2": (1, 2)}
     expected |= {f"block3_unit_{unit}_conv2": (2, 1) for unit in range(1, 7)}
     expected |= {f"block4_unit_{unit}_conv2": (4, 1) for unit in range(1, 4)}
@@ -180,7 +180,7 @@ def test_multi_grid_multiplies_the_dilation_of_the_last_stage(name, unit, first,
 
 
 @pytest.mark.parametrize("multi_grid", [(), (1, 2), (1, 2, 4, 8), (1, 0, 4), (1, 2.0, 4), 4, "124"])
-def test_a_multi_grid_that_does_not_fit_is_refused(multi_grid):
+def test_invalid_multi_grid_is_refused(multi_grid):
     with pytest.raises(ConfigError, match=r"multi_grid must be 3 .*Received: multi_grid="):
         dilated(16, multi_grid=multi_grid)
 
@@ -191,7 +191,7 @@ def test_a_multi_grid_that_does_not_fit_is_refused(multi_grid):
 @pytest.mark.parametrize(
     "name, convolutions", [(SMALL, 35), pytest.param("resnet50", 53, marks=pytest.mark.slow)]
 )
-def test_weight_decay_is_on_kernels_of_ordinary_convolutions_only(name, convolutions):
+def test_weight_decay_of_backbone(name, convolutions):
     network = dilated(16, name, weight_decay=1e-4)
     expected, kernels = 0.0, 0
     for layer in network.layers:
@@ -203,8 +203,8 @@ def test_weight_decay_is_on_kernels_of_ordinary_convolutions_only(name, convolut
 
 
 @pytest.mark.parametrize("batch_norm", ["sync", "local"])
-def test_variances_keep_their_digits_where_the_mean_is_large(batch_norm):
-    """Of mean 1000 and deviation 1, E[x^2] - E[x]^2 in float32 has less than one digit."""
+def test_batch_norm_variance_with_large_mean(batch_norm):
+    """With mean 1000 and deviation 1, E[x^2] - E[x]^2 in float32 has less than one digit."""
     norm = next(
         layer
         for layer in dilated(16, batch_norm=batch_norm, batch_norm_momentum=0.0).layers
@@ -219,7 +219,7 @@ def test_variances_keep_their_digits_where_the_mean_is_large(batch_norm):
 
 
 @pytest.mark.parametrize("batch_norm", ["sync", "local", "frozen"])
-def test_batch_norm_settings_reach_every_layer(batch_norm):
+def test_batch_norm_settings(batch_norm):
     norms = [
         layer
         for layer in dilated(16, batch_norm=batch_norm, batch_norm_momentum=0.9).layers
@@ -228,6 +228,6 @@ def test_batch_norm_settings_reach_every_layer(batch_norm):
     assert len(norms) == 52
     for norm in norms:
         assert norm.momentum == 0.9
-        # On one replica; tests/test_distribution.py has several.
+        # On one replica; tests/runtime/test_distribution.py tests several.
         assert norm.synchronized is False
         assert norm.trainable == (batch_norm != "frozen")

@@ -1,4 +1,4 @@
-"""DeepLabv3+ with its two heads: shapes, settings, saving, training."""
+"""Tests of DeepLabv3+ with its two heads: shapes, settings, saving, training."""
 
 import functools
 import re
@@ -33,7 +33,7 @@ def build(rates=RATES, **options):
 
 
 built_once = functools.cache(build)
-"""For tests that only look at a model."""
+"""A cached model for tests that do not change it."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def images(*shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(3, 97, 131), (2, 64, 48), (1, 33, 65), (1, 5, 3), (1, 1, 1)])
-def test_logits_have_the_size_of_the_image(model, shape):
+def test_size_of_logits(model, shape):
     logits = model(images(*shape))
     assert set(logits) == {"semantic", "affinity"}
     assert tuple(logits["semantic"].shape) == (*shape, CLASSES)
@@ -59,7 +59,7 @@ def test_logits_have_the_size_of_the_image(model, shape):
         assert np.all(np.isfinite(each))
 
 
-def test_declared_shapes_leave_sizes_open(model):
+def test_static_shapes(model):
     assert model.input_shape == (None, None, None, 3)
     assert {name: each.shape for name, each in model.output.items()} == {
         "semantic": (None, None, None, CLASSES),
@@ -67,7 +67,7 @@ def test_declared_shapes_leave_sizes_open(model):
     }
 
 
-def test_without_rates_there_is_no_affinity():
+def test_model_without_rates():
     model = build(rates=None)
     logits = model(images(1, 33, 41))
     assert {name: tuple(each.shape) for name, each in logits.items()} == {
@@ -77,19 +77,19 @@ def test_without_rates_there_is_no_affinity():
     assert not any(isinstance(layer, AffinityHead) for layer in model.layers)
 
 
-def test_uint8_and_float_images_are_the_same(model):
+def test_uint8_and_float_images(model):
     batch = images(1, 33, 41)
     for name, logits in model(batch).items():
         np.testing.assert_array_equal(logits, model(batch.astype(np.float32))[name])
 
 
-def test_preprocessing_is_the_backbones(model):
+def test_preprocessing_of_the_backbone(model):
     batch = images(1, 9, 9).astype(np.float32)
     expected = keras.applications.mobilenet_v2.preprocess_input(batch.copy())
     np.testing.assert_allclose(model.get_layer("preprocess")(batch), expected, atol=1e-6)
 
 
-def test_images_of_a_batch_do_not_see_each_other(model):
+def test_images_of_a_batch_are_independent(model):
     batch = images(3, 33, 41)
     together = model(batch)
     for index in range(3):
@@ -98,7 +98,7 @@ def test_images_of_a_batch_do_not_see_each_other(model):
             np.testing.assert_allclose(together[name][index], alone[name][0], atol=1e-5)
 
 
-def test_backbone_ends_at_the_decoders_and_the_aspps_stride(model):
+def test_strides_of_backbone_outputs(model):
     low, high = model.get_layer(SMALL)(images(1, 97, 131).astype(np.float32))
     assert tuple(low.shape[1:3]) == (25, 33)
     assert tuple(high.shape[1:3]) == (7, 9)
@@ -126,7 +126,7 @@ def test_logits_stay_float32_under_mixed_precision():
     "output_stride, separable, expected",
     [(8, True, (12, 24, 36)), (16, False, (6, 12, 18)), (32, True, (3, 6, 9))],
 )
-def test_aspp_rates_follow_the_output_stride(output_stride, separable, expected):
+def test_aspp_rates_at_each_output_stride(output_stride, separable, expected):
     found = [
         layer.dilation_rate
         for layer in built_once(output_stride=output_stride, separable=separable).layers
@@ -136,7 +136,7 @@ def test_aspp_rates_follow_the_output_stride(output_stride, separable, expected)
 
 
 @pytest.mark.parametrize("output_stride, expected", [(8, [6, 10]), (32, [1, 2])])
-def test_aspp_rates_can_be_chosen(output_stride, expected):
+def test_aspp_rates_argument(output_stride, expected):
     layers = built_once(output_stride=output_stride, atrous_rates=(3, 5)).layers
     found = [layer.dilation_rate for layer in layers if re.search(r"aspp.*_depthwise$", layer.name)]
     assert found == [(rate, rate) for rate in expected]
@@ -155,7 +155,7 @@ def test_parameter_count(output_stride, separable):
             return 9 * before + norm(before) + point(before, after)
         return 9 * before * after + norm(after)
 
-    # MobileNetV2 0.35 without classifier, without its last 112 -> 1280 convolution.
+    # MobileNetV2 0.35 without classifier and the last 112 -> 1280 convolution.
     backbone, high, low = 410_208 - point(112, 1280), 112, 48
     expected = backbone + point(high, FILTERS) + 3 * conv3x3(high, FILTERS)
     expected += point(high, FILTERS) + point(5 * FILTERS, FILTERS)
@@ -165,7 +165,7 @@ def test_parameter_count(output_stride, separable):
     assert found == expected
 
 
-def test_weights_fit_every_output_stride(model):
+def test_weights_at_other_output_strides(model):
     finer = built_once(output_stride=8, separable=True)
     finer.set_weights(model.get_weights())
     batch = images(1, 65, 65)
@@ -173,7 +173,7 @@ def test_weights_fit_every_output_stride(model):
     assert close[0, 1] > 0.5
 
 
-def test_weight_decay_is_on_kernels_of_ordinary_convolutions():
+def test_weight_decay_of_model():
     model = build(weight_decay=0.01)
     expected = 0.0
     for layer in (*model.layers, *model.get_layer(SMALL).layers):
@@ -210,32 +210,32 @@ def test_settings_out_of_range_are_refused(setting):
 # The affinity head.
 
 
-def test_head_has_8_channels_of_each_rate_in_order(model):
+def test_channels_of_affinity_head(model):
     head = model.get_layer("affinity_logits")
     assert isinstance(head, AffinityHead)
     assert head.filters == 8 * len(RATES)
     assert head.rates == RATES == affinity_rates(model)
 
 
-def test_bias_prior_lands_in_the_channels_of_its_rate(model):
+def test_affinity_bias(model):
     bias = np.asarray(model.get_layer("affinity_logits").bias)
     for rate, prior in enumerate(STATISTICS.positive_frequencies):
         np.testing.assert_allclose(1 / (1 + np.exp(-bias[8 * rate : 8 * rate + 8])), prior, 1e-5)
     assert len(set(np.round(STATISTICS.positive_frequencies, 3))) == len(RATES)
 
 
-def test_affinity_starts_at_the_prior(model):
+def test_initial_affinity_equals_the_prior(model):
     logits = np.asarray(model(images(1, 65, 65))["affinity"])
     means = (1 / (1 + np.exp(-logits))).mean((0, 1, 2))
     np.testing.assert_allclose(means, STATISTICS.positive_frequencies.repeat(8), atol=0.05)
 
 
-def test_without_a_prior_the_bias_is_0():
+def test_affinity_bias_defaults_to_0():
     head = built_once(output_stride=16, separable=False).get_layer("affinity_logits")
     assert not np.any(head.bias)
 
 
-def test_head_reads_back_from_its_config():
+def test_affinity_head_config_round_trip():
     head = AffinityHead(RATES, name="mine", use_bias=True)
     again = keras.layers.deserialize(keras.layers.serialize(head))
     assert type(again) is AffinityHead
@@ -246,8 +246,8 @@ def test_head_reads_back_from_its_config():
 # Saving.
 
 
-@pytest.mark.slow  # the commands of every day read such a file, too
-def test_saved_model_gives_the_same_logits_where_only_the_package_is_imported(model, tmp_path):
+@pytest.mark.slow  # the tests of commands also load such a file
+def test_saved_model_in_new_process(model, tmp_path):
     batch = images(2, 49, 65)
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "expected.npz", images=batch, **model.predict(batch, verbose=0))
@@ -269,7 +269,7 @@ def test_saved_model_gives_the_same_logits_where_only_the_package_is_imported(mo
     assert done.returncode == 0, done.stderr
 
 
-def test_compiled_model_with_all_its_parts_is_saved_and_read(tmp_path):
+def test_save_compiled_model(tmp_path):
     model = build(batch_norm="frozen")
     compile_with_losses(model)
     model.save(tmp_path / "model.keras")
@@ -291,7 +291,7 @@ def test_compiled_model_with_all_its_parts_is_saved_and_read(tmp_path):
 
 
 def compile_with_losses(model, learning_rate=0.01, run_eagerly=True):
-    """Eager by default: for a single step, tracing costs more than it gains."""
+    """Eager by default, since tracing takes longer than a single step."""
     model.compile(
         keras.optimizers.SGD(learning_rate, momentum=0.9),
         loss={"semantic": SemanticLoss(), "affinity": AffinityLoss(STATISTICS)},
@@ -302,7 +302,7 @@ def compile_with_losses(model, learning_rate=0.01, run_eagerly=True):
 
 
 def lesson(batch, size, seed=0):
-    """Images whose colours tell the classes, their labels with void, and targets."""
+    """Images whose colours show the classes, labels with void, and targets."""
     labels = reference.random_labels(seed, (batch, size, size), CLASSES, void_share=0)
     labels = labels.repeat(8, axis=1).repeat(8, axis=2)[:, :size, :size]
     colours = np.random.default_rng(seed).integers(0, 256, (CLASSES, 3))
@@ -322,8 +322,8 @@ def variables_of_norms(model):
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "sync"])
-def test_a_training_step_leaves_frozen_batch_norms_alone(batch_norm):
-    """On one image, where the pooling branch normalises over a single position."""
+def test_training_step_with_frozen_batch_norm(batch_norm):
+    """With one image, the pooling branch normalises over a single position."""
     model = build(batch_norm=batch_norm)
     compile_with_losses(model)
     kernel = model.get_layer(SMALL).get_layer("Conv1").kernel.numpy()
@@ -338,14 +338,14 @@ def test_a_training_step_leaves_frozen_batch_norms_alone(batch_norm):
     assert not np.array_equal(new_norm, model.get_layer("aspp_projection_bn").moving_mean)
 
 
-def test_frozen_batch_norms_use_stored_statistics_while_training():
+def test_frozen_batch_norm_uses_stored_statistics():
     model = built_once(batch_norm="frozen").get_layer(SMALL)
     batch = images(2, 33, 41).astype(np.float32) / 127.5 - 1
     for one, other in zip(model(batch, training=True), model(batch, training=False), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_an_odd_image_and_a_batch_of_3_pass_all_the_way(model):
+def test_odd_image_and_batch_of_3(model):
     batch, labels = images(3, 97, 131), reference.random_labels(1, (3, 97, 131), CLASSES)
     logits = model(batch)
     probabilities = keras.ops.softmax(logits["semantic"])
@@ -357,7 +357,7 @@ def test_an_odd_image_and_a_batch_of_3_pass_all_the_way(model):
 
 
 @pytest.mark.slow
-def test_twenty_steps_on_one_batch_halve_both_losses():
+def test_losses_decrease_in_twenty_steps():
     model = build(filters=32, affinity_bias=STATISTICS.bias())
     compile_with_losses(model, learning_rate=0.1, run_eagerly=False)
     pictures, labels = lesson(2, 65)

@@ -1,4 +1,4 @@
-"""`AlignedResize` against where convolutions really put their features."""
+"""Tests of `AlignedResize` against the positions of features of convolutions."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from dilated_affinity.models.resize import AlignedResize
 
 
 def centre_tap(padding):
-    """A strided 3x3 convolution that passes on the pixel under its centre."""
+    """A strided 3x3 convolution that returns the pixel at its centre."""
     kernel = np.zeros((3, 3, 1, 1), np.float32)
     kernel[1, 1] = 1
     convolution = keras.layers.Conv2D(
@@ -22,7 +22,7 @@ def centre_tap(padding):
 
 
 def seen_by_features(image, stride, padding):
-    """What a chain of strided convolutions sees at its centres: the image at feature positions."""
+    """The image at feature positions, from a chain of such strided convolutions."""
     features = tf.constant(image, tf.float32)
     while stride > 1:
         if padding == "symmetric":
@@ -44,12 +44,12 @@ SIZES = [(97, 131), (96, 128), (50, 63), (100, 34)]
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("source, target", [(4, 1), (8, 4), (16, 4), (32, 1)])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_ramp_is_reproduced_where_features_reach(size, source, target, padding):
+def test_resize_of_ramp(size, source, target, padding):
     image = ramps(*size)
     features = seen_by_features(image, source, padding)
     wanted = seen_by_features(image, target, padding)
     resized = AlignedResize(source, target, padding)([features, image])
-    # Outside the outermost features there is nothing to interpolate: the nearest one is repeated.
+    # Outside the outermost features, the nearest one is repeated.
     bounds = features.min((1, 2, 3)), features.max((1, 2, 3))
     clipped = [np.clip(each, *bound) for each, *bound in zip(wanted, *bounds, strict=True)]
     np.testing.assert_allclose(resized, clipped, atol=1e-3)
@@ -59,7 +59,7 @@ def test_a_ramp_is_reproduced_where_features_reach(size, source, target, padding
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_features_keep_their_values_at_their_own_pixels(size, padding):
+def test_values_at_feature_positions(size, padding):
     features = np.random.default_rng(0).normal(size=(1, -(-size[0] // 8), -(-size[1] // 8), 3))
     image = ramps(*size)
     positions = seen_by_features(image, 8, padding)[..., 0].astype(int)
@@ -71,7 +71,7 @@ def test_features_keep_their_values_at_their_own_pixels(size, padding):
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("source, target", [(4, 1), (16, 1), (16, 4), (32, 8)])
-def test_sides_of_k_strides_and_1_align_corners(source, target, padding):
+def test_aligned_corners(source, target, padding):
     height, width = 3 * source + 1, 5 * source + 1
     features = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype(np.float32)
     resized = AlignedResize(source, target, padding)([features, np.zeros((2, height, width, 3))])
@@ -82,7 +82,7 @@ def test_sides_of_k_strides_and_1_align_corners(source, target, padding):
 
 @pytest.mark.parametrize("size", [(13, 17), (12, 18)])
 def test_interpolation_equals_loops(size):
-    """Between the centres that the strided convolutions have, weights fall off linearly."""
+    """Weights decrease linearly between the centres of the strided convolutions."""
     features = np.random.default_rng(0).normal(size=(1, -(-size[0] // 4), -(-size[1] // 4), 2))
     centres = seen_by_features(ramps(*size), 4, "same")[..., 0]
     rows, columns = centres[0, :, 0], centres[1, 0, :]
@@ -101,18 +101,18 @@ def test_interpolation_equals_loops(size):
         np.testing.assert_allclose(resized[0, y, x], expected, atol=1e-5)
 
 
-def test_constant_features_stay_constant():
+def test_resize_of_constant_features():
     resized = AlignedResize(8)([np.full((2, 5, 6, 3), 4.0), np.zeros((2, 34, 41, 3))])
     np.testing.assert_allclose(resized, np.full((2, 34, 41, 3), 4.0), rtol=1e-6)
 
 
-def test_one_feature_fills_a_small_image():
+def test_resize_of_single_feature():
     resized = AlignedResize(32)([np.full((1, 1, 1, 2), 3.0), np.zeros((1, 5, 1, 3))])
     np.testing.assert_array_equal(resized, np.full((1, 5, 1, 2), 3.0))
 
 
-def test_gradient_is_the_transpose():
-    """<resize(f), g> = <f, gradient>: linear, so the gradient by loops is one feature at a time."""
+def test_gradient_of_resize():
+    """The gradient is the transpose, since resizing is linear: <resize(f), g> = <f, gradient>."""
     features = tf.Variable(np.random.default_rng(0).normal(size=(1, 3, 4, 1)).astype("float32"))
     upstream = np.random.default_rng(1).normal(size=(1, 10, 13, 1)).astype(np.float32)
     layer, image = AlignedResize(4), np.zeros((1, 10, 13, 3), np.float32)
@@ -126,7 +126,7 @@ def test_gradient_is_the_transpose():
     np.testing.assert_allclose(tape.gradient(total, features), expected, atol=1e-4)
 
 
-def test_size_is_taken_at_run_time():
+def test_dynamic_size():
     features, images = keras.Input((None, None, 2)), keras.Input((None, None, 3))
     model = keras.Model([features, images], AlignedResize(8, 4)([features, images]))
     assert model.output_shape == (None, None, None, 2)
@@ -136,7 +136,7 @@ def test_size_is_taken_at_run_time():
         assert resized.shape == (1, -(-height // 4), -(-width // 4), 2)
 
 
-def test_static_shape_is_known_where_the_image_has_one():
+def test_static_shape():
     resized = AlignedResize(8, 4)([keras.Input((3, 4, 2)), keras.Input((17, 30, 3))])
     assert resized.shape == (None, 5, 8, 2)
 
@@ -149,6 +149,6 @@ def test_keras_serialisation():
     assert (again.source_stride, again.target_stride, again.padding) == (16, 4, "symmetric")
 
 
-def test_another_padding_is_refused():
+def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match="padding"):
         AlignedResize(4, padding="valid")

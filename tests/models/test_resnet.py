@@ -1,4 +1,4 @@
-"""DeepLabv3+ on ResNet-50: preprocessing, end points, saving."""
+"""Tests of DeepLabv3+ with ResNet-50: preprocessing, end points, saving."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def images(*shape):
     return np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
 
 
-def test_preprocessing_is_that_of_the_weights(model):
+def test_preprocessing_equals_keras(model):
     batch = images(2, 5, 7)
     expected = keras.applications.resnet.preprocess_input(batch.astype(np.float32))
     layer = model.get_layer("preprocess")
@@ -29,7 +29,7 @@ def test_preprocessing_is_that_of_the_weights(model):
         np.testing.assert_allclose(layer(each), expected, atol=1e-4)
 
 
-def test_preprocessing_stays_exact_under_mixed_precision():
+def test_preprocessing_under_mixed_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -42,7 +42,7 @@ def test_preprocessing_stays_exact_under_mixed_precision():
     np.testing.assert_allclose(layers[1](batch), batch / 127.5 - 1, atol=1e-6)
 
 
-def test_preprocessing_reads_back_from_its_config():
+def test_preprocessing_config_round_trip():
     layer = CaffePreprocessing(name="mine", dtype="float32")
     again = keras.layers.deserialize(keras.layers.serialize(layer))
     assert type(again) is CaffePreprocessing
@@ -50,22 +50,22 @@ def test_preprocessing_reads_back_from_its_config():
 
 
 @pytest.mark.parametrize("size", [(97, 131), (64, 50)], ids=str)
-def test_the_decoder_reads_stride_4_and_the_aspp_the_last_stage(model, size):
+def test_outputs_of_resnet(model, size):
     low, high = model.get_layer("resnet50")(images(1, *size).astype(np.float32))
     assert tuple(low.shape) == (1, -(-size[0] // 4), -(-size[1] // 4), 256)
     assert tuple(high.shape) == (1, -(-size[0] // 16), -(-size[1] // 16), 2048)
-    # The residual of a unit before it is added, and the last unit's output behind its ReLU.
+    # The residual of a unit before its addition, and the last unit's output after its ReLU.
     assert np.min(low) < 0 == np.min(high)
 
 
-def test_multi_grid_reaches_the_last_stage(model):
+def test_multi_grid_of_last_stage(model):
     backbone = model.get_layer("resnet50")
     found = [backbone.get_layer(f"conv5_block{unit}_2_conv").dilation_rate for unit in (1, 2, 3)]
     assert found == [(2, 2), (4, 4), (8, 8)]
 
 
 @pytest.mark.parametrize("name", ["decoder_resize", "semantic", "affinity"])
-def test_resizes_know_the_padding(model, name):
+def test_padding_of_resizes(model, name):
     assert model.get_layer(name).padding == "symmetric"
 
 
@@ -79,7 +79,7 @@ def test_saved_model_gives_the_same_logits(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_default_is_resnet101():
+def test_default_backbone():
     model = DeepLabV3Plus(3, RATES, weights=None)
     backbone = model.get_layer("resnet101")
     assert backbone.get_layer("conv4_block23_2_conv").dilation_rate == (1, 1)

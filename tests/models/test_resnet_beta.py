@@ -1,4 +1,4 @@
-"""The "beta" ResNets against slim's definition, on checkpoints with slim's names."""
+"""Tests of the "beta" ResNets against slim's definition, with checkpoints of slim's names."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ KERNEL = f"{SCOPE}/block1/unit_2/bottleneck_v1/conv2/weights"
 NORM = f"{SCOPE}/conv1_3/BatchNorm"
 
 
-# slim's definition, written once more: the names and shapes of its variables ...
+# slim's definition, implemented again.
 
 
 def slim_convolutions(scope):
@@ -49,13 +49,13 @@ def slim_variables(scope):
         for name, (low, high) in ranges.items():
             values = rng.uniform(low, high, shape[-1:])
             if name == "gamma" and place.endswith("conv3"):
-                values *= 0.2  # or features would double with every unit
+                values *= 0.2  # keeps features from doubling with every unit
             variables[f"{place}/BatchNorm/{name}"] = values.astype(np.float32)
     return variables
 
 
 def slim_features(variables, images, output_stride, multi_grid):
-    """... and its forward pass at evaluation."""
+    """The forward pass in inference."""
 
     def normalized(features, place):
         mean, variance, beta, gamma = (
@@ -110,7 +110,7 @@ def write_checkpoint(path, variables):
 
 
 def beside_the_backbone(scope):
-    """What the checkpoints of DeepLab's model zoo hold more, in small."""
+    """Small versions of the other variables in checkpoints of DeepLab's model zoo."""
     norm = [f"BatchNorm/{each}" for each in ("gamma", "beta", "moving_mean", "moving_variance")]
     found = {
         "aspp0": ["weights", *norm],
@@ -163,8 +163,8 @@ def images(height, width):
 
 
 @pytest.mark.parametrize("output_stride, multi_grid", [(32, None), (8, (1, 2, 4))], ids=str)
-def test_features_are_slims(variables, checkpoint, output_stride, multi_grid):
-    """At a size of 4k + 1, where slim's pooling is symmetric as well."""
+def test_features_equal_slim(variables, checkpoint, output_stride, multi_grid):
+    """At a size of 4k + 1, at which slim's pooling is symmetric."""
     model = ends_of(output_stride, multi_grid=multi_grid)
     load_backbone_weights(model, BACKBONES[NAME], checkpoint)
     batch = images(97, 65)
@@ -176,7 +176,7 @@ def test_features_are_slims(variables, checkpoint, output_stride, multi_grid):
 
 
 def loaded(model):
-    """What a model holds, by the names of slim."""
+    """The weights of a model by slim's names."""
     names = BACKBONES[model.name].checkpoint
     return {
         names.variable(layer.name, variable.name): np.asarray(variable)
@@ -186,7 +186,7 @@ def loaded(model):
 
 
 @pytest.mark.parametrize("spelling", ["model.ckpt", "model.ckpt.index"])
-def test_a_checkpoint_loads_whole(model, variables, checkpoint, spelling):
+def test_load_checkpoint(model, variables, checkpoint, spelling):
     for variable in model.weights:
         variable.assign(np.zeros(variable.shape))
     load_backbone_weights(model, BACKBONES[NAME], checkpoint.with_name(spelling))
@@ -217,7 +217,7 @@ def test_a_checkpoint_loads_whole(model, variables, checkpoint, spelling):
     ],
     ids=lambda each: each[-30:] if isinstance(each, str) else "",
 )
-def test_what_does_not_fit_is_named(model, variables, tmp_path, change, message):
+def test_mismatched_checkpoint_is_refused(model, variables, tmp_path, change, message):
     content = {name: each for name, each in {**variables, **change}.items() if each is not None}
     path = write_checkpoint(tmp_path / "model.ckpt", content)
     before = model.get_layer("conv1_1").get_weights()[0]
@@ -226,15 +226,15 @@ def test_what_does_not_fit_is_named(model, variables, tmp_path, change, message)
     np.testing.assert_array_equal(model.get_layer("conv1_1").get_weights()[0], before)
 
 
-def test_a_checkpoint_that_is_not_there_is_named(model, tmp_path):
+def test_missing_checkpoint_is_refused(model, tmp_path):
     with pytest.raises(DataError, match="none.ckpt: cannot be read") as caught:
         load_backbone_weights(model, BACKBONES[NAME], tmp_path / "none.ckpt")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-def test_a_damaged_checkpoint_is_named(model, variables, checkpoint, tmp_path, suffix):
-    """Cut in half; the model keeps what it had."""
+def test_damaged_checkpoint_is_refused(model, variables, checkpoint, tmp_path, suffix):
+    """The model keeps its weights."""
     for each in (".index", ".data-00000-of-00001"):
         content = checkpoint.with_name(checkpoint.name + each).read_bytes()
         kept = len(content) // 2 if each == suffix else len(content)
@@ -247,13 +247,13 @@ def test_a_damaged_checkpoint_is_named(model, variables, checkpoint, tmp_path, s
 
 
 @pytest.mark.parametrize("weights", ["imagenet", ""])
-def test_weights_of_another_kind_are_refused(model, weights):
+def test_unsupported_weights_are_refused(model, weights):
     with pytest.raises(ConfigError, match=f"{NAME} must be .*Received: '{weights}'"):
         load_backbone_weights(model, BACKBONES[NAME], weights)
 
 
 @pytest.mark.slow
-def test_a_keras_weights_file_serves_too(model, tmp_path):
+def test_load_keras_weights_file(model, tmp_path):
     original = BACKBONES[NAME].application(weights=None, input_shape=(None, None, 3))
     original.save_weights(tmp_path / "beta.weights.h5")
     load_backbone_weights(model, BACKBONES[NAME], tmp_path / "beta.weights.h5")
@@ -262,7 +262,7 @@ def test_a_keras_weights_file_serves_too(model, tmp_path):
         np.testing.assert_array_equal(values, expected[name])
 
 
-def test_deeplab_reads_the_checkpoint_and_preprocesses_as_it_was_trained(variables, checkpoint):
+def test_deeplab_with_beta_checkpoint(variables, checkpoint):
     model = DeepLabV3Plus(3, None, NAME, weights=checkpoint, filters=8)
     kernel = model.get_layer(NAME).get_layer("conv1_1").kernel
     np.testing.assert_array_equal(kernel, variables[f"{SCOPE}/conv1_1/weights"])
@@ -272,7 +272,7 @@ def test_deeplab_reads_the_checkpoint_and_preprocesses_as_it_was_trained(variabl
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_resnet_101_loads_whole(tmp_path):
+def test_load_checkpoint_of_resnet_101(tmp_path):
     name, scope = "resnet_v1_101_beta", "resnet_v1_101"
     variables = slim_variables(scope)
     path = write_checkpoint(tmp_path / "model.ckpt", {**variables, **beside_the_backbone(scope)})

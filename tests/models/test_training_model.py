@@ -1,4 +1,4 @@
-"""The model to fit learns what the whole model would, in plain `compile` and `fit`."""
+"""Tests that fitting `training_model` is the same as fitting the given model."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ RATES = (2, 4)
 
 
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_step_of_fit_is_that_of_the_whole_model(jit_compile):
+def test_fit_equals_fit_of_the_given_model(jit_compile):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, (4, 33, 41)).astype("uint8").repeat(2, 1)[:, :33]
     labels[:, :3] = 255
@@ -38,7 +38,7 @@ def test_a_step_of_fit_is_that_of_the_whole_model(jit_compile):
         )
         history = model.fit(images, targets, batch_size=4, shuffle=False, verbose=0).history
         reached[name] = history, whole.get_weights()
-    # The metric of the model to fit counts only the pixels on which its logits stand.
+    # The metric of the model to fit counts only the pixels at the positions of its logits.
     assert 0 < reached["fast"][0].pop("affinity_accuracy")[0] < 1
     del reached["whole"][0]["affinity_accuracy"]
     for name, (value,) in reached["whole"][0].items():
@@ -50,18 +50,18 @@ def test_a_step_of_fit_is_that_of_the_whole_model(jit_compile):
     assert moved > 10
 
 
-def test_a_model_without_affinity_is_itself():
+def test_training_model_without_affinity():
     plain = da.DeepLabV3Plus(5, None, "tiny", weights=None, filters=8)
     model, grid = da.training_model(plain)
     assert grid == {} and list(model.output) == ["semantic"]
 
 
-def test_the_padding_is_the_backbones():
+def test_padding_of_training_model():
     model = da.DeepLabV3Plus(5, RATES, "resnet50", weights=None, filters=8)
     assert da.training_model(model)[1] == {"logits_stride": 4, "padding": "symmetric"}
 
 
-def test_another_model_is_refused():
+def test_other_models_are_refused():
     images = keras.Input((8, 8, 3))
     model = keras.Model(images, {"affinity": keras.layers.Conv2D(8, 1, name="affinity")(images)})
     with pytest.raises(ConfigError, match="DeepLabV3Plus. Received: the model"):

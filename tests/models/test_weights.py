@@ -1,4 +1,4 @@
-"""Weights of a backbone from `keras.applications` and from its files."""
+"""Tests of backbone weights from `keras.applications` and from files."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def assert_backbone_has_weights_of(model, network, name=SMALL):
 
 
 @pytest.mark.parametrize("name", [SMALL, pytest.param("resnet50", marks=pytest.mark.slow)])
-def test_model_reads_a_weights_file_of_the_application(name, tmp_path):
+def test_load_weights_file(name, tmp_path):
     network = application(name)
     network.set_weights(weights_of(name))
     path = tmp_path / "backbone.weights.h5"
@@ -43,14 +43,14 @@ def replace_application(monkeypatch, imagenet):
     monkeypatch.setitem(deeplab.BACKBONES, SMALL, dataclasses.replace(entry, application=build))
 
 
-def test_imagenet_asks_the_application(monkeypatch):
+def test_imagenet_weights(monkeypatch):
     network = application()
     network.set_weights(weights_of(SMALL))
     replace_application(monkeypatch, lambda **_: network)
     assert_backbone_has_weights_of(small_model(weights="imagenet"), network)
 
 
-def test_imagenet_without_network_says_what_to_do(monkeypatch):
+def test_imagenet_weights_without_network(monkeypatch):
     def offline(**_):
         raise Exception("URL fetch failure: no route\nto host")
 
@@ -60,20 +60,20 @@ def test_imagenet_without_network_says_what_to_do(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_weights_file_is_named(tmp_path):
+def test_missing_weights_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="none.weights.h5"):
         small_model(weights=tmp_path / "none.weights.h5")
 
 
 @pytest.mark.parametrize("content", [b"", b"not hdf5"])
-def test_a_damaged_weights_file_is_named(tmp_path, content):
+def test_damaged_weights_file_is_refused(tmp_path, content):
     path = tmp_path / "damaged.weights.h5"
     path.write_bytes(content)
     with pytest.raises(DataError, match="damaged.weights.h5"):
         small_model(weights=path)
 
 
-def test_a_truncated_weights_file_is_named(tmp_path):
+def test_truncated_weights_file_is_refused(tmp_path):
     path = tmp_path / "whole.weights.h5"
     application().save_weights(path)
     cut = tmp_path / "cut.weights.h5"
@@ -104,6 +104,6 @@ def test_weights_of_another_network_are_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("weights", ["model.keras", "Imagenet", ""])
-def test_weights_of_another_kind_are_refused(weights):
+def test_unsupported_weights_are_refused(weights):
     with pytest.raises(ConfigError, match="weights"):
         small_model(weights=weights)

@@ -27,7 +27,7 @@ EVALUATION = {
     "scales": [0.5, 1.0],
     "flip": True,
     "window": 65,
-    "refinement": "early_stop",
+    "refine": "propagation_early_stop",
     "images": 3,
     "self_weight": 6.0,
     "mu": 7.0,
@@ -43,7 +43,7 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report & <run>")
     _, model_dir = write_run(folder)
     (model_dir / "log.csv").write_text(LOG)
-    (model_dir / "evaluation_prediction.json").write_text(json.dumps(EVALUATION))
+    (model_dir / "evaluation_predicted.json").write_text(json.dumps(EVALUATION))
     result = command("report_main", f"--model_dir={model_dir}", "--examples=1")
     assert result.returncode == 0, result.stderr
     assert "report of 3 images" in result.stdout
@@ -56,13 +56,14 @@ def test_the_report_is_one_file_that_loads_nothing(report):
     assert "http" not in re.sub(r"data:[^\"']*", "", page)
     for name in (*CAMVID.names, "43.21", "56.78", "dropout", "Worst images"):
         assert name in page
-    assert "stride 16, scales 0.5,1, mirrored, windows of 65, early_stop; columns" in page
+    views = "stride 16, scales 0.5,1, with mirror image, windows of 65"
+    assert f"{views}, propagation with early stopping; columns" in page
     assert "training steps, best checkpoint" in page
     assert "The checkpoint is the best of 2 by mIoU on val, which is measured here as well" in page
-    assert "eval_main --model_dir" in page and "--refine_with=ground_truth" in page
+    assert "eval_main --model_dir" in page and "--affinity_source=ground_truth" in page
 
 
-def test_a_browser_shows_it_and_its_sliders_move(report, tmp_path):
+def test_the_report_works_in_a_browser(report, tmp_path):
     with chromium(tmp_path / "profile") as browser:
         browser.get(report.as_uri())
         assert browser.get_log("browser") == []
@@ -91,6 +92,9 @@ class Remembering:
     def __call__(self, image):
         before, after = self._answers[image[0, 0, 0]]
         return Prediction(np.array(after, np.uint8), np.array(before, np.uint8), None)
+
+    def map(self, images):
+        return map(self, images)
 
 
 def gray_images(labels, classes):
@@ -128,7 +132,7 @@ def test_images_are_ranked_by_their_own_miou():
     assert found.best(0) == ()
 
 
-def test_the_pixel_shown_has_neighbours_of_both_kinds():
+def test_the_shown_pixel_has_neighbours_of_both_kinds():
     affinity = np.full((12, 16, 8), 0.5)
     affinity[5, 7] = [0.1, 0.9] * 4
     assert telling_pixel(affinity) == (5, 7)
@@ -136,17 +140,17 @@ def test_the_pixel_shown_has_neighbours_of_both_kinds():
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_a_damaged_evaluation_is_named(tmp_path, content):
-    (tmp_path / "evaluation_prediction.json").write_text(content)
-    with pytest.raises(DataError, match="evaluation_prediction.json: not an evaluation"):
+    (tmp_path / "evaluation_predicted.json").write_text(content)
+    with pytest.raises(DataError, match="evaluation_predicted.json: not an evaluation"):
         RunFiles.read(tmp_path)
 
 
-def test_an_evaluation_of_an_earlier_model_is_not_this_ones(tmp_path):
+def test_an_evaluation_of_an_earlier_model_is_not_shown(tmp_path):
     write_checkpoint(tmp_path / BEST, keras.Sequential([keras.Input((1,))]), TrainingState(step=4))
-    path = tmp_path / "evaluation_prediction.json"
+    path = tmp_path / "evaluation_predicted.json"
     for step, measured in ((4, True), (3, False), (None, False)):
         path.write_text(json.dumps({**EVALUATION, "step": step}))
-        assert ("prediction" in RunFiles.read(tmp_path).evaluations) == measured
+        assert ("predicted" in RunFiles.read(tmp_path).evaluations) == measured
 
 
 def test_before_and_after_are_means_over_the_classes_of_the_labels():

@@ -1,4 +1,4 @@
-"""A step on two replicas against the same step on one device, in a process with two CPU devices."""
+"""Tests of a step on two replicas against one device, in a process with two CPU devices."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.runtime.distribution import (
     Replicas,
-    _described,
-    _error_of,
+    _error_from_json,
+    _error_to_json,
     _mirrored_strategy,
     check_batch_split,
     replica_strategy,
@@ -34,7 +34,7 @@ from dilated_affinity.training.compile import compile_model
 config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 11, (4, 7, 7)).repeat(7, 1).repeat(7, 2).astype(np.uint8)
-labels[0, 10:] = 255  # the first replica sees far less than the second
+labels[0, 10:] = 255  # the first replica has far fewer pixels than the second
 labels[1] = 255
 images = rng.uniform(0, 255, (4, 49, 49, 3)).astype(np.float32)
 statistics = AffinityStatistics.from_labels(labels[2:], config.affinity_rates)
@@ -49,7 +49,7 @@ def run(replicas):
         model.get_layer("affinity_logits").kernel.assign(
             np.random.default_rng(1).normal(size=(1, 1, 16, 24)))
         for variable in model.trainable_variables:
-            if variable.path.endswith("beta"):  # 0 at first: its change alone has fewer digits
+            if variable.path.endswith("beta"):  # initially 0, so changes would be inaccurate
                 variable.assign(np.random.default_rng(2).normal(size=variable.shape))
         trained = compile_model(model, config, statistics)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -58,7 +58,7 @@ def run(replicas):
     history = trained.fit(batches, verbose=0).history
     after = {v.path: np.asarray(v) for v in model.variables}
     broken = images.copy()
-    broken[0] = np.nan  # the second replica's part is as good as ever
+    broken[0] = np.nan  # the second replica's part is valid
     unusable = tf.data.Dataset.from_tensors((broken, targets)).unbatch().batch(4)
     loss = []
     note = lambda _, logs: loss.append(logs["loss"])
@@ -96,7 +96,7 @@ def steps():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_losses_and_metrics_are_those_of_the_global_batch(steps):
+def test_losses_and_metrics_of_global_batch(steps):
     one, two = steps["loss"]
     assert set(one) == set(two)
     for name, values in one.items():
@@ -104,19 +104,19 @@ def test_losses_and_metrics_are_those_of_the_global_batch(steps):
     assert one["semantic_loss"][0] > 0.1 and one["affinity_loss"][0] > 0.01
 
 
-def test_weights_and_moving_statistics_are_those_of_one_device(steps):
+def test_weights_and_moving_statistics_equal_one_device(steps):
     assert steps["variables"] > 50
     assert steps["moved"] > 50
-    # Variances over several replicas, as Keras computes them, lose a digit.
+    # Variances over several replicas are less accurate in Keras.
     assert steps["worst"] < 5e-5
 
 
-def test_only_several_replicas_share_the_statistics_of_batch_norm(steps):
+def test_synchronized_batch_norm(steps):
     one, two = steps["synchronized"]
     assert len(one) > 5 and not any(one) and all(two)
 
 
-def test_a_step_that_is_not_finite_on_one_replica_is_taken_back_on_all(steps):
+def test_non_finite_step_on_one_replica(steps):
     assert steps["steps"] == [[2, [True], True], [2, [True], True]]
 
 
@@ -140,7 +140,7 @@ assert (folder / "whole" / LOG_FILE).read_text() == (folder / "parts" / LOG_FILE
 """
 
 
-def test_on_two_replicas_a_run_resumed_within_an_epoch_leaves_the_same_log(tmp_path):
+def test_resumed_run_on_two_replicas(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", RESUMED, str(tmp_path)],
         capture_output=True,
@@ -151,7 +151,7 @@ def test_on_two_replicas_a_run_resumed_within_an_epoch_leaves_the_same_log(tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_more_replicas_than_devices_are_refused():
+def test_too_many_replicas_are_refused():
     with pytest.raises(ConfigError, match="Received: num_replicas=64"):
         replica_strategy(64)
 
@@ -164,17 +164,17 @@ def test_more_replicas_than_devices_are_refused():
         ({"batch_size": 6}, "must be a multiple of the 4 replicas"),
     ],
 )
-def test_batches_that_replicas_cannot_share_are_refused(settings, match):
+def test_indivisible_batches_are_refused(settings, match):
     with pytest.raises(ConfigError, match=match):
         check_batch_split(Config(**{"batch_size": 16, **settings}), Replicas(4))
 
 
-def test_runs_of_one_process_share_a_strategy():
+def test_strategy_is_cached():
     first, second = (_mirrored_strategy(("CPU:0",)) for _ in range(2))
     assert first is second and isinstance(first, tf.distribute.MirroredStrategy)
 
 
 @pytest.mark.parametrize("error", [RunError("full"), ConfigError("a=1"), OSError(28, "No space")])
-def test_errors_reach_other_processes_as_json(error):
-    received = _error_of(json.loads(json.dumps(_described(error))))
+def test_errors_as_json(error):
+    received = _error_from_json(json.loads(json.dumps(_error_to_json(error))))
     assert type(received) is type(error) and str(received) == str(error)

@@ -2,22 +2,20 @@ import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.processes import environment
 
 from dilated_affinity.runtime import files
 from dilated_affinity.runtime.files import write_atomically
 
-TESTS = Path(__file__).parents[1]
 
-
-def test_writes_bytes_and_makes_folders(tmp_path):
+def test_write_atomically_creates_folders(tmp_path):
     write_atomically(tmp_path / "a" / "b.txt", b"content")
     assert (tmp_path / "a" / "b.txt").read_bytes() == b"content"
 
 
-def test_gives_a_writer_a_path_with_the_same_suffixes(tmp_path):
+def test_write_atomically_with_function(tmp_path):
     seen = []
 
     def write(path):
@@ -28,7 +26,7 @@ def test_gives_a_writer_a_path_with_the_same_suffixes(tmp_path):
     assert seen[0].endswith("m.weights.h5") and seen[0] != "m.weights.h5"
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -42,17 +40,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_what_is_no_file_is_not_replaced(tmp_path):
+def test_folders_and_devices_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for name in ("pipe", "link"):
-        with pytest.raises(OSError, match=f"no file that could be replaced: .*{name}"):
+        with pytest.raises(OSError, match=f"not a regular file and is not replaced: .*{name}"):
             write_atomically(tmp_path / name, b"content")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
 
 
-def test_follows_the_umask(tmp_path):
+def test_written_file_follows_umask(tmp_path):
     previous = os.umask(0o022)
     try:
         write_atomically(tmp_path / "file", b"")
@@ -61,7 +59,7 @@ def test_follows_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
 
 
-def test_where_folders_cannot_be_opened_files_are_written_all_the_same(tmp_path, monkeypatch):
+def test_write_atomically_on_windows(tmp_path, monkeypatch):
     real = os.open
 
     def as_on_windows(path, flags, *more, **options):
@@ -99,12 +97,12 @@ except da.RunError as error:
 """
 
 
-def test_without_fcntl_all_but_training_works(tmp_path):
+def test_package_without_fcntl(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))},
+        env=environment(),
         timeout=300,
     )
     assert done.returncode == 0, done.stderr

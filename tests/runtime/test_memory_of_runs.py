@@ -1,7 +1,4 @@
-"""Memory does not grow over a long run, nor over the evaluation of many images.
-
-In processes of their own, so that other tests do not count.
-"""
+"""Tests that memory does not grow in a long run or evaluation, in separate processes."""
 
 import subprocess
 import sys
@@ -64,7 +61,7 @@ evaluate(build_model(tiny_config("unused"), NUM_CLASSES), Watched(examples, CAMV
 """
 
 GROWTH = 60
-"""MiB that may come on top of the second quarter's peak: what the heap scatters, not a leak."""
+"""MiB by which memory may exceed the second quarter's peak, for fragmentation of the heap."""
 
 
 def resident_over_time(program, folder):
@@ -81,7 +78,7 @@ def resident_over_time(program, folder):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("program", [TRAINING, EVALUATION], ids=["3,000 steps", "500 images"])
-def test_memory_is_flat(program, tmp_path):
+def test_memory_does_not_grow(program, tmp_path):
     values = resident_over_time(program, tmp_path)
     assert len(values) >= 25
     quarter = len(values) // 4

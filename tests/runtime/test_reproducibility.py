@@ -1,4 +1,4 @@
-"""What `train` leaves behind in the process that calls it."""
+"""Tests that `train` restores the global state of the process."""
 
 import random
 
@@ -36,7 +36,7 @@ def seed(number):
     tf.random.set_seed(number)
 
 
-def test_generators_and_determinism_are_as_before(camvid, tmp_path, monkeypatch):
+def test_train_restores_generators_and_determinism(camvid, tmp_path, monkeypatch):
     during = []
     compiled = trainer.compile_model
 
@@ -54,7 +54,7 @@ def test_generators_and_determinism_are_as_before(camvid, tmp_path, monkeypatch)
     assert draws() == expected
 
 
-def test_so_they_are_after_an_error(camvid, tmp_path):
+def test_train_restores_generators_after_an_error(camvid, tmp_path):
     seed(6)
     expected = draws()
     seed(6)
@@ -67,7 +67,7 @@ def test_so_they_are_after_an_error(camvid, tmp_path):
 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("wanted", [False, True])
-def test_operations_are_deterministic_where_wanted_or_chosen_before(before, wanted):
+def test_deterministic_operations(before, wanted):
     if before:
         tf.config.experimental.enable_op_determinism()
     with deterministic_operations(wanted):
@@ -75,7 +75,7 @@ def test_operations_are_deterministic_where_wanted_or_chosen_before(before, want
     assert is_op_determinism_enabled() == before
 
 
-def test_the_setting_turns_it_off(camvid, tmp_path, monkeypatch):
+def test_train_without_determinism(camvid, tmp_path, monkeypatch):
     during = []
     monkeypatch.setattr(
         trainer,

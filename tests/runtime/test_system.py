@@ -1,11 +1,11 @@
-"""Freed memory is used again; in a process of its own, since it cannot be undone."""
+"""Tests that freed memory is reused, in a separate process, since that cannot be undone."""
 
 import subprocess
 import sys
 
 import pytest
 
-# Fills and frees 128 MiB again and again, and counts the pages that the kernel had to provide.
+# Repeatedly fills and frees 128 MiB, and counts the pages that the kernel had to provide.
 PROGRAM = """
 import resource, numpy as np
 from dilated_affinity.runtime.system import configure_malloc
@@ -22,7 +22,7 @@ print(int(kept), before, faults())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
-def test_large_arrays_do_not_fault_again():
+def test_configure_malloc_reuses_memory():
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )

@@ -3,10 +3,20 @@ import pytest
 import tensorflow as tf
 from helpers.tiny import ListSource, tiny_config, write_camvid
 
+from dilated_affinity import (
+    AffinityAccuracy,
+    AffinityLoss,
+    AffinityStatistics,
+    MeanIoU,
+    SemanticLoss,
+)
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import CAMVID
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.models.deeplab import BACKBONES
+from dilated_affinity.models.from_config import build_model
 from dilated_affinity.training.input_pipeline import (
     _random_scale,
     augment,
@@ -86,10 +96,88 @@ def test_epochs_are_permutations(size):
         assert len({tuple(epoch) for epoch in epochs}) > 4
 
 
-def test_evaluation_dataset(camvid):
-    examples = list(evaluation_dataset(tiny_config(camvid)).as_numpy_iterator())
-    assert [example["id"].decode() for example in examples] == ["val_0", "val_1", "val_2"]
-    assert all(example["image"].shape == (40, 48, 3) for example in examples)
+@pytest.fixture
+def two_sizes(tmp_path):
+    """A data set whose validation images are of two sizes."""
+    write_camvid(tmp_path / "data", val=3)
+    write_camvid(tmp_path / "other", train=0, val=2, size=(37, 52))
+    for kind in ("val", "valannot"):
+        (tmp_path / "other" / kind / "val_1.png").rename(tmp_path / "data" / kind / "val_1.png")
+    return tmp_path / "data"
+
+
+def test_evaluation_dataset(two_sizes):
+    config = tiny_config(two_sizes)
+    dataset = evaluation_dataset(config)
+    source = load_source("camvid", "val", two_sizes)
+    assert len(dataset) == len(source) == 3
+    for (images, targets), example in zip(dataset, source, strict=True):
+        assert images.dtype == tf.float32 and images.shape[0] == 1
+        np.testing.assert_array_equal(images[0], example["image"])
+        np.testing.assert_array_equal(targets["semantic"][0], example["label"])
+        expected = affinity_targets(example["label"], config.affinity_rates)
+        np.testing.assert_array_equal(targets["affinity"][0], expected)
+    (image, _), *others = evaluation_dataset(config, "train[1:2]")
+    assert not others
+    np.testing.assert_array_equal(image[0], load_source("camvid", "train", two_sizes)[1]["image"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "none", "rates": "none"},
+        {"objective": "aaf", "rates": "none"},
+        {"objective": "boundary", "rates": "none"},
+        {"train_propagation": 1, "rates": "4,8"},
+    ],
+)
+def test_evaluation_dataset_has_the_targets_of_training(two_sizes, settings):
+    config = tiny_config(two_sizes, **settings)
+    training, evaluation = (
+        next(iter(make(config))) for make in (training_dataset, evaluation_dataset)
+    )
+    assert len(evaluation) == len(training)
+    for part, other in zip(evaluation[1:], training[1:], strict=True):
+        assert part.keys() == other.keys()
+        for name, values in part.items():
+            assert values.dtype == other[name].dtype
+            assert values.shape[:3] == evaluation[0].shape[:3]
+
+
+def test_evaluation_dataset_as_validation_data(two_sizes):
+    config = tiny_config(two_sizes, train_steps=2)
+    source = load_source("camvid", "val", two_sizes)
+    statistics = AffinityStatistics.from_labels(
+        [example["label"] for example in source], config.affinity_rates
+    )
+    model = build_model(config, source.classes.num_classes, statistics)
+    model.compile(
+        "sgd",
+        loss={"semantic": SemanticLoss(), "affinity": AffinityLoss(statistics)},
+        metrics={
+            "semantic": [MeanIoU(source.classes.num_classes, name="mean_iou")],
+            "affinity": [AffinityAccuracy(config.affinity_rates, name="accuracy")],
+        },
+        jit_compile=False,
+    )
+    history = model.fit(
+        training_dataset(config), validation_data=evaluation_dataset(config), verbose=0
+    ).history
+    measured = model.evaluate(evaluation_dataset(config), return_dict=True, verbose=0)
+    for name, value in measured.items():
+        np.testing.assert_allclose(history[f"val_{name}"], [value], rtol=1e-5)
+    expected = evaluate(model, source, (0,))
+    np.testing.assert_allclose(measured["semantic_mean_iou"], expected.mean_iou[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        measured["semantic_loss"],
+        np.mean(
+            [
+                SemanticLoss()(y["semantic"], model(x)["semantic"])
+                for x, y in evaluation_dataset(config)
+            ]
+        ),
+        rtol=1e-4,
+    )
 
 
 def draw(image, label, number=3, **settings):

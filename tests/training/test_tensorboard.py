@@ -119,7 +119,7 @@ def test_pictures(fitted):
 
 def test_evaluation_at_one_number_of_iterations(tmp_path):
     evaluation = Evaluation(
-        1, ("a/b c", "d"), (0,), "prediction", np.array([[0.25, np.nan]]), (0.5,), (0.5,)
+        1, ("a/b c", "d"), (0,), "predicted", np.array([[0.25, np.nan]]), (0.5,), (0.5,)
     )
     monitor = TensorBoardMonitor(tmp_path)
     monitor.write_evaluation(evaluation, step=7)

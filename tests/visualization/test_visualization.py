@@ -37,12 +37,12 @@ from dilated_affinity.visualization import (
 )
 
 
-def test_labels_take_the_data_sets_colours():
+def test_colorize():
     picture = colorize(np.array([[0, 3, 255]], np.uint8), CAMVID)
     assert picture.tolist() == [[[128, 128, 128], [128, 64, 128], [0, 0, 0]]]
 
 
-def test_the_overlay_mixes_colours_and_marks_boundaries():
+def test_overlay():
     image = np.full((4, 6, 3), 100, np.uint8)
     labels = np.zeros((4, 6), np.uint8)
     labels[:, 3:] = 1
@@ -51,7 +51,7 @@ def test_the_overlay_mixes_colours_and_marks_boundaries():
     assert (mixed[:, 3] == 255).all() and (mixed[:, 4] != 255).any()
 
 
-def test_the_overlay_keeps_hues_and_leaves_the_background_as_it_is():
+def test_overlay_of_background():
     image = np.zeros((4, 6, 3), np.uint8)
     image[...] = (200, 30, 90)
     labels = np.zeros((4, 6), np.uint8)
@@ -67,7 +67,7 @@ def test_the_overlay_keeps_hues_and_leaves_the_background_as_it_is():
     assert overlay_entries(labels, CAMVID) == class_entries(labels, CAMVID)
 
 
-def test_agreeing_neighbors_counts_per_rate():
+def test_agreeing_neighbors():
     affinity = np.zeros((1, 2, 16), np.float32)
     affinity[0, 0, :3] = 0.9
     affinity[0, 0, 3] = 0.4
@@ -77,7 +77,7 @@ def test_agreeing_neighbors_counts_per_rate():
     assert agreeing_neighbors(targets).tolist() == [[[6]]]
 
 
-def test_the_affinity_picture_has_a_panel_for_each_rate_brighter_where_more_agree():
+def test_affinity_picture():
     affinity = np.zeros((30, 90, 16), np.float32)
     affinity[..., 8:] = 1
     picture = affinity_picture(affinity, ((1, 1), (2, 2)))
@@ -88,7 +88,7 @@ def test_the_affinity_picture_has_a_panel_for_each_rate_brighter_where_more_agre
     assert picture[40, 10].tolist() in legend and picture[40, 100].tolist() in legend
 
 
-def test_panels_stand_in_a_row_under_their_captions():
+def test_side_by_side():
     panel = np.zeros((10, 60, 3), np.uint8)
     picture = side_by_side([("one", panel), ("two", panel)])
     assert picture.shape == (32, 124, 3)
@@ -99,7 +99,7 @@ def count_statistics(pixels, rates):
     return AffinityStatistics(rates, np.array(pixels), np.ones((len(rates), 2), int))
 
 
-def test_the_figure_draws_each_share_in_percent_in_the_order_of_the_rates():
+def test_count_frequency_figure():
     rates = ((16, 16), (4, 12), (8, 8))
     pixels = [[*range(1, 9), 64], [*range(2, 10), 56], [*range(3, 11), 48]]
     figure = count_frequency_figure(count_statistics(pixels, rates))
@@ -119,7 +119,7 @@ def test_the_figure_draws_each_share_in_percent_in_the_order_of_the_rates():
 
 
 @pytest.mark.parametrize("pixels", [[0] * 8 + [5], [5] + [0] * 8, [0, 3] * 4 + [1]])
-def test_the_figure_leaves_out_what_does_not_occur(pixels, tmp_path):
+def test_count_frequency_figure_without_some_counts(pixels, tmp_path):
     figure = count_frequency_figure(count_statistics([pixels], ((2, 2),)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -128,7 +128,7 @@ def test_the_figure_leaves_out_what_does_not_occur(pixels, tmp_path):
         assert np.asarray(image.convert("L")).min() < 128
 
 
-def test_a_legend_stands_below_the_picture_in_its_entries_colours():
+def test_with_legend():
     picture = np.full((20, 200, 3), 7, np.uint8)
     shown = with_legend(picture, [("road", (128, 64, 128)), ("sky", (70, 130, 180))])
     assert shown.shape[1] == 200 and shown.shape[0] > 20
@@ -137,7 +137,7 @@ def test_a_legend_stands_below_the_picture_in_its_entries_colours():
     assert [128, 64, 128] in legend and [70, 130, 180] in legend and [0, 0, 0] in legend
 
 
-def test_a_narrow_picture_gets_its_legend_in_rows():
+def test_legend_of_narrow_picture():
     names = [("a long name of a class", (1, 2, 3))] * 3
     wide = with_legend(np.zeros((10, 900, 3), np.uint8), names)
     narrow = with_legend(np.zeros((10, 60, 3), np.uint8), names)
@@ -145,20 +145,20 @@ def test_a_narrow_picture_gets_its_legend_in_rows():
     assert (narrow[:10, 60:] == 255).all()
 
 
-def test_entries_are_the_classes_that_occur_and_void():
+def test_class_entries():
     labels = np.array([[3, 255], [0, 200]], np.uint8)
     names = [name for name, _ in class_entries(labels, CAMVID)]
     assert names == ["sky", "road", "void"]
 
 
-def test_the_error_map_marks_wrong_pixels_that_are_not_void():
+def test_error_map():
     label = np.array([[1, 1, 255, 255]], np.uint8)
     predicted = np.array([[1, 0, 0, 255]], np.uint8)
     right, wrong, void, also_void = error_map(label, predicted)[0].tolist()
     assert wrong == [213, 94, 0] and right != wrong and void == also_void == [255] * 3
 
 
-def test_pictures_of_predictions_name_their_colours():
+def test_legends_of_prediction_pictures():
     label = np.full((30, 200), 3, np.uint8)
     unrefined, labels = np.full_like(label, 9), np.full_like(label, 3)
     example = {"image": np.zeros((30, 200, 3), np.uint8), "label": label}
@@ -176,7 +176,7 @@ def test_pictures_of_predictions_name_their_colours():
     assert [0, 114, 178] not in plain.reshape(-1, 3).tolist()
 
 
-def test_the_refinement_map_is_the_same_as_a_loop():
+def test_refinement_map_equals_loops():
     rng = np.random.default_rng(3)
     label, before, after = rng.integers(0, 3, (3, 9, 11)).astype(np.uint8)
     label[0] = 255
@@ -193,7 +193,7 @@ def test_the_refinement_map_is_the_same_as_a_loop():
         assert tuple(picture[place]) == colors[kind]
 
 
-def test_neighbours_of_a_pixel_are_yellow_for_same_and_blue_for_different():
+def test_colors_of_pixel_affinity_figure():
     affinity = np.zeros((20, 30, 8))
     affinity[10, 15] = [1, 1, 1, 1, 0, 0, 0, 0]
     figure = pixel_affinity_figure(np.zeros((20, 30, 3), np.uint8), affinity, ((2, 4),), (10, 15))
@@ -206,7 +206,7 @@ def test_neighbours_of_a_pixel_are_yellow_for_same_and_blue_for_different():
     assert (red[:4] > blue[:4]).all() and (blue[4:] > red[4:]).all()
 
 
-def test_pairs_that_do_not_exist_are_not_drawn():
+def test_pixel_affinity_figure_without_missing_pairs():
     targets = np.full((9, 9, 8), 1, np.uint8)
     targets[4, 4, 0] = 255
     figure = pixel_affinity_figure(np.zeros((9, 9, 3), np.uint8), targets, ((1, 1),), (4, 4))
@@ -214,13 +214,13 @@ def test_pairs_that_do_not_exist_are_not_drawn():
 
 
 @pytest.mark.parametrize("pixel", [(-1, 0), (0, 9), (9, 0)])
-def test_a_pixel_outside_the_image_is_refused(pixel):
+def test_pixel_outside_the_image_is_refused(pixel):
     with pytest.raises(ConfigError, match="inside the image of 9x9"):
         pixel_affinity_figure(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9, 8)), ((1, 1),), pixel)
 
 
 def click(axes, row, column):
-    """What Matplotlib sends where somebody clicks on a pixel that `axes` show."""
+    """Sends Matplotlib's event for a click on a pixel in `axes`."""
     canvas = axes.figure.get_figure(root=True).canvas
     x, y = axes.transData.transform((column, row))
     event = MouseEvent("button_press_event", canvas, x, y, MouseButton.LEFT)
@@ -229,7 +229,7 @@ def click(axes, row, column):
 
 @pytest.fixture
 def explored():
-    """A figure to click on, of an affinity that tells its pixels apart."""
+    """A figure to click on, with a different affinity at each pixel."""
     affinity = np.arange(20 * 30).reshape(20, 30, 1) / 600 * np.ones(8)
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -239,12 +239,12 @@ def explored():
 
 
 def pixel_shown(figure):
-    """The title of the pixel's panel, and the probability that its points show."""
+    """The title of the pixel's panel, and the probabilities of its points."""
     axes = figure.subfigs[1].axes[0]
     return axes.get_title(), set(axes.collections[0].get_array().tolist())
 
 
-def test_a_click_shows_the_affinity_of_the_pixel_below_it(explored):
+def test_click_on_explored_image(explored):
     whole = explored.subfigs[0].axes[0]
     assert pixel_shown(explored) == ("row 10, column 15", {315 / 600})
     for row, column in ((5, 7), (17, 28)):
@@ -254,18 +254,18 @@ def test_a_click_shows_the_affinity_of_the_pixel_below_it(explored):
         explored.canvas.draw()
 
 
-def test_clicks_elsewhere_and_those_that_zoom_change_nothing(explored):
+def test_ignored_clicks(explored):
     before = pixel_shown(explored)
     click(explored.subfigs[1].axes[0], 10, 14)
     click(explored.subfigs[0].axes[0], -50, -50)
-    explored.subfigs[0].axes[0].set_xlim(-10, 50)  # panned: there are places beside the image
+    explored.subfigs[0].axes[0].set_xlim(-10, 50)  # panned beyond the image
     click(explored.subfigs[0].axes[0], 5, 40)
     explored.canvas.toolbar = SimpleNamespace(mode="zoom rect")
     click(explored.subfigs[0].axes[0], 5, 7)
     assert pixel_shown(explored) == before
 
 
-def test_the_confusion_matrix_is_in_percent_of_each_row():
+def test_confusion_matrix_figure():
     figure = confusion_matrix_figure([[8, 2, 0], [0, 0, 0], [1, 0, 3]], ("a", "b", "c"))
     shares = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shares[[0, 2]], [[80, 20, 0], [25, 0, 75]])
@@ -273,7 +273,7 @@ def test_the_confusion_matrix_is_in_percent_of_each_row():
     assert [text.get_text() for text in figure.axes[0].texts] == ["80", "20", "25", "75"]
 
 
-def test_learning_curves_leave_out_what_a_row_has_not():
+def test_learning_curves_with_missing_values():
     log = [
         {"step": "5", "semantic_loss": "2.0", "affinity_loss": "0.5", "val_mean_iou": ""},
         {"step": "9", "semantic_loss": "1.0", "affinity_loss": "0.25", "val_mean_iou": "0.5"},
@@ -285,14 +285,14 @@ def test_learning_curves_leave_out_what_a_row_has_not():
     np.testing.assert_array_equal(lines["validation"].get_ydata(), [np.nan, 50])
 
 
-def test_learning_curves_take_the_history_of_fit():
+def test_learning_curves_of_history():
     history = {"semantic_loss": [3.0, 2.0], "semantic_mean_iou": [0.1, 0.2]}
     losses, scores = learning_curves_figure(history).axes
     assert losses.get_xlabel() == "epoch" and losses.lines[0].get_xdata().tolist() == [1, 2]
     assert scores.lines[0].get_ydata().tolist() == [10, 20]
 
 
-def test_bars_of_classes_and_lines_of_affinity_are_in_percent():
+def test_class_iou_and_affinity_accuracy_figures():
     axes = class_iou_figure(("a", "b"), [0.5, np.nan], [0.25, 0.75]).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [50, 0, 25, 75]
     axes = affinity_accuracy_figure(np.full((2, 9), 0.5), ((1, 1), (2, 4))).axes[0]
@@ -300,7 +300,7 @@ def test_bars_of_classes_and_lines_of_affinity_are_in_percent():
     assert set(axes.lines[0].get_ydata()) == {50}
 
 
-def test_a_figure_becomes_a_picture():
+def test_figure_array():
     picture = figure_array(class_iou_figure(("a", "b"), [0.5, 0.6]))
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
     assert picture.min() < 128 and picture.max() == 255

@@ -6,14 +6,14 @@ from keras import ops
 
 from dilated_affinity.affinity.forms.lanes_grid import Grid
 
-_STEPS_PER_TURN = 2
-"""XLA copies what a loop carries once a turn, unless it is written an even number of times."""
+_UNROLLED_STEPS = 2
+"""Iterations in a loop's body. XLA copies the loop's state each time, unless they are even."""
 
 
 class FusedGrid(Grid):
-    """(B, H, W, C) within a margin of zeros; one sum over all neighbours, and nothing between.
+    """Form for GPUs: (B, H, W, C) within a margin of zeros, one sum over all neighbours.
 
-    Affinities to neighbours that do not exist are set to 0 once, so that no iteration asks.
+    Affinities to neighbours that do not exist are set to 0 once, so that no iteration has to check.
 
     Args:
         storage_dtype: `"float32"`, or `"bfloat16"` to keep affinities and states in; sums and
@@ -28,7 +28,7 @@ class FusedGrid(Grid):
         super().__init__(probabilities, affinities, valid, self_weight, rates)
         self.storage_dtype = storage_dtype
         exists = ops.concatenate(list(self.existing_neighbors()), axis=-1)
-        # Selected, not multiplied: what is not valid may be NaN.
+        # Selected, not multiplied: invalid values may be NaN.
         kept = self.where_valid(ops.where(exists > 0, affinities, 0.0), 0.0)
         self.affinities = ops.cast(kept, storage_dtype)
         self.support = ops.sum(ops.cast(self.affinities, "float32"), axis=-1, keepdims=True)
@@ -48,27 +48,27 @@ class FusedGrid(Grid):
         return ops.cast(inside, "float32")
 
     def iterate(self, state, iterations):
-        """The state after a number of iterations, an int: their number makes the loop's length."""
+        """The state after a number of iterations, an int that fixes the loop's length."""
 
-        def turn(_, current):
-            for _ in range(_STEPS_PER_TURN):
+        def unrolled(_, current):
+            for _ in range(_UNROLLED_STEPS):
                 current = self.step(current)
             return current
 
-        turns, rest = divmod(iterations, _STEPS_PER_TURN)
-        if turns:
-            state = ops.fori_loop(0, turns, turn, state)
+        loops, rest = divmod(iterations, _UNROLLED_STEPS)
+        if loops:
+            state = ops.fori_loop(0, loops, unrolled, state)
         return functools.reduce(lambda current, _: self.step(current), range(rest), state)
 
     def step(self, state):
         return self._state(self.refine(self.values(state), self.views(state)))
 
     def refine(self, current, neighbors):
-        """One iteration on float32 values (B, H, W, C) and what their neighbours have."""
+        """One iteration on float32 values (B, H, W, C) and the values of their neighbours."""
         own = self.self_weight * ops.max(current, axis=-1, keepdims=True)
         mixed = own * current
         for channel, neighbor in enumerate(neighbors):
             weight = ops.cast(self.affinities[..., channel : channel + 1], "float32")
             mixed = mixed + weight * ops.cast(neighbor, "float32")
-        # What is not valid listens to no one and stays 0.
+        # Affinities of invalid pixels are 0, so that these stay 0.
         return self.quotient(mixed, own + self.support, current)

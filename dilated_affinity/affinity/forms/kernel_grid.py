@@ -1,9 +1,8 @@
-"""Eq. 6 as a kernel of its own for CUDA GPUs, for the JAX backend, written in Pallas (Triton).
+"""Eq. 6 as a Pallas (Triton) kernel for CUDA GPUs under the JAX backend.
 
-XLA's loops compute one class of one pixel at a time, and read that pixel's affinities anew for
-each. The kernel reads them once and holds them in registers while it goes through the classes,
-plane by plane, so that its neighbours' probabilities come from the cache, many pixels with each
-instruction.
+XLA's loops compute one class of one pixel at a time and read that pixel's affinities again for
+each class. The kernel reads them once and keeps them in registers while it iterates over the
+classes, plane by plane, so that the neighbours' probabilities come from the cache.
 """
 
 import dataclasses
@@ -17,24 +16,24 @@ from jax.experimental.pallas import triton
 from dilated_affinity.affinity.forms.fused_grid import FusedGrid
 
 _TILE = 16, 64
-"""Height and width of what a program of the kernel computes, powers of two."""
+"""Height and width of the tile that a program of the kernel computes, powers of two."""
 
 _WARPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Planes:
-    """Where an image stands in a plane of the state, a whole number of tiles in both directions.
+    """Layout of an image in a plane of the state, a whole number of tiles in both directions.
 
-    Rows follow each other behind a gap of zeros, which neighbours meet on the right of one row and
-    on the left of the next; above and below there are as many rows of zeros as neighbours reach.
-    So a neighbour is a fixed number of values away, and the kernel never asks where the image ends.
+    Rows are separated by a gap of zeros, which serves as the right margin of one row and the left
+    margin of the next; above and below are as many rows of zeros as neighbours reach. A neighbour
+    is thus at a fixed distance in memory, and the kernel needs no check of the image's borders.
 
     Args:
         height: Height of the image.
-        width: Its width.
-        vertical: How far neighbours are, vertically.
-        horizontal: And horizontally.
+        width: Width of the image.
+        vertical: Largest vertical distance of a neighbour.
+        horizontal: Largest horizontal distance of a neighbour.
         tile: Height and width of the tiles.
     """
 
@@ -46,17 +45,17 @@ class Planes:
 
     @property
     def rows(self) -> int:
-        """The image's rows, in whole tiles."""
+        """The image's rows, rounded up to whole tiles."""
         return _rounded_up(self.height, self.tile[0])
 
     @property
     def columns(self) -> int:
-        """The image's columns, in whole tiles."""
+        """The image's columns, rounded up to whole tiles."""
         return _rounded_up(self.width, self.tile[1])
 
     @property
     def top(self) -> int:
-        """Rows above the image; one more than needed, for what stands out at the first corner."""
+        """Rows above the image; one extra for the neighbours above and left of the first pixel."""
         return _rounded_up(self.vertical + 1, self.tile[0])
 
     @property
@@ -66,7 +65,7 @@ class Planes:
 
     @property
     def all_columns(self) -> int:
-        """Values from one row to the next."""
+        """Distance in memory from one row to the next."""
         return _rounded_up(max(self.columns, self.width + self.horizontal), self.tile[1])
 
 
@@ -75,14 +74,14 @@ def _rounded_up(size, multiple):
 
 
 class KernelGrid(FusedGrid):
-    """State (B, C, length of a plane), see `Planes`.
+    """Form for CUDA GPUs under JAX, with a state of shape (B, C, length of a plane), see `Planes`.
 
-    What is compiled for another device than a CUDA GPU computes `FusedGrid`'s step instead.
+    Compiled for any other device, it computes `FusedGrid`'s step instead.
 
     Args:
         tile: Height and width of the tiles, powers of two.
         warps: Warps of 32 threads that compute a tile.
-        interpret: Compute the kernel by plain operations, on any device.
+        interpret: Run the kernel in Pallas' interpreter, on any device.
 
     For the others see `FusedGrid`.
     """
@@ -141,7 +140,7 @@ class KernelGrid(FusedGrid):
 
 
 def _as_planes(values, top, size):
-    """(B, H, W, X) as (B, X, rows * columns) of a size, below `top` rows of zeros."""
+    """Reshapes (B, H, W, X) to (B, X, rows * columns), padded to `size` below `top` rows of 0."""
     batch, height, width, channels = values.shape
     below, behind = size[0] - top - height, size[1] - width
     planes = jnp.moveaxis(values, -1, 1)
@@ -150,7 +149,7 @@ def _as_planes(values, top, size):
 
 
 def _step(self_weight, state, affinities, refined, *, classes, planes, offsets):
-    """One program: a tile of all classes; zeros where it is no part of the image.
+    """One program of the kernel: computes a tile of all classes, zeros outside the image.
 
     Args:
         self_weight: Reference to lambda, (1,).
@@ -181,7 +180,7 @@ def _step(self_weight, state, affinities, refined, *, classes, planes, offsets):
     def refine():
         there = ((row - first_row) * height + down) * planes.columns + column * width + right
         weights = [
-            # Read once: not to take the place of probabilities in the cache.
+            # Read once only, so they should not evict probabilities from the cache.
             triton.load(affinities.at[image, channel, there], eviction_policy="evict_first")
             for channel in range(len(offsets))
         ]
@@ -191,15 +190,15 @@ def _step(self_weight, state, affinities, refined, *, classes, planes, offsets):
         )
         own = self_weight[0] * peak
         total = own + functools.reduce(jnp.add, weights)
-        listens = total > 0
-        share = 1.0 / jnp.where(listens, total, 1.0)
+        positive = total > 0
+        share = 1.0 / jnp.where(positive, total, 1.0)
 
         def refine_class(channel, _):
             current = load(channel)
             mixed = own * current
             for weight, (dy, dx) in zip(weights, offsets, strict=True):
                 mixed += weight * load(channel, dy * stride + dx)
-            store(channel, jnp.where(listens, mixed * share, current))
+            store(channel, jnp.where(positive, mixed * share, current))
             return 0
 
         jax.lax.fori_loop(0, classes, refine_class, 0)

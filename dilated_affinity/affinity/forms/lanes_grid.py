@@ -1,6 +1,6 @@
-"""Eq. 6 on one set of affinities: what its forms for different devices share, and that for CPUs.
+"""Interface of the forms of Eq. 6 for different devices, and the form for CPUs.
 
-A form is a class of this interface; its state may have any shape. `affinity.forms` chooses one.
+A form is a subclass of `Grid`; its state may have any shape. `forms.select` chooses one.
 """
 
 import functools
@@ -10,16 +10,16 @@ from keras import ops
 from dilated_affinity.affinity.geometry import NEIGHBORS, neighbor_offsets, reach
 
 _LANES = 8
-"""The class axis is padded to a multiple of this: vector instructions take whole groups."""
+"""The class axis is padded to a multiple of this, the width of vector instructions."""
 
 
 class Grid:
-    """What does not change from one iteration to the next.
+    """Base class of the forms of Eq. 6; holds the constants of the iterations.
 
     Args:
-        probabilities: float32 (B, H, W, C), for its shape alone.
+        probabilities: float32 (B, H, W, C); only the shape is used.
         affinities: float32 (B, H, W, 8|R|).
-        valid: float32 (B, H, W, 1), 1 where valid, else 0; None where all is.
+        valid: float32 (B, H, W, 1), 1 where valid, else 0; None if all pixels are valid.
         self_weight: lambda of Eq. 6, float32 scalar.
         rates: (vertical, horizontal) pairs.
     """
@@ -37,11 +37,11 @@ class Grid:
         self.valid = valid
 
     def start(self, values):
-        """The state of values (B, H, W, C), 0 where not valid."""
+        """The state for values (B, H, W, C), 0 where not valid."""
         raise NotImplementedError
 
     def end(self, state, elsewhere):
-        """The values of a state, but `elsewhere` where not valid; classes may be padded still."""
+        """The values of a state, `elsewhere` where not valid; the class axis may be padded."""
         raise NotImplementedError
 
     def step(self, state):
@@ -53,12 +53,12 @@ class Grid:
         return ops.fori_loop(0, iterations, lambda _, current: self.step(current), state)
 
     def changed(self, before, after):
-        """In how many pixels of each image the label differs between two states, float32 (B,)."""
-        # Not by argmax, which converters to other formats do not know as Keras computes it.
+        """Number of pixels of each image whose label differs between two states, float32 (B,)."""
+        # Without argmax, which converters to other formats do not support as Keras computes it.
         axis = self.class_axis
         highest = before == ops.max(before, axis=axis, keepdims=True)
         kept = ops.max(ops.where(highest, after, -1.0), axis=axis) == ops.max(after, axis=axis)
-        # What is not valid stays 0, and keeps its label.
+        # Invalid pixels stay 0 and keep their label.
         differs = ops.where(kept, 0.0, 1.0)
         return ops.sum(differs, axis=tuple(range(1, len(differs.shape))))
 
@@ -66,11 +66,11 @@ class Grid:
         return values if self.valid is None else ops.where(self.valid > 0, values, elsewhere)
 
     def existing_neighbors(self):
-        """1 for pixels whose neighbour is there, else 0; for each neighbour, in channel order."""
+        """Yields for each neighbour, in channel order, 1 at pixels where it exists, else 0."""
         if self.valid is not None:
             yield from self.neighbors(self.valid)
             return
-        # From the indices, not by shifting ones: XLA would keep an image of each as a constant.
+        # Computed from indices; shifted ones would be stored by XLA as constants of full size.
         rows = ops.reshape(ops.arange(self.height), (-1, 1, 1))
         columns = ops.reshape(ops.arange(self.width), (-1, 1))
         for dy, dx in self.offsets:
@@ -79,38 +79,38 @@ class Grid:
             yield ops.cast(row_exists & column_exists, "float32")
 
     def neighbors(self, tensor, sign=1):
-        """The tensor seen from every pixel's neighbours, in channel order; 0 where none is.
+        """Yields for each neighbour, in channel order, its value at every pixel; 0 where none is.
 
-        With `sign=-1` seen from the pixels whose neighbour a pixel is.
+        With `sign=-1`, the value of the pixel whose neighbour a pixel is.
         """
         return self.views(self.with_margin(tensor), sign)
 
     def with_margin(self, tensor):
-        """The tensor within zeros as far as neighbours reach."""
+        """Pads the tensor with zeros as far as neighbours reach."""
         return ops.pad(tensor, [[0, 0], [self.vertical] * 2, [self.horizontal] * 2, [0, 0]])
 
     def views(self, padded, sign=1):
-        """`neighbors` of a tensor that has its margin."""
+        """Yields `neighbors` of a tensor padded by `with_margin`."""
         for dy, dx in self.offsets:
             top, left = self.vertical + sign * dy, self.horizontal + sign * dx
             yield padded[:, top : top + self.height, left : left + self.width]
 
     def quotient(self, mixed, total, current):
-        """The quotient of Eq. 6, but `current` where a pixel listens neither to itself nor others.
+        """The quotient of Eq. 6; `current` where all weights of a pixel are 0.
 
-        `total` is the sum of `mixed` over the classes, wherever they summed to 1 before.
+        `total` is the sum of `mixed` over the classes, provided that `current` sums to 1.
         """
         return ops.where(total > 0, mixed / ops.where(total > 0, total, 1.0), current)
 
     def gradient(self, upstream, probabilities, iterations):
-        """Gradients of all iterations by the probabilities and the affinities.
+        """Gradients of all iterations with respect to the probabilities and the affinities.
 
-        Keeps the state of every iteration.
+        Keeps the state of every iteration in memory.
 
         Args:
-            upstream: Gradient by what `end` returned, (B, H, W, C).
-            probabilities: What went into `start`.
-            iterations: How many, int.
+            upstream: Gradient with respect to the output of `end`, (B, H, W, C).
+            probabilities: Input of `start`.
+            iterations: Number of iterations, int.
         """
 
         def forward(state, _):
@@ -127,11 +127,11 @@ class Grid:
             refined, states = ops.scan(forward, self.start(probabilities), length=iterations)
             carried = to_values, to_affinities, refined
             (to_values, to_affinities, _), _ = ops.scan(backward, carried, states, reverse=True)
-        # What is not valid came out as it went in.
+        # Invalid pixels pass through unchanged.
         return self.where_valid(to_values, self.widened(upstream)), to_affinities
 
     def widened(self, values):
-        """Values (B, H, W, C) with as many classes as `values` returns."""
+        """Pads the class axis of values (B, H, W, C) to the size that `values` returns."""
         return values
 
     def values(self, state):
@@ -139,11 +139,11 @@ class Grid:
         return state
 
     def _step_gradient(self, upstream, current, refined):
-        """Gradients of one iteration by `current` and by the affinities."""
+        """Gradients of one iteration with respect to `current` and the affinities."""
         peak = ops.max(current, axis=-1, keepdims=True)
         total = self.self_weight * peak + self.support
-        listens = total > 0
-        to_mixed = ops.where(listens, upstream / ops.where(listens, total, 1.0), 0.0)
+        positive = total > 0
+        to_mixed = ops.where(positive, upstream / ops.where(positive, total, 1.0), 0.0)
         to_mixed = self.where_valid(to_mixed, 0.0)
         to_total = -ops.sum(to_mixed * refined, axis=-1, keepdims=True)
         to_own = ops.sum(to_mixed * current, axis=-1, keepdims=True) + to_total
@@ -151,7 +151,7 @@ class Grid:
         highest = ops.cast(current == peak, "float32")
         highest = highest / ops.sum(highest, axis=-1, keepdims=True)
         to_current = self.self_weight * (peak * to_mixed + to_own * highest)
-        to_current = to_current + self.where_valid(ops.where(listens, 0.0, upstream), 0.0)
+        to_current = to_current + self.where_valid(ops.where(positive, 0.0, upstream), 0.0)
         affinities = ops.cast(self.affinities, "float32")
         of_others = zip(
             self.neighbors(to_mixed, sign=-1), self.neighbors(affinities, sign=-1), strict=True
@@ -179,7 +179,7 @@ class LanesGrid(Grid):
         )
 
     def start(self, values):
-        # Selected, not multiplied: what is not valid may be NaN.
+        # Selected, not multiplied: invalid values may be NaN.
         return self.where_valid(self.widened(values), 0.0)
 
     def end(self, state, elsewhere):
@@ -195,7 +195,7 @@ class LanesGrid(Grid):
             self.affinities[..., channel : channel + 1] * neighbor
             for channel, neighbor in enumerate(self.neighbors(state))
         ]
-        # A sum for each rate: additions that wait for each other would keep a processor waiting.
+        # One sum for each rate: a single chain of dependent additions would stall the processor.
         for first in range(0, len(weighted), NEIGHBORS):
             mixed = mixed + functools.reduce(ops.add, weighted[first : first + NEIGHBORS])
         return self.where_valid(self.quotient(mixed, own + self.support, state), 0.0)

@@ -1,4 +1,4 @@
-"""Which form of Eq. 6 suits the device. All of them compute the same."""
+"""Selects the form of Eq. 6 for the device. All forms compute the same."""
 
 import contextlib
 import contextvars
@@ -22,9 +22,9 @@ _chosen = contextvars.ContextVar("form", default=None)
 
 @contextlib.contextmanager
 def form(name):
-    """Context in which propagation takes the form `name`, one of `FORMS`, wherever it runs.
+    """Context in which propagation uses the form `name`, one of `FORMS`, on any device.
 
-    For what is traced here to run elsewhere, and for tests.
+    For functions that are traced on one device to run on another, and for tests.
     """
     if name not in FORMS:
         raise ConfigError(f"A form must be one of {', '.join(FORMS)}. Received: {name!r}")
@@ -36,35 +36,35 @@ def form(name):
 
 
 def suitable_form(storage_dtype="float32"):
-    """The form for the device on which what is traced or computed now will run."""
+    """The form for the device on which the current operations will run."""
     name = _chosen.get() or _form_of_device()
-    # The form for CPUs, which compute in float32 alone, stores nothing else.
+    # The form for CPUs stores float32 only.
     return "fused" if name == "lanes" and storage_dtype != "float32" else name
 
 
 def _form_of_device():
     if not on_gpu():
         return "lanes"
-    # XLA would gather the parts of a batch on every device before what it cannot take apart.
+    # XLA cannot partition the kernel and would gather the whole batch on every device.
     several = keras.distribution.distribution() is not None
     return "kernel" if not several and _kernel_compiles() else "fused"
 
 
 def grid(form, storage_dtype, *arguments):
-    """The `Grid` of a form; the other arguments are those of `Grid`."""
+    """Builds the `Grid` of a form; the other arguments are those of `Grid`."""
     if form == "lanes":
         return LanesGrid(*arguments)
     options = {"storage_dtype": storage_dtype}
     if form == "fused":
         return FusedGrid(*arguments, **options)
-    # Not at the top: it needs JAX.
+    # Imported here since it needs JAX.
     from dilated_affinity.affinity.forms.kernel_grid import KernelGrid
 
     return KernelGrid(*arguments, **options)
 
 
 def check_storage_dtype(storage_dtype):
-    """Raises `ConfigError` for anything but one of `STORAGE_DTYPES`."""
+    """Raises `ConfigError` unless the dtype is one of `STORAGE_DTYPES`."""
     if storage_dtype not in STORAGE_DTYPES:
         raise ConfigError(
             f"storage_dtype must be one of {', '.join(STORAGE_DTYPES)}. "
@@ -74,7 +74,7 @@ def check_storage_dtype(storage_dtype):
 
 @functools.cache
 def _kernel_compiles():
-    """Whether the kernel can be compiled here, tried once; says in the log if it cannot."""
+    """Compiles a small kernel once and returns whether that worked; logs a warning if not."""
     if keras.backend.backend() != "jax":
         return False
     import jax
@@ -90,10 +90,9 @@ def _kernel_compiles():
     shapes = [jax.ShapeDtypeStruct((1, 4, 4, channels), "float32") for channels in (2, 8)]
     try:
         jax.jit(step).lower(*shapes).compile()
-    except Exception as error:  # whatever JAX, Triton and the driver raise
+    except Exception as error:  # JAX, Triton and the driver raise errors of many types
         logging.warning(
-            "propagation takes the form of XLA, which is slower here: its kernel does not "
-            "compile: %s: %s",
+            "propagation uses the slower XLA form, since its CUDA kernel does not compile: %s: %s",
             type(error).__name__,
             first_line(error),
         )

@@ -1,4 +1,4 @@
-"""The TFDS builder of CamVid; `data/camvid/README.md` says how to get it."""
+"""TFDS builder of CamVid; `data/camvid/README.md` explains how to get the data."""
 
 from pathlib import Path
 
@@ -14,10 +14,11 @@ _VOID = 11
 
 
 class Camvid(PairedFilesBuilder):
-    """CamVid, road scenes of 480x360 pixels in 11 classes, as SegNet splits it (367/101/233).
+    """CamVid, road scenes of 480x360 pixels in 11 classes, in SegNet's splits (367/101/233).
 
-    `data_dir` holds `train/` and `trainannot/`, `val/` and `valannot/`, `test/` and `testannot/`,
-    or some of these pairs; an image and its label share the file name. Label value 11 is void.
+    `data_dir` contains `train/` and `trainannot/`, `val/` and `valannot/`, `test/` and
+    `testannot/`, or some of these pairs; an image and its label have the same file name. Label
+    value 11 is void.
     """
 
     CLASSES = CAMVID

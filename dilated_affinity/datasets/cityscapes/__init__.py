@@ -10,14 +10,14 @@ __all__ = ["Cityscapes", "TfdsCityscapes", "make_builder"]
 
 
 def make_builder(*, data_dir: str | os.PathLike) -> Cityscapes | TfdsCityscapes:
-    """Returns the builder that fits what lies in a folder.
+    """Returns the builder for the contents of a folder.
 
     Args:
         data_dir: A folder with `leftImg8bit/` and `gtFine/`, which are read in place; or with the
-            official zip files, or with what TFDS has prepared from them.
+            official zip files, or with the data set that TFDS prepared from them.
 
     Raises:
-        DataError: There is none of these.
+        DataError: If there is none of these.
     """
     if (Path(data_dir).expanduser() / IMAGES).is_dir():
         return Cityscapes(data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""Cityscapes from the official zip files, through TFDS' own builder."""
+"""Cityscapes from the official zip files, through TFDS' builder."""
 
 import os
 import zipfile
@@ -22,25 +22,26 @@ from dilated_affinity.errors import DataError, MissingDataError
 IMAGE_ARCHIVE = "leftImg8bit_trainvaltest.zip"
 LABEL_ARCHIVE = "gtFine_trainvaltest.zip"
 
-# Our names of the splits, and TFDS'.
+# Split names of this package, and those of TFDS.
 _TFDS_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 class TfdsCityscapes:
     """TFDS' `cityscapes/semantic_segmentation`, with the classes and splits of this package.
 
-    TFDS leaves labelIds as they are, and shuffles; its `validation` is `val` here.
+    TFDS keeps labelIds and shuffles the examples; its `validation` is `val` here.
 
     Args:
-        data_dir: The folder that holds the two zip files, or what TFDS has prepared from them in
-            `cityscapes/`. TFDS unpacks to `downloads/extracted`, which can be removed afterwards.
+        data_dir: The folder of the two zip files, or of the data set that TFDS prepared from them
+            in `cityscapes/`. TFDS unpacks to `downloads/extracted`, which can be removed
+            afterwards.
 
     Attributes:
         builder: TFDS' builder.
         classes: The `ClassTable`, of 19 training classes.
 
     Raises:
-        DataError: There are neither the zip files nor the prepared data set.
+        DataError: If there are neither the zip files nor the prepared data set.
     """
 
     name = "cityscapes"
@@ -65,11 +66,11 @@ class TfdsCityscapes:
 
     @property
     def info(self) -> tfds.core.DatasetInfo:
-        """TFDS' description of the data set, under TFDS' names."""
+        """TFDS' description of the data set, with TFDS' split names."""
         return self.builder.info
 
     def source(self, split: str) -> RecordsSource:
-        """Returns random access to a split, preparing the data set first where it is missing.
+        """Returns random access to a split; prepares the data set first if it is missing.
 
         Args:
             split: `"train"`, `"val"`, `"test"`, or a part in TFDS' notation (`"train[:10]"`).
@@ -78,8 +79,8 @@ class TfdsCityscapes:
             See `dilated_affinity.datasets.registry.Source`. Its `ids` are read from the records.
 
         Raises:
-            ConfigError: There is no such split.
-            DataError: A zip file, or what TFDS has prepared, is damaged or incomplete.
+            ConfigError: If there is no such split.
+            DataError: If a zip file or the prepared data set is damaged or incomplete.
         """
         if not self.builder.data_path.exists():
             check_archives(*self._archives)
@@ -106,10 +107,10 @@ class TfdsCityscapes:
 
 
 def check_archives(image_archive: Path, label_archive: Path) -> None:
-    """Raises `DataError` unless two zip files are what TFDS' builder takes them for.
+    """Raises `DataError` unless two zip files have the contents that TFDS' builder assumes.
 
-    TFDS passes silently over members that reach out of the archive, and trusts that each image
-    has its labels.
+    TFDS silently skips members whose paths lead out of the archive, and does not check that each
+    image has its labels.
 
     Args:
         image_archive: `leftImg8bit_trainvaltest.zip`.

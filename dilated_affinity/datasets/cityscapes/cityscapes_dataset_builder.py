@@ -1,4 +1,4 @@
-"""The TFDS builder of Cityscapes in its official folder layout, read in place."""
+"""TFDS builder of Cityscapes in its official folder layout, read in place."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ SPLITS = ("train", "val", "test")
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 IMAGE_ENDING, LABEL_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
-# The label files hold the ids 0 to 33.
+# The label files contain the ids 0 to 33.
 _NUM_LABEL_IDS = 34
 
 
 def label_id_table() -> np.ndarray:
-    """Returns what the values in labelIds files mean; see `dilated_affinity.datasets.files.pairs`.
+    """Returns the `label_table` of labelIds files.
 
-    Ids that no file holds are invalid rather than void: 255 in particular is a sign of trainIds
-    under the name of labelIds.
+    Ids that do not exist are invalid rather than void: 255 in particular indicates trainIds in a
+    file named labelIds.
     """
     table = cityscapes_train_ids().astype(np.int16)
     table[_NUM_LABEL_IDS:] = INVALID
@@ -34,7 +34,7 @@ def label_id_table() -> np.ndarray:
 class Cityscapes(PairedFilesBuilder, skip_registration=True):
     """Cityscapes, street scenes of 2048x1024 pixels in 19 classes, read in place.
 
-    `data_dir` holds `leftImg8bit/<split>/<city>/<id>_leftImg8bit.png` and
+    `data_dir` contains `leftImg8bit/<split>/<city>/<id>_leftImg8bit.png` and
     `gtFine/<split>/<city>/<id>_gtFine_labelIds.png` for the splits train, val and test, or some
     of them. labelIds become the 19 training classes (trainIds); all others are void.
     """
@@ -50,7 +50,7 @@ class Cityscapes(PairedFilesBuilder, skip_registration=True):
                 splits[split] = _pairs_of_cities(image_dir, label_dir, self._notes)
             elif image_dir.is_dir() or label_dir.is_dir():
                 missing = label_dir if image_dir.is_dir() else image_dir
-                self._notes.add("splits left out, as one of their folders is missing", missing)
+                self._notes.add("splits left out, since one of their folders is missing", missing)
         if not splits:
             raise MissingDataError(
                 f"{root}: expected Cityscapes' folders {IMAGES}/train and {LABELS}/train, or those "
@@ -77,7 +77,7 @@ def _pairs_of_cities(image_dir: Path, label_dir: Path, notes: Notes) -> tuple[Pa
     raise_first(problems)
     if not images:
         raise DataError(f"{image_dir}: expected <city>/<id>{IMAGE_ENDING}. Received: no such files")
-    # The names of files begin with the city, and are ids by themselves.
+    # File names begin with the city and are unique.
     return tuple(
         Pair(key.rsplit("/", 1)[-1], str(images[key]), str(labels[key])) for key in sorted(images)
     )

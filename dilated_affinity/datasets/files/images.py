@@ -1,6 +1,6 @@
-"""Photographs and label maps from files, read with Pillow, refusing what would be read wrongly.
+"""Reads images and label maps with Pillow, and refuses files that it would misread.
 
-Labels are never decoded by TensorFlow or OpenCV: both expand a palette to colours, and the class
+Labels are never decoded by TensorFlow or OpenCV: both expand a palette to colours, but the class
 is the palette index.
 """
 
@@ -16,17 +16,17 @@ from PIL import Image, ImageOps
 
 from dilated_affinity.errors import DataError
 
-# File name endings that are taken for images when a folder is listed.
+# File name endings of images when a folder is listed.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
-# Pillow's own `MAX_IMAGE_PIXELS`, from which on it warns of a decompression bomb. Decoding so many,
-# turning them upright and to RGB takes 1.5 GB.
+# Pillow's own `MAX_IMAGE_PIXELS`, above which it warns of a decompression bomb. Decoding an image
+# of this size, rotating it and converting it to RGB takes 1.5 GB.
 MAX_PIXELS = 89_478_485
 
-# Larger files are no images of at most MAX_PIXELS.
+# Larger than any image of at most MAX_PIXELS.
 MAX_FILE_BYTES = 2**30
 
-# Pillow's others include PostScript, which it runs another program for.
+# Other formats of Pillow include PostScript, for which it runs another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 _LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
@@ -34,7 +34,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_BITS_PER_SAMPLE = 258
 _EXIF_ORIENTATION = 0x0112
 
-# What Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError.
+# Errors that Pillow's decoders raise for damaged files; UnidentifiedImageError is an OSError.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -49,31 +49,31 @@ _DECODER_ERRORS = (
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes a photograph.
+    """Decodes an image to RGB.
 
     The EXIF orientation is applied, so that the array is upright as viewers show it. Grey images
     become RGB, palettes are resolved and alpha is dropped.
 
     Args:
         data: The bytes of the file: PNG, JPEG, BMP, GIF, PNM, TIFF or WebP.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
 
     Returns:
         A uint8 array of shape `(height, width, 3)`, RGB.
 
     Raises:
-        DataError: The file is empty, damaged, too large, or has other than 8 bits per channel or
-            other colours than grey and RGB (such as CMYK).
+        DataError: If the file is empty, damaged, too large, does not have 8 bits per channel, or is
+            neither grey nor RGB (such as CMYK).
     """
     return read_image(data, name)[0]
 
 
 def read_image(data: bytes, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Does what `decode_image` does, and says what of the file the array does not show.
+    """Decodes an image as `decode_image` does, and returns remarks on the conversion.
 
     Returns:
-        The array, and what was done to the image or left out of it, as plural noun phrases such
-        as `"images turned upright by their EXIF orientation 3"`.
+        The array, and remarks on changes to the image or parts of it that are ignored, as plural
+        noun phrases such as `"images turned upright by their EXIF orientation 3"`.
 
     Raises:
         DataError: As `decode_image`.
@@ -86,23 +86,23 @@ def read_image(data: bytes, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
             f"Received: {bits}-bit {image.mode}"
         )
     remarks = _remarks(image, name, "images")
-    return np.asarray(_in_rgb(_upright(image, name))), remarks
+    return np.asarray(_to_rgb(_upright(image, name))), remarks
 
 
 def label_remarks(data: bytes, name: str) -> tuple[str, ...]:
-    """Says what of a label file the decoded values do not show; see `read_image`.
+    """Returns remarks on the conversion of a label file; see `read_image`.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: If the file is damaged.
     """
     return _remarks(_open(data, name), name, "masks")
 
 
 def palette_colors(data: bytes, name: str) -> dict[int, tuple[int, int, int]]:
-    """Returns the colours that a palette image gives to the indices that occur in it.
+    """Returns the palette's colours of the indices that occur in a palette image.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: If the file is damaged.
     """
     image = _open(data, name)
     if image.mode != "P":
@@ -113,18 +113,18 @@ def palette_colors(data: bytes, name: str) -> dict[int, tuple[int, int, int]]:
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:
-    """Decodes a label map to the values that its file stores: palette indices or grey values.
+    """Decodes a label map to its stored values: palette indices or grey values.
 
     Args:
         data: The bytes of the file: PNG, BMP, GIF, PNM or TIFF.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
 
     Returns:
         A uint8 array of shape `(height, width)`.
 
     Raises:
-        DataError: The file is empty, damaged, too large, compressed with loss, or stores anything
-            but one channel of at most 8 bits.
+        DataError: If the file is empty, damaged, too large, in a lossy format, or does not store
+            one channel of at most 8 bits.
     """
     image = _open_lossless(data, name)
     bits = _bits_per_channel(image, data)
@@ -135,24 +135,24 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
         )
     values = np.asarray(_upright(image, name))
     if image.mode == "L" and bits < 8:
-        # Pillow stretches 2 and 4 bits of grey to 0..255; the stored values are wanted.
+        # Pillow scales grey values of 2 and 4 bits to 0..255; restore the stored values.
         values = values // (255 // (2**bits - 1))
     return values.astype(np.uint8)
 
 
 def decode_label_colors(data: bytes, name: str) -> np.ndarray:
-    """Decodes a label map that is drawn in colours, palettes resolved.
+    """Decodes a label map that is drawn in colours, including those of a palette.
 
     Args:
         data: The bytes of the file: PNG, BMP, GIF, PNM or TIFF.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
 
     Returns:
         A uint8 array of shape `(height, width, 3)`, RGB.
 
     Raises:
-        DataError: The file is empty, damaged, too large, compressed with loss, transparent
-            somewhere, or has other than 8 bits per channel or other colours than grey and RGB.
+        DataError: If the file is empty, damaged, too large, in a lossy format, partly transparent,
+            does not have 8 bits per channel, or is neither grey nor RGB.
     """
     image = _open_lossless(data, name)
     bits = _bits_per_channel(image, data)
@@ -165,19 +165,19 @@ def decode_label_colors(data: bytes, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: a label must be opaque. Received: alpha {image.getextrema()[3][0]}"
         )
-    return np.asarray(_in_rgb(_upright(image, name)))
+    return np.asarray(_to_rgb(_upright(image, name)))
 
 
 def has_colors(data: bytes, name: str, palettes=False) -> bool:
-    """Tells whether an image file stores colours, rather than grey values or palette indices.
+    """Returns whether an image file stores colours rather than grey values or palette indices.
 
     Args:
         data: The bytes of the file.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
         palettes: Whether the colours of a palette count.
 
     Raises:
-        DataError: The file is empty, damaged or too large.
+        DataError: If the file is empty, damaged or too large.
     """
     modes = ("RGB", "RGBA", "RGBX", "P", "PA") if palettes else ("RGB", "RGBA", "RGBX")
     return _open(data, name).mode in modes
@@ -187,11 +187,11 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     """Returns the contents of a file.
 
     Raises:
-        DataError: It cannot be read, is no ordinary file, or has more than `MAX_FILE_BYTES`.
+        DataError: If it cannot be read, is not a regular file, or has more than `MAX_FILE_BYTES`.
     """
     try:
-        # Opening a pipe would wait for who writes to it.
-        with open(path, "rb", opener=_without_waiting) as file:
+        # Opening a pipe would block until it has a writer.
+        with open(path, "rb", opener=_open_nonblocking) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise DataError(f"{path}: expected a file. Received: a device, pipe or folder")
@@ -205,18 +205,18 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _without_waiting(path, flags):
+def _open_nonblocking(path, flags):
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def stored_orientation(data: bytes) -> int:
-    """Returns the EXIF orientation, 1 to 8, of an image that has been decoded before; 1 is none."""
+    """Returns the EXIF orientation, 1 to 8, of a valid image file; 1 if it has none."""
     with Image.open(io.BytesIO(data)) as image:
         return image.getexif().get(_EXIF_ORIENTATION, 1)
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    """Decodes the pixels once the header has shown that there are not too many."""
+    """Opens an image and decodes its pixels, unless the header states too many of them."""
     if not data:
         raise DataError(f"{name}: expected an image file. Received: an empty file (0 bytes)")
     try:
@@ -248,7 +248,7 @@ def _open_lossless(data: bytes, name: str) -> Image.Image:
             f"its values. Received: {image.format}"
         )
     if image.format == "PPM" and image.mode in ("L", "RGB"):
-        # Beginning with a kind, width, height and maximum; Pillow stretches others than 255.
+        # The header has format, width, height and maximum; Pillow scales unless that is 255.
         header = re.sub(rb"#[^\r\n]*", b" ", data[:4096]).split(maxsplit=4)
         if header[3:4] != [b"255"]:
             most = b" ".join(header[3:4]).decode("ascii", "replace")
@@ -257,32 +257,32 @@ def _open_lossless(data: bytes, name: str) -> Image.Image:
 
 
 def _remarks(image: Image.Image, name: str, kind: str) -> tuple[str, ...]:
-    texts = (_turned(image, name), _transparent(image), _frames(image))
+    texts = (_orientation_remark(image, name), _alpha_remark(image), _frames_remark(image))
     return tuple(f"{kind} {text}" for text in texts if text)
 
 
-def _turned(image: Image.Image, name: str) -> str:
+def _orientation_remark(image: Image.Image, name: str) -> str:
     orientation = _orientation(image, name)
     return f"turned upright by their EXIF orientation {orientation}" if orientation > 1 else ""
 
 
-def _transparent(image: Image.Image) -> str:
-    """Says so where the alpha of some pixels, or of their palette entries, is not full."""
+def _alpha_remark(image: Image.Image) -> str:
+    """Returns a remark if some pixels, or their palette entries, are not opaque."""
     if image.mode in ("RGBA", "LA", "PA"):
         occurs = image.getextrema()[-1][0] < 255
     elif "transparency" in image.info:
-        # A palette's entries, or one colour, may be transparent and occur nowhere.
+        # Transparent palette entries or a transparent colour need not occur in the image.
         occurs = image.convert("RGBA").getextrema()[3][0] < 255
     else:
         return ""
     return "transparent in places, read as if they were opaque" if occurs else ""
 
 
-def _frames(image: Image.Image) -> str:
+def _frames_remark(image: Image.Image) -> str:
     try:
         several = getattr(image, "is_animated", False)
     except _DECODER_ERRORS:
-        # Only what comes behind the first one can be damaged.
+        # The first frame has been decoded; only later ones can be damaged.
         several = True
     return "of several frames or pages, the first one read" if several else ""
 
@@ -302,9 +302,9 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         raise _unreadable_orientation(name, error) from error
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
-        # Pillow warns of the direct way.
+        # A direct conversion makes Pillow warn.
         image = image.convert("RGBA")
     return image.convert("RGB")
 
@@ -314,7 +314,7 @@ def _unreadable_orientation(name: str, error: Exception) -> DataError:
 
 
 def _bits_per_channel(image: Image.Image, data: bytes) -> int:
-    """Returns the bits that the file stores; the mode hides them, as 16-bit RGB opens as RGB."""
+    """Returns the stored bits, which the mode may hide: Pillow opens 16-bit RGB as RGB."""
     if image.mode.startswith("I;16"):
         return 16
     if image.mode in ("I", "F"):

@@ -1,4 +1,4 @@
-"""The image files below a folder, and what else lies there."""
+"""Lists the image files below a folder, and notes other contents."""
 
 import os
 from collections import Counter, deque
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES
-from dilated_affinity.datasets.notes import Notes, shown
+from dilated_affinity.datasets.notes import Notes, abbreviate
 
-MACOS_FILES = "files that macOS writes beside others (._*), passed over"
-HIDDEN_FILES = "hidden files, passed over"
-HIDDEN_FOLDERS = "hidden folders, passed over"
+MACOS_FILES = "files that macOS writes beside others (._*), ignored"
+HIDDEN_FILES = "hidden files, ignored"
+HIDDEN_FOLDERS = "hidden folders, ignored"
 LINKED_FOLDERS = "folders that are links, followed"
-LINKED_AGAIN = "folders that links lead to once more, passed over"
+LINKED_AGAIN = "folders reached again through links, ignored"
 
 
 class Listing(NamedTuple):
-    """What lies below a folder.
+    """Contents of a folder and its sub-folders.
 
     Attributes:
-        images: What is named as images are, by the ending, sorted; links to nothing too.
-        notes: What was passed over, and which links were followed.
+        images: Files with the ending of an image, sorted, including broken links.
+        notes: Ignored files, and links that were followed.
         problems: Folders that cannot be read, one line each.
     """
 
@@ -33,11 +33,11 @@ class Listing(NamedTuple):
 def list_images(folder: str | os.PathLike) -> Listing:
     """Finds the image files below a folder.
 
-    Sub-folders that are links are followed. Every folder is read once, whatever leads to it, so
-    that links in a circle have an end; where several paths lead to one, that without links counts.
+    Sub-folders that are links are followed. Every folder is read once, so that cyclic links end; of
+    several paths to a folder, the one without links is used.
 
     Args:
-        folder: A folder that exists, with or without sub-folders.
+        folder: An existing folder, with or without sub-folders.
 
     Returns:
         A `Listing`.
@@ -45,7 +45,7 @@ def list_images(folder: str | os.PathLike) -> Listing:
     found = Listing([], Notes(), [])
     others: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    # Folders before links to folders, so that a link never takes a folder's place.
+    # Folders before links to folders, so that a link never replaces a folder.
     waiting, links = deque([Path(folder)]), deque()
     while waiting or links:
         is_link = not waiting
@@ -78,7 +78,7 @@ def list_images(folder: str | os.PathLike) -> Listing:
             elif path.suffix.lower() not in IMAGE_SUFFIXES:
                 others.append(path)
             else:
-                # A link to nothing too: reading it says so.
+                # Broken links included: reading them raises the error.
                 found.images.append(path)
     note_files_of_other_kinds(others, found.notes)
     found.images.sort()
@@ -86,8 +86,8 @@ def list_images(folder: str | os.PathLike) -> Listing:
 
 
 def note_files_of_other_kinds(paths: Sequence[Path], notes: Notes) -> None:
-    """Notes files whose names do not end as those of images do, with how many end in what."""
+    """Notes files without the ending of an image, with the number of each ending."""
     endings = Counter(path.suffix.lower() for path in paths).most_common()
-    counts = shown((f"{count} {ending or 'without ending'}" for ending, count in endings), 5)
+    counts = abbreviate((f"{count} {ending or 'without ending'}" for ending, count in endings), 5)
     for path in sorted(paths):
-        notes.add(f"files that are no images by their ending, passed over ({counts})", path)
+        notes.add(f"files without the ending of an image, ignored ({counts})", path)

@@ -1,4 +1,4 @@
-"""Label masks without images, in a folder or a tar archive, to be counted."""
+"""Label masks without images, in a folder or a tar archive, for statistics."""
 
 import functools
 import os
@@ -26,27 +26,27 @@ from dilated_affinity.errors import DataError
 
 
 class MaskFiles:
-    """Masks one after the other, as `AffinityStatistics.from_labels` takes them.
+    """Iterable of masks for `AffinityStatistics.from_labels`.
 
-    Iterating gives functions without arguments, each of which decodes one mask, uint8 (H, W), to
-    the values that its file stores (see `decode_label`). A tar archive is read as a stream, once,
-    without unpacking it; only the masks that are asked for are in memory.
+    It yields functions without arguments, each of which decodes one mask to its stored values,
+    uint8 (H, W) (see `decode_label`). A tar archive is read once, as a stream, without unpacking
+    it; only the masks in use are in memory.
 
     Args:
-        path: A folder, whose sub-folders are searched too, or a `.tar`, `.tar.gz` or `.tgz` file.
-            Files that are no images, by their ending, hidden files and links in an archive are
-            passed over, which is logged; see `list_images`.
-        num_classes: Refuse masks with other values than 0 to `num_classes - 1` and the void
-            label. Not checked when None.
+        path: A folder, searched with its sub-folders, or a `.tar`, `.tar.gz` or `.tgz` file. Files
+            without the ending of an image, hidden files and links in an archive are ignored, with a
+            log message; see `list_images`.
+        num_classes: Refuse masks with values other than 0 to `num_classes - 1` and the void
+            label. Not checked if None.
         ignore_label: The void label. Defaults to 255.
 
     Attributes:
         count: The number of masks; None for a compressed archive that has not been read yet.
 
     Raises:
-        DataError: There is no such folder or file, or no mask in it; from iterating, an archive
-            is damaged or has a member whose path leads out of it; from a function, a mask is
-            damaged, is no label or has other values.
+        DataError: If there is no such folder or file, or no mask in it. Iterating raises it if an
+            archive is damaged or has a member whose path leads out of it; a function, if a mask is
+            damaged, is not a label or has other values.
 
     Example:
 
@@ -118,20 +118,20 @@ def _is_mask(name: str) -> bool:
 
 
 def _members_if_uncompressed(path: str) -> int | None:
-    """The number of masks in an archive where its headers can be read without the rest."""
+    """The number of masks in an archive, or None if it is compressed."""
     try:
         with tarfile.open(path, "r:") as tar:
             return sum(is_plain_file(member, path) and _is_mask(member.name) for member in tar)
     except (OSError, EOFError, tarfile.TarError):
-        # Compressed, or damaged, which reading it will tell.
+        # Compressed, or damaged, which raises an error when it is read.
         return None
 
 
 def _stream(path: str, notes: Notes) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the masks in an archive, in its order; notes what else is in it."""
+    """Yields names and contents of the masks in an archive in order; notes other members."""
     with reading_archive(path), tarfile.open(path, "r|*") as tar:
         while (member := tar.next()) is not None:
-            # `tarfile` remembers every member that it has come by.
+            # `tarfile` keeps every member that it has read.
             tar.members.clear()
             if is_plain_file(member, path) and _is_mask(member.name):
                 yield member.name, read_member(tar, member, path)
@@ -142,7 +142,7 @@ def _stream(path: str, notes: Notes) -> Iterator[tuple[str, bytes]]:
 def _other_kind(member: tarfile.TarInfo) -> str:
     name = PurePosixPath(member.name).name
     if not member.isfile():
-        return "links, pipes and devices, passed over"
+        return "links, pipes and devices, ignored"
     if name.startswith("."):
         return MACOS_FILES if name.startswith("._") else HIDDEN_FILES
-    return "files that are no images by their ending, passed over"
+    return "files without the ending of an image, ignored"

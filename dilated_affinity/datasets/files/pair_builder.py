@@ -1,6 +1,6 @@
-"""The base of data sets that lie on disk as pairs of an image file and a label file.
+"""Base of the TFDS builders of data sets stored as pairs of an image file and a label file.
 
-They are read in place, in the manner of `tfds.ImageFolder`: nothing is copied or converted.
+They are read in place, as by `tfds.ImageFolder`: nothing is copied or converted.
 """
 
 import abc
@@ -30,7 +30,7 @@ class PairedFilesSource(Sequence):
         pairs: The examples, in order.
         classes: The class table.
         table: See `label_table`.
-        decode: What decodes the label files; it must be possible to pickle it.
+        decode: Decoder of the label files, which can be pickled.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class PairedFilesSource(Sequence):
         self._pairs = tuple(pairs)
         self._table = table
         self._decode = decode
-        self._noticed: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self.classes = classes
         self.ids = [pair.id for pair in self._pairs]
 
@@ -51,37 +51,39 @@ class PairedFilesSource(Sequence):
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict:
-        return read_pair(self._pairs[index], self.classes, self._table, self._decode, self._notice)
+        return read_pair(
+            self._pairs[index], self.classes, self._table, self._decode, self._log_remark
+        )
 
     def label(self, index: int) -> np.ndarray:
         """Reads the label of an example without its image."""
         return read_label(self._pairs[index], self.classes, self._table, self._decode)
 
     def inspect(self, index: int) -> tuple[Pair, Inspection]:
-        """Reads an example for what its arrays do not show; its values need not be classes.
+        """Reads and inspects an example; its label values need not be classes.
 
         Raises:
-            DataError: A file cannot be used.
+            DataError: If a file cannot be used.
         """
         pair = self._pairs[index]
         return pair, inspect_pair(pair, self._decode)
 
     @property
     def table(self) -> np.ndarray:
-        """What the values in label files mean; see `label_table`."""
+        """The class of each value in label files; see `label_table`."""
         return self._table
 
-    def _notice(self, remark: str, path: str) -> None:
-        # The first file of each kind; several threads may meet one.
-        if remark not in self._noticed and self._noticed.setdefault(remark, path) is path:
+    def _log_remark(self, remark: str, path: str) -> None:
+        # Logs the first file of each kind only; several threads may read one.
+        if remark not in self._logged and self._logged.setdefault(remark, path) is path:
             logging.warning("%s: the first of the %s; --check_only counts them", path, remark)
 
 
 class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
-    """Base of the TFDS builders that read pairs of files in place.
+    """Base class of the TFDS builders that read pairs of files in place.
 
-    A subclass gives `CLASSES` and `_list_pairs`, `_label_table` where its files hold other
-    values than the classes and 255, and `_label_decoder` where they are no images of these values.
+    A subclass defines `CLASSES` and `_list_pairs`; also `_label_table` if its label files contain
+    values other than the classes and 255, and `_label_decoder` if they are not images of these.
 
     Example:
 
@@ -96,7 +98,7 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
         data_dir: The folder of the data set.
 
     Raises:
-        DataError: The folder is missing, or its images and labels do not pair up.
+        DataError: If the folder is missing, or its images and labels do not pair up.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -111,7 +113,7 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
                 f"Received: {str(root)!r}, which is not a folder"
             )
         super().__init__(data_dir=root, **kwargs)
-        # Set anew: TFDS has appended name and version, but the files are read where they are.
+        # Restored, since TFDS has appended name and version, but the files are read in place.
         self._data_dir = str(root)
         self.info.update_data_dir(str(root))
         self._notes = Notes()
@@ -133,7 +135,7 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
 
     @property
     def notes(self) -> list[str]:
-        """What was passed over when the pairs were listed, and the like, a line for each kind."""
+        """Notes on ignored files and the like from listing the pairs, a line for each kind."""
         return self._notes.lines()
 
     def source(self, split: str) -> PairedFilesSource:
@@ -146,7 +148,7 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
             See `dilated_affinity.datasets.registry.Source`.
 
         Raises:
-            ConfigError: There is no such split.
+            ConfigError: If there is no such split.
         """
         pairs = [
             pair
@@ -157,17 +159,17 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def _list_pairs(self, root: Path) -> dict[str, tuple[Pair, ...]]:
-        """Returns the pairs of every split that is there, in order, without reading the files.
+        """Returns the pairs of every existing split, in order, without reading the files.
 
-        What is passed over goes into `self._notes`.
+        Ignored files are added to `self._notes`.
         """
 
     def _label_table(self) -> np.ndarray:
-        """Returns what the values in the label files mean; see `label_table`."""
+        """Returns the class of each value in the label files; see `label_table`."""
         return label_table(self.classes.num_classes)
 
     def _label_decoder(self) -> Decoder:
-        """Returns what decodes the label files."""
+        """Returns the decoder of the label files."""
         return decode_label
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -188,22 +190,22 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **kwargs) -> None:
-        """Does nothing: the files are read where they are."""
+        """Does nothing, since the files are read in place."""
         del kwargs
         logging.info("%s is read in place from %s; nothing to prepare", self.name, self.data_dir)
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        """Is abstract in TFDS; `download_and_prepare` above does not come here."""
+        """Abstract in TFDS; never called by `download_and_prepare` above."""
 
     def as_data_source(self, split=None, **kwargs):
         """Returns random access to a split, or to all of them by name where `split` is None.
 
         Args:
             split: See `source`.
-            **kwargs: TFDS' `decoders` and the like, of which none can apply here.
+            **kwargs: Other options of TFDS, such as `decoders`, which are not supported.
 
         Raises:
-            NotImplementedError: An option was given.
+            NotImplementedError: If an option was given.
         """
         given = {name: value for name, value in kwargs.items() if value is not None}
         if given:

@@ -1,4 +1,4 @@
-"""Pairs of an image file and a label file: finding, reading and checking them."""
+"""Finds, reads and checks pairs of an image file and a label file."""
 
 import os
 import unicodedata
@@ -22,9 +22,9 @@ from dilated_affinity.errors import DataError
 
 REMEDY = "remove the orientation from the images (exiftool -Orientation= *.jpg)"
 
-UNICODE_FORM = "images whose label's name has another Unicode form, paired all the same"
+UNICODE_FORM = "images whose label's name has another Unicode form, paired anyway"
 
-# The entry of a label table for a value that no file may hold.
+# The entry of a label table for values that may not occur.
 INVALID = -1
 
 
@@ -37,11 +37,11 @@ class Pair(NamedTuple):
 
 
 def label_table(num_classes: int, others: Mapping[int, int] | None = None) -> np.ndarray:
-    """Returns the table from the values in label files to classes.
+    """Returns the table that maps values in label files to classes.
 
     Args:
         num_classes: Values 0 to `num_classes - 1` are the classes themselves, 255 is void.
-        others: What further values mean, such as `{11: 255}`.
+        others: Classes of further values, such as `{11: 255}`.
 
     Returns:
         An int16 array of shape `(256,)`: a class, 255 for void, or `INVALID`.
@@ -54,12 +54,12 @@ def label_table(num_classes: int, others: Mapping[int, int] | None = None) -> np
     return table
 
 
-# From the bytes of a label file and its name, for errors, to its values, uint8 (H, W).
+# Converts the bytes of a label file, and its name for errors, to its values, uint8 (H, W).
 Decoder = Callable[[bytes, str], np.ndarray]
 
 
-# Told what was done to a file that its array does not show (see `read_image`), and its name.
-Notice = Callable[[str, str], None]
+# Called with a remark on the conversion of a file (see `read_image`) and the file's name.
+OnRemark = Callable[[str, str], None]
 
 
 def read_pair(
@@ -67,25 +67,25 @@ def read_pair(
     classes: ClassTable,
     table: np.ndarray,
     decode: Decoder = decode_label,
-    notice: Notice | None = None,
+    on_remark: OnRemark | None = None,
 ) -> dict:
     """Reads and checks one example.
 
     Args:
         pair: The two files and the id.
-        classes: The class table, to recognise labels whose palette was lost.
+        classes: The class table, used to recognise labels that have lost their palette.
         table: See `label_table`.
-        decode: What decodes the label file.
-        notice: Told of an image that is not read as its file has it.
+        decode: Decoder of the label file.
+        on_remark: Called with remarks on the conversion of the image, see `read_image`.
 
     Returns:
         `{"image": uint8 (H, W, 3) RGB, "label": uint8 (H, W), "id": str}`.
 
     Raises:
-        DataError: A file is missing, damaged or of a kind that `image_files` refuses, the sizes
-            differ, or the label holds a value that the table calls invalid.
+        DataError: If a file is missing, damaged or refused by its decoder, the sizes differ, or the
+            label contains a value that is invalid by the table.
     """
-    image, values = read_values(pair, decode, notice)
+    image, values = read_values(pair, decode, on_remark)
     return {
         "image": image,
         "label": classes_of_values(values, pair.label_path, classes, table),
@@ -96,9 +96,9 @@ def read_pair(
 def read_label(
     pair: Pair, classes: ClassTable, table: np.ndarray, decode: Decoder = decode_label
 ) -> np.ndarray:
-    """Reads the label of an example alone: what `read_pair` gives as such, uint8 (H, W).
+    """Reads only the label of an example, uint8 (H, W), as `read_pair` returns it.
 
-    The image is not looked at, nor whether it has the same size.
+    The image is not read, so its size is not compared.
 
     Raises:
         DataError: As `read_pair`, for the label.
@@ -108,25 +108,25 @@ def read_label(
 
 
 def read_values(
-    pair: Pair, decode: Decoder = decode_label, notice: Notice | None = None
+    pair: Pair, decode: Decoder = decode_label, on_remark: OnRemark | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads the two files of an example, the label as its file stores it.
 
     Args:
         pair: The two files and the id.
-        decode: What decodes the label file.
-        notice: See `read_pair`.
+        decode: Decoder of the label file.
+        on_remark: See `read_pair`.
 
     Returns:
         The image, uint8 `(H, W, 3)`, and the label values, uint8 `(H, W)`.
 
     Raises:
-        DataError: A file is missing, damaged or refused by its decoder, or the sizes differ.
+        DataError: If a file is missing, damaged or refused by its decoder, or the sizes differ.
     """
     image_data = read_bytes(pair.image_path)
     image, remarks = read_image(image_data, pair.image_path)
-    for remark in remarks if notice else ():
-        notice(remark, pair.image_path)
+    for remark in remarks if on_remark else ():
+        on_remark(remark, pair.image_path)
     values = decode(read_bytes(pair.label_path), pair.label_path)
     check_sizes(image, values, pair, image_data)
     return image, values
@@ -138,15 +138,15 @@ def check_sizes(image: np.ndarray, values: np.ndarray, pair: Pair, image_data: b
     Args:
         image: `(H, W, 3)`, upright.
         values: `(H, W)`.
-        pair: Where they are from.
-        image_data: The image file, whose EXIF orientation the message names.
+        pair: The files, for the message.
+        image_data: The bytes of the image file, whose EXIF orientation is part of the message.
     """
     if image.shape[:2] != values.shape:
-        orientation = stored_orientation(image_data)  # which decodes a PNG once more
+        orientation = stored_orientation(image_data)  # decodes a PNG again
         turned = f" after its EXIF orientation {orientation}" if orientation > 1 else ""
         remedy = ""
         if orientation > 4 and image.shape[1::-1] == values.shape:
-            remedy = f" It seems to be drawn on the pixels as stored; then {REMEDY}."
+            remedy = f" It seems to be drawn on the pixels as stored; if so, {REMEDY}."
         raise DataError(
             f"{pair.label_path}: a label must have the size of its image, which is "
             f"{image.shape[1]}x{image.shape[0]}{turned} ({pair.image_path}).{remedy} "
@@ -157,19 +157,19 @@ def check_sizes(image: np.ndarray, values: np.ndarray, pair: Pair, image_data: b
 def classes_of_values(
     values: np.ndarray, name: str, classes: ClassTable, table: np.ndarray
 ) -> np.ndarray:
-    """Translates the values of a label file.
+    """Converts the values of a label file to classes.
 
     Args:
         values: uint8 `(H, W)`.
-        name: What to call the file in errors.
-        classes: The class table, to recognise labels whose palette was lost.
+        name: Name of the file in errors.
+        classes: The class table, used to recognise labels that have lost their palette.
         table: See `label_table`.
 
     Returns:
         uint8 `(H, W)`, classes and 255.
 
     Raises:
-        DataError: The table calls a value invalid.
+        DataError: If a value is invalid by the table.
     """
     label = table[values]
     if (label == INVALID).any():
@@ -180,12 +180,12 @@ def classes_of_values(
 def invalid_values_error(
     name: str, values: np.ndarray, classes: ClassTable, table: np.ndarray
 ) -> DataError:
-    """Returns the error for a label file with values that its table calls invalid.
+    """Returns the error for a label file with values that are invalid by its table.
 
     Args:
-        name: What to call the file.
+        name: Name of the file.
         values: The distinct values in the file, sorted.
-        classes: The class table, to recognise labels whose palette was lost.
+        classes: The class table, used to recognise labels that have lost their palette.
         table: See `label_table`.
     """
     wrong = [int(value) for value in values if table[value] == INVALID]
@@ -194,7 +194,7 @@ def invalid_values_error(
     # The weights of Pillow's and TensorFlow's conversion to grey.
     grey = np.rint(classes.color_map() @ np.array([0.299, 0.587, 0.114]))
     if np.isin(values, [*grey[: classes.num_classes], grey[IGNORE_LABEL]]).all():
-        hint = " These are the palette's colours turned grey: its indices were lost on the way."
+        hint = " These are the palette's colours converted to grey; its indices have been lost."
     valid = [int(value) for value in np.flatnonzero(table != INVALID)]
     return DataError(
         f"{name}: label values must be {_ranges(valid)}.{hint} Received: the values {shown}"
@@ -202,12 +202,12 @@ def invalid_values_error(
 
 
 class PairsFound(NamedTuple):
-    """What `find_pairs` found.
+    """Result of `find_pairs`.
 
     Attributes:
-        pairs: The pairs that are complete, sorted by id.
-        problems: What is wrong, one line each.
-        notes: What was passed over, and what was paired in spite of a difference.
+        pairs: The complete pairs, sorted by id.
+        problems: Problems, one line each.
+        notes: Ignored files, and names that were paired in spite of a difference.
     """
 
     pairs: tuple[Pair, ...]
@@ -220,21 +220,21 @@ def match_pairs(
 ) -> tuple[Pair, ...]:
     """Pairs the images below one folder with the labels below another.
 
-    An image and its label have the same path below their folders but for the ending, which is
-    also the example's id. Letters that look the same and are written with other code points, as
-    macOS and others write an umlaut, are the same.
+    An image and its label have the same path below their folders, apart from the ending. That path
+    is the example's id. Different Unicode forms of a letter, such as an umlaut written by macOS,
+    are equal.
 
     Args:
-        image_dir: Folder of photographs, with or without sub-folders.
+        image_dir: Folder of images, with or without sub-folders.
         label_dir: Folder of label maps.
-        notes: Where to note what is passed over. Where there is none it is logged.
+        notes: Collects notes on ignored files. If None, they are logged.
 
     Returns:
         The pairs, sorted by id.
 
     Raises:
-        DataError: A folder is missing or has no image in it, two files share an id, an image has
-            no label, or a label no image.
+        DataError: If a folder is missing or contains no image, two files have the same id, an image
+            has no label, or a label no image.
     """
     found = find_pairs(image_dir, label_dir)
     raise_first(found.problems)
@@ -246,16 +246,16 @@ def match_pairs(
 
 
 def find_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> PairsFound:
-    """Does what `match_pairs` does, but returns what is wrong instead of raising it.
+    """Does the same as `match_pairs`, but returns problems instead of raising an error.
 
     Raises:
-        DataError: A folder is missing or has no image in it.
+        DataError: If a folder is missing or contains no image.
     """
     images, labels = images_by_id(image_dir), images_by_id(label_dir)
     found = PairsFound((), images.problems + labels.problems, Notes())
     found.notes.merge(images.notes)
     found.notes.merge(labels.notes)
-    label_of = same_names(images.files, labels.files, found.notes)
+    label_of = match_names(images.files, labels.files, found.notes)
     without_label = images.files.keys() - label_of.keys()
     without_image = labels.files.keys() - set(label_of.values())
     for left, first, others, first_dir, second_dir, what in (
@@ -264,7 +264,7 @@ def find_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> Pa
     ):
         found.problems.extend(
             f"{first.files[key]}: expected a file of the same name in {second_dir} for each "
-            f"in {first_dir}. Received: {what}{_near(key, others)}"
+            f"in {first_dir}. Received: {what}{_similar_name(key, others)}"
             for key in sorted(left)
         )
     pairs = (
@@ -274,18 +274,18 @@ def find_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> Pa
     return found._replace(pairs=tuple(pairs))
 
 
-def same_names(
+def match_names(
     first: Mapping[str, Path], second: Mapping[str, Path], notes: Notes | None = None
 ) -> dict[str, str]:
-    """Pairs names that are the same, if need be once composed as Unicode's form NFC has it.
+    """Pairs names that are equal, if necessary after normalisation to Unicode's form NFC.
 
     Args:
         first: Files by name.
-        second: Others by name.
-        notes: Where to note those that differ in their Unicode form.
+        second: Other files by name.
+        notes: Collects notes on names that differ in their Unicode form.
 
     Returns:
-        For each name in `first` that has one, the one in `second`.
+        The name in `second` for each name in `first` that has one.
     """
     found = {name: name for name in first if name in second}
     forms: dict[str, tuple[list[str], list[str]]] = {}
@@ -294,7 +294,7 @@ def same_names(
             if name not in taken:
                 forms.setdefault(unicodedata.normalize("NFC", name), ([], []))[side].append(name)
     for ones, others in forms.values():
-        # Names that look the same on one side are left to who can tell them apart.
+        # Names that look the same on one side are ambiguous and only paired if equal.
         if len(ones) == len(others) == 1:
             found[ones[0]] = others[0]
             if notes is not None:
@@ -302,8 +302,8 @@ def same_names(
     return found
 
 
-def _near(key: str, names: Iterable[str]) -> str:
-    """Says which of some names differs from one in what is hard to see."""
+def _similar_name(key: str, names: Iterable[str]) -> str:
+    """Returns a hint if a name differs only in Unicode form, case or spaces; else an empty text."""
     for name in sorted(names):
         if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", key):
             return f"; {name!r} there looks the same, in another Unicode form, and so do others"
@@ -315,19 +315,19 @@ def _near(key: str, names: Iterable[str]) -> str:
 
 
 def raise_first(problems: Sequence[str]) -> None:
-    """Raises `DataError` for the first of some problems, if any, and says how many there are."""
+    """Raises `DataError` with the first problem, if any, and the number of the others."""
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
 
 
 class Files(NamedTuple):
-    """What `images_by_id` found.
+    """Result of `images_by_id`.
 
     Attributes:
         files: The files by their path below the folder without the ending.
-        problems: What is wrong, one line each.
-        notes: What was passed over.
+        problems: Problems, one line each.
+        notes: Ignored files.
     """
 
     files: dict[str, Path]
@@ -342,7 +342,7 @@ def images_by_id(folder: str | os.PathLike) -> Files:
         folder: A folder, with or without sub-folders.
 
     Raises:
-        DataError: The folder is missing or has no image in it.
+        DataError: If the folder is missing or contains no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -368,7 +368,7 @@ def images_by_id(folder: str | os.PathLike) -> Files:
 
 
 def _ranges(values: Sequence[int]) -> str:
-    """Writes sorted numbers as `0 to 11 or 255`."""
+    """Formats sorted numbers as `0 to 11 or 255`."""
     runs: list[list[int]] = []
     for value in values:
         if runs and value == runs[-1][1] + 1:

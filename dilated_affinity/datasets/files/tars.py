@@ -1,4 +1,4 @@
-"""Reading tar archives without unpacking them, refusing what would be unpacked elsewhere."""
+"""Reads tar archives without unpacking them, and refuses paths that lead out of them."""
 
 import tarfile
 import zlib
@@ -11,16 +11,16 @@ from dilated_affinity.errors import DataError
 
 
 def is_plain_file(member: tarfile.TarInfo, archive: str) -> bool:
-    """Tells whether a member of an archive is a file, and refuses paths that lead out of it.
+    """Returns whether a member of an archive is a regular file, and checks its path.
 
-    Links are no files: they are passed over and never followed.
+    Links are not regular files; they are never followed.
 
     Args:
         member: The member.
-        archive: What to call the archive in errors.
+        archive: Name of the archive in errors.
 
     Raises:
-        DataError: The path of the member is absolute or has a part `..`.
+        DataError: If the path of the member is absolute or contains `..`.
     """
     path = PurePosixPath(member.name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
@@ -36,11 +36,11 @@ def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: str) -> 
 
     Args:
         tar: The opened archive.
-        member: The member, for which `is_plain_file` holds.
-        archive: What to call the archive in errors.
+        member: A member for which `is_plain_file` returned True.
+        archive: Name of the archive in errors.
 
     Raises:
-        DataError: It says that it has more than `MAX_FILE_BYTES`, as an archive of a few bytes can.
+        DataError: If its stated size exceeds `MAX_FILE_BYTES`.
     """
     if member.size > MAX_FILE_BYTES:
         raise DataError(
@@ -52,7 +52,7 @@ def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: str) -> 
 
 @contextmanager
 def reading_archive(path: str) -> Iterator[None]:
-    """Turns what `tarfile` raises on a missing or damaged archive into a `DataError`."""
+    """Context that converts errors of `tarfile` for a missing or damaged archive to `DataError`."""
     try:
         yield
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:

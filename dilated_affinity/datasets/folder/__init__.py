@@ -1,4 +1,4 @@
-"""Anybody's own folder of images and masks."""
+"""A user's own folder of images and masks."""
 
 from dilated_affinity.datasets.folder.checking import FolderReport, check_folder
 from dilated_affinity.datasets.folder.folder_dataset_builder import Folder

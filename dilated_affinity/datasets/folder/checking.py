@@ -1,4 +1,4 @@
-"""Reading all of a folder once, to say what is in it and everything that is wrong with it."""
+"""Checks a folder of images and masks by reading all of its files once."""
 
 import os
 from collections import Counter
@@ -14,32 +14,32 @@ from dilated_affinity.datasets.files.pairs import INVALID, Pair, invalid_values_
 from dilated_affinity.datasets.folder.class_file import (
     ColoredMaskError,
     MaskClasses,
-    classes_of_occurring,
-    colors_in_words,
+    class_file_hint,
+    classes_from_values,
     decode_indices,
-    needs_class_file,
+    format_colors,
 )
 from dilated_affinity.datasets.folder.folder_dataset_builder import read_classes
 from dilated_affinity.datasets.folder.layout import find_splits
 from dilated_affinity.datasets.inspection import Survey, inspect_pair
-from dilated_affinity.datasets.notes import Notes, shown
+from dilated_affinity.datasets.notes import Notes, abbreviate
 from dilated_affinity.errors import DataError
 from dilated_affinity.runtime.progress import progress
 
 
 @dataclass
 class FolderReport:
-    """What `check_folder` found.
+    """Result of `check_folder`.
 
     Attributes:
         data_dir: The folder.
-        classes: Its classes, or `None` where they could not be found out.
+        classes: Its classes, or `None` if they could not be determined.
         images: The number of images of each split that can be read with their masks.
-        sizes: How many images have each size, `(width, height)`.
+        sizes: The number of images of each size, `(width, height)`.
         class_pixels: The pixels of each class in each split, int64 `(C,)`.
         void_pixels: The void pixels of each split.
-        problems: What is wrong, one line each that begins with the file.
-        notes: What is worth knowing and may be meant.
+        problems: Problems, one line each, beginning with the file.
+        notes: Possible mistakes and ignored files, one line each.
     """
 
     data_dir: str
@@ -52,7 +52,7 @@ class FolderReport:
     notes: list[str] = field(default_factory=list)
 
     def class_shares(self, split: str) -> np.ndarray:
-        """Returns the share of each class in the pixels of a split that are not void, `(C,)`."""
+        """Returns the share of each class in the non-void pixels of a split, `(C,)`."""
         pixels = self.class_pixels[split]
         return pixels / max(pixels.sum(), 1)
 
@@ -62,7 +62,7 @@ class FolderReport:
         return void / max(self.class_pixels[split].sum() + void, 1)
 
     def text(self) -> str:
-        """Returns the report as lines to print, the problems last."""
+        """Returns the report as text to print, with the problems last."""
         lines = [self.data_dir]
         counts = ", ".join(f"{count} of {split}" for split, count in self.images.items())
         lines.append(f"images   {counts or 'none'}")
@@ -105,13 +105,13 @@ class FolderReport:
 
 
 def check_folder(data_dir: str | os.PathLike) -> FolderReport:
-    """Reads every image and mask of a `folder` data set once and reports what it found.
+    """Reads every image and mask of a `folder` data set once and reports contents and problems.
 
     Args:
         data_dir: The folder; see `Folder`.
 
     Returns:
-        A `FolderReport`; it never raises `DataError`, whose messages are its `problems`.
+        A `FolderReport`. `DataError` is never raised; its messages are listed in `problems`.
     """
     root = Path(data_dir).expanduser()
     report = FolderReport(str(root))
@@ -120,7 +120,7 @@ def check_folder(data_dir: str | os.PathLike) -> FolderReport:
         known = read_classes(root, notes)
     except DataError as error:
         report.problems.append(str(error))
-        # Masks cannot be judged without it; whether they can be decoded at all would mislead.
+        # Without the classes masks cannot be checked.
         return report
     try:
         layout = find_splits(root)
@@ -135,7 +135,7 @@ def check_folder(data_dir: str | os.PathLike) -> FolderReport:
     if known is None:
         values, mixed = survey.masks.values(), survey.masks.mixed_values()
         try:
-            known = classes_of_occurring(values, str(root), mixed)
+            known = classes_from_values(values, str(root), mixed)
         except DataError as error:
             if values:
                 report.problems.append(str(error))
@@ -148,7 +148,7 @@ def check_folder(data_dir: str | os.PathLike) -> FolderReport:
 def _read_all(
     report: FolderReport, splits: Mapping[str, tuple[Pair, ...]], decode, survey: Survey
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Reads all pairs; returns how often each value is in each mask that can be read."""
+    """Reads all pairs; returns the counts of the values in each mask that can be read."""
 
     def read(pair: Pair):
         try:
@@ -168,7 +168,7 @@ def _read_all(
             if isinstance(result, ColoredMaskError):
                 colored[pair.label_path] = result.colors
             elif isinstance(result, DataError):
-                # A file in several lists is one problem.
+                # A file in several lists is reported once.
                 if str(result) not in failed:
                     failed.add(str(result))
                     report.problems.append(str(result))
@@ -179,8 +179,8 @@ def _read_all(
     if colored:
         colors = frozenset().union(*colored.values())
         report.problems.append(
-            f"{report.data_dir}: {needs_class_file(colors)} "
-            f"Received: {len(colored)} such masks ({shown(colored)}), {colors_in_words(colors)}"
+            f"{report.data_dir}: {class_file_hint(colors)} "
+            f"Received: {len(colored)} such masks ({abbreviate(colored)}), {format_colors(colors)}"
         )
     report.images = {split: len(masks) for split, masks in counts.items()}
     return counts
@@ -213,7 +213,7 @@ def _count_classes(
         if absent and report.images[split]:
             several = len(absent) > 1
             report.notes.append(
-                f"class{'es' if several else ''} {shown(absent, 8)} "
+                f"class{'es' if several else ''} {abbreviate(absent, 8)} "
                 f"do{'' if several else 'es'} not occur in {split}"
             )
 

@@ -1,4 +1,4 @@
-"""`classes.csv`: the names of a folder's classes, and what their masks hold for each."""
+"""Reads `classes.csv`, the names of a folder's classes and their values or colours in masks."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from dilated_affinity.datasets.files.images import (
     has_colors,
 )
 from dilated_affinity.datasets.files.pairs import label_table
-from dilated_affinity.datasets.notes import shown
+from dilated_affinity.datasets.notes import abbreviate
 from dilated_affinity.errors import DataError
 
 VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
@@ -29,23 +29,21 @@ _COLUMNS = {"id": "index", "red": "r", "green": "g", "blue": "b", "class": "name
 _CHANNELS = ("r", "g", "b")
 _MAX_COLORS_SHOWN, _MAX_COLORS_LISTED = 5, 24
 
-SMOOTH_COLORS = (
-    " These are so many that the edges seem to be smooth, drawn so or resized with interpolation."
-)
+SMOOTH_COLORS = " Their number suggests anti-aliased edges, or masks resized with interpolation."
 
 
 @dataclass(frozen=True)
 class MaskClasses:
-    """The classes of a folder, and how its masks say them.
+    """The classes of a folder and their encoding in its masks.
 
     Args:
         classes: The class table.
-        indices: The class, or 255 for void, of each value in grey and palette masks; `None` where
-            masks are read as colours.
-        colors: The class, or 255 for void, of each colour; `None` where masks hold indices alone.
-        by_palette: Whether a palette's colours count, rather than its indices, where there are
-            both `indices` and `colors`.
-        file: The name of the file that says so, for errors.
+        indices: The class, or 255 for void, of each value in grey and palette masks; `None` if
+            masks are read by colour.
+        colors: The class, or 255 for void, of each colour; `None` if masks are read by index.
+        by_palette: Whether palette masks are read by colour rather than by index if both `indices`
+            and `colors` are given.
+        file: The name of the file that defines the classes, for errors.
     """
 
     classes: ClassTable
@@ -56,11 +54,11 @@ class MaskClasses:
 
     @property
     def reads_indices(self) -> bool:
-        """Whether values in masks, rather than colours alone, say classes."""
+        """True if masks may encode classes as indices."""
         return self.indices is not None or self.colors is None
 
     def table(self) -> np.ndarray:
-        """Returns what the values that `decode` gives mean; see `label_table`."""
+        """Returns the class of each value that `decode` returns; see `label_table`."""
         if self.indices is None:
             return label_table(self.classes.num_classes)
         table = label_table(0)
@@ -69,17 +67,17 @@ class MaskClasses:
         return table
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Decodes a mask to values that `table` translates.
+        """Decodes a mask to values that `table` maps to classes.
 
         Args:
             data: The bytes of the file.
-            name: What to call the file in errors.
+            name: Name of the file in errors.
 
         Returns:
             A uint8 array of shape `(height, width)`.
 
         Raises:
-            DataError: The file is damaged, or a colour is none of `classes.csv`.
+            DataError: If the file is damaged, or a colour is not in `classes.csv`.
         """
         in_colors = self.colors is not None and (
             self.indices is None or has_colors(data, name, palettes=self.by_palette)
@@ -88,10 +86,10 @@ class MaskClasses:
             return decode_label(data, name)
         hint = ""
         if not has_colors(data, name):
-            hint = " If it holds indices, classes.csv must have a column index, and no colours."
+            hint = " If it contains indices, classes.csv must have a column index and no colours."
         values = self._values_of_colors(decode_label_colors(data, name), name, hint)
         if self.indices is not None:
-            # Back to indices, that the one table is right for both kinds of mask.
+            # Back to indices, so that one table serves both kinds of masks.
             back = np.full(256, IGNORE_LABEL, np.uint8)
             for value, label in reversed(self.indices):
                 back[label] = value
@@ -126,10 +124,10 @@ class MaskClasses:
 
 
 class ColoredMaskError(DataError):
-    """A mask drawn in colours, of which nothing says what they mean.
+    """A mask is drawn in colours, but no file defines their classes.
 
     Attributes:
-        colors: The colours in it.
+        colors: The colours in the mask.
     """
 
     def __init__(self, message: str, colors: frozenset[Color]):
@@ -138,10 +136,10 @@ class ColoredMaskError(DataError):
 
 
 def decode_indices(data: bytes, name: str) -> np.ndarray:
-    """Decodes a mask for which there is no `classes.csv`; see `decode_label`.
+    """Decodes a mask without `classes.csv`; see `decode_label`.
 
     Raises:
-        ColoredMaskError: It is drawn in colours.
+        ColoredMaskError: If it is drawn in colours.
         DataError: As `decode_label`.
     """
     try:
@@ -152,44 +150,44 @@ def decode_indices(data: bytes, name: str) -> np.ndarray:
     pixels = decode_label_colors(data, name)
     colors = frozenset(map(_unpack, np.unique(_pack(pixels))))
     raise ColoredMaskError(
-        f"{name}: {needs_class_file(colors)} Received: {colors_in_words(colors)}", colors
+        f"{name}: {class_file_hint(colors)} Received: {format_colors(colors)}", colors
     )
 
 
-def needs_class_file(colors: Collection[Color]) -> str:
-    """Says how to write the `classes.csv` that masks drawn in colours need."""
+def class_file_hint(colors: Collection[Color]) -> str:
+    """Explains how to write the `classes.csv` that masks drawn in colours need."""
     grey = ""
     if all(len(set(color)) == 1 for color in colors):
-        grey = " Where these are indices that were saved as RGB, save one of the channels instead."
+        grey = " If these are indices that were saved as RGB, save one of the channels instead."
     many = SMOOTH_COLORS if len(colors) > IGNORE_LABEL else ""
     return (
-        "masks drawn in colours need a classes.csv beside images/ and masks/, whose first line is "
-        "name,r,g,b and which has a line such as background,0,0,0 for each class, and one named "
-        f"void for what is to be left out.{grey}{many}"
+        "masks drawn in colours need a classes.csv beside images/ and masks/, with the first line "
+        "name,r,g,b and a line such as background,0,0,0 for each class, and one named void for "
+        f"pixels to ignore.{grey}{many}"
     )
 
 
-def colors_in_words(colors: Collection[Color]) -> str:
-    """Writes colours, and how many more there are."""
-    return f"the colours {shown(sorted(colors), _MAX_COLORS_LISTED)}"
+def format_colors(colors: Collection[Color]) -> str:
+    """Formats the first of some colours and the number of the others."""
+    return f"the colours {abbreviate(sorted(colors), _MAX_COLORS_LISTED)}"
 
 
 def read_class_file(data: bytes, name: str, by_palette=False) -> MaskClasses:
     """Reads `classes.csv`.
 
-    The first line names the columns: `name` and `r`, `g`, `b` for masks drawn in colours, classes
-    being numbered as they come; or `index` and `name` for masks that hold indices, classes being
-    numbered by index; or all five, for masks of either kind. Rows named void, ignore, unlabelled
-    and the like are no classes.
+    The first line names the columns: `name` and `r`, `g`, `b` for masks drawn in colours, with
+    classes in the order of the rows; or `index` and `name` for masks of indices, with classes in
+    the order of the indices; or all five, for both kinds of masks. Rows named void, ignore,
+    unlabelled and the like are void.
 
     Args:
         data: The contents of the file, UTF-8.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
         by_palette: See `MaskClasses`.
 
     Raises:
-        DataError: The columns are others, a number is none of 0 to 255, a name, index or colour
-            is there twice, or there is no class.
+        DataError: If the columns differ, a number is not one of 0 to 255, a name, index or colour
+            occurs twice, or there is no class.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -255,25 +253,23 @@ def read_class_file(data: bytes, name: str, by_palette=False) -> MaskClasses:
     )
 
 
-def classes_of_occurring(
-    values: Sequence[int], name: str, mixed: Sequence[int] = ()
-) -> MaskClasses:
-    """Returns the classes of masks that come without `classes.csv`: 0 to the highest value.
+def classes_from_values(values: Sequence[int], name: str, mixed: Sequence[int] = ()) -> MaskClasses:
+    """Returns the classes of masks without `classes.csv`: 0 to the highest value.
 
     Args:
-        values: The values that occur in all masks, 255 included where it occurs.
-        name: What to call the data set in errors.
-        mixed: Those of them that occur mostly between a lower and a higher one.
+        values: The values that occur in the masks, including 255 if it occurs.
+        name: Name of the data set in errors.
+        mixed: The values that occur mostly between a lower and a higher one.
 
     Raises:
-        DataError: There would be one class, most of the classes would not occur, or most occur
-            between others only, so that the values are no class indices.
+        DataError: If there would be a single class, or if most values do not occur or occur only
+            between others, so that they cannot be class indices.
     """
     occurring = sorted(set(values) - {IGNORE_LABEL})
     count = occurring[-1] + 1 if occurring else 0
     shown_values = ", ".join(map(str, sorted(values)[:10]))
     shown_values += ", ..." if len(values) > 10 else ""
-    remedy = "a classes.csv with the columns index,name says what each value means"
+    remedy = "a classes.csv with the columns index,name defines the class of each value"
     if count < 2:
         raise DataError(
             f"{name}: expected at least 2 classes in the masks, 255 being void; {remedy}. "
@@ -281,15 +277,15 @@ def classes_of_occurring(
         )
     if 2 * len(mixed) > len(occurring):
         raise DataError(
-            f"{name}: expected masks whose values are classes, and here most values occur only "
-            "between a lower and a higher one, so that edges seem to be smooth, drawn so or "
-            f"resized with interpolation. Received: the values {shown_values}"
+            f"{name}: expected masks whose values are classes, but most values occur only between "
+            "a lower and a higher one, as in masks with anti-aliased edges or resized with "
+            f"interpolation. Received: the values {shown_values}"
         )
     if count > 2 * len(occurring):
         raise DataError(
-            f"{name}: expected masks whose values are classes from 0 on, and here most of 0 to "
-            f"{count - 1} do not occur. Either they are colours turned grey, and the palette was "
-            f"lost on the way, or {remedy}. Received: the values {shown_values}"
+            f"{name}: expected masks whose values are classes from 0 on, but most of 0 to "
+            f"{count - 1} do not occur. They may be colours converted to grey without their "
+            f"palette; otherwise {remedy}. Received: the values {shown_values}"
         )
     return MaskClasses(
         ClassTable(
@@ -301,7 +297,7 @@ def classes_of_occurring(
 
 
 def _pack(pixels: np.ndarray) -> np.ndarray:
-    """Makes one number of red, green and blue, `(..., 3)` to int32 `(...)`."""
+    """Packs red, green and blue, `(..., 3)`, into one number, int32 `(...)`."""
     channels = pixels.astype(np.int32)
     return channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
 

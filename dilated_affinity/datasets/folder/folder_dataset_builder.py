@@ -1,4 +1,4 @@
-"""The TFDS builder of anybody's own folder of images and masks, read in place."""
+"""TFDS builder of a user's own folder of images and masks, read in place."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ from dilated_affinity.datasets.files.pair_builder import PairedFilesBuilder
 from dilated_affinity.datasets.files.pairs import Decoder, Pair, raise_first
 from dilated_affinity.datasets.folder.class_file import (
     MaskClasses,
-    classes_of_occurring,
+    classes_from_values,
     decode_indices,
     read_class_file,
 )
@@ -33,25 +33,25 @@ from dilated_affinity.runtime.progress import progress
 
 
 class Folder(PairedFilesBuilder):
-    """Images and masks in a folder: no code to write.
+    """Images and masks in a folder.
 
-    `data_dir` holds `images/<split>/` and `masks/<split>/`, or `images/`, `masks/` and lists such
-    as `train.txt` and `val.txt`. An image and its mask have the same path but for the ending;
-    there may be sub-folders. Masks are index or palette PNG (or another lossless format), or are
-    drawn in the colours that `classes.csv` gives, or CVAT's `labelmap.txt`. Without them the
-    classes are the values 0 to the highest that occurs in any mask, 255 being void, and all masks
-    are read once to find that out. See `read_class_file`, `read_label_map`.
+    `data_dir` contains `images/<split>/` and `masks/<split>/`, or `images/`, `masks/` and lists
+    such as `train.txt` and `val.txt`. An image and its mask have the same path apart from the
+    ending; there may be sub-folders. Masks are index or palette PNG (or another lossless format),
+    or are drawn in the colours that `classes.csv` or CVAT's `labelmap.txt` defines. Without these
+    files the classes are the values 0 to the highest that occurs in any mask, 255 is void, and all
+    masks are read once to find the highest. See `read_class_file`, `read_label_map`.
 
     Raises:
-        DataError: The files do not pair up, `classes.csv` is wrong, or without it a mask is
-            damaged; see `check_folder` for all problems at once.
+        DataError: If the files do not pair up, `classes.csv` is invalid, or without it a mask is
+            damaged; `check_folder` reports all problems at once.
     """
 
     def __init__(self, *, data_dir: str | os.PathLike, **kwargs):
         root = Path(data_dir).expanduser()
         self._layout = find_splits(root)
         raise_first(self._layout.problems)
-        # TFDS asks for the class names while it is made.
+        # TFDS needs the class names in its constructor.
         self._mask_classes = find_mask_classes(
             root,
             [pair.label_path for pairs in self._layout.splits.values() for pair in pairs],
@@ -77,35 +77,35 @@ class Folder(PairedFilesBuilder):
 
 
 def find_mask_classes(root: Path, mask_paths: Sequence[str], notes: Notes) -> MaskClasses:
-    """Returns the classes from `classes.csv`, or from the masks where there is none.
+    """Returns the classes from `classes.csv`, or from the masks if there is none.
 
     Args:
         root: The folder of the data set.
-        mask_paths: Its masks. They are read again only when a file has changed.
-        notes: Where to note what is strange about them.
+        mask_paths: Its masks. They are read again only if a file has changed.
+        notes: Collects notes on possible mistakes in masks.
 
     Raises:
-        DataError: `classes.csv` is wrong; without it, a mask cannot be read, or the values that
-            occur are no classes.
+        DataError: If `classes.csv` is invalid; without it, if a mask cannot be read or the values
+            are not classes.
     """
     given = read_classes(root, notes)
     if given is not None:
         return given
     survey = _survey(tuple(map(_stamp, mask_paths)))
-    found = classes_of_occurring(survey.values(), str(root), survey.mixed_values())
+    found = classes_from_values(survey.values(), str(root), survey.mixed_values())
     notes.merge(survey.notes(found.table()))
     return found
 
 
 def read_classes(root: Path, notes: Notes) -> MaskClasses | None:
-    """Returns the classes that `classes.csv` says, or CVAT's `labelmap.txt`, or `None`.
+    """Returns the classes of `classes.csv` or CVAT's `labelmap.txt`; `None` without them.
 
     Args:
         root: The folder of the data set.
-        notes: Where to note that it was CVAT's file, or that this was passed over.
+        notes: Collects a note if CVAT's file was read or ignored.
 
     Raises:
-        DataError: The file is wrong.
+        DataError: If the file is invalid.
     """
     path, label_map = root / CLASS_FILE, root / LABEL_MAP
     found = None
@@ -126,10 +126,10 @@ def _stamp(path: str) -> tuple[str, int, int]:
     return path, status.st_size, status.st_mtime_ns
 
 
-# A training run makes a builder for each of its splits.
+# Cached, since a training run makes a builder for each of its splits.
 @functools.lru_cache(maxsize=8)
 def _survey(masks: tuple[tuple[str, int, int], ...]) -> MaskSurvey:
-    """Reads some masks, given as path, size and time of the last change."""
+    """Reads some masks, given as path, size and modification time."""
     logging.info("folder: reading %d masks for their classes; there is no classes.csv", len(masks))
     survey = MaskSurvey()
     paths = [path for path, _, _ in masks]

@@ -1,4 +1,4 @@
-"""`labelmap.txt`: the classes and colours that CVAT exports beside its segmentation masks."""
+"""Reads `labelmap.txt`, the classes and colours that CVAT exports with segmentation masks."""
 
 from dilated_affinity.datasets.folder.class_file import MaskClasses, read_class_file
 from dilated_affinity.errors import DataError
@@ -7,20 +7,20 @@ _HEADER = "# label:color_rgb:parts:actions"
 
 
 def read_label_map(data: bytes, name: str) -> MaskClasses | None:
-    """Reads CVAT's `labelmap.txt`, which says `background:0,0,0::` and so on, a line per class.
+    """Reads CVAT's `labelmap.txt`, which has a line such as `background:0,0,0::` for each class.
 
-    Classes are numbered as the lines come. Masks drawn in colours, palettes included, are read by
-    their colours, grey ones by these numbers. Names that mean void do so (see `read_class_file`).
+    Classes are numbered in the order of the lines. Masks drawn in colours, including palettes, are
+    read by colour, grey ones by these numbers. Names such as void are void (see `read_class_file`).
 
     Args:
         data: The contents of the file.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
 
     Returns:
-        The classes, or `None` where the file has neither CVAT's first line nor its form.
+        The classes, or `None` if the file has neither CVAT's first line nor its format.
 
     Raises:
-        DataError: It is CVAT's, by its first line, but a line or what it says is wrong.
+        DataError: If the file has CVAT's first line, but an invalid line or class.
     """
     lines = [line.strip() for line in data.decode("utf-8-sig", "replace").splitlines()]
     is_cvat = bool(lines) and lines[0].replace(" ", "") == _HEADER.replace(" ", "")

@@ -1,4 +1,4 @@
-"""Which files in a folder belong together, and to which split."""
+"""Finds the pairs of files in a folder, and their splits."""
 
 import itertools
 import os
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES, read_bytes
 from dilated_affinity.datasets.files.listing import HIDDEN_FILES, HIDDEN_FOLDERS, MACOS_FILES
-from dilated_affinity.datasets.files.pairs import Pair, find_pairs, images_by_id, same_names
+from dilated_affinity.datasets.files.pairs import Pair, find_pairs, images_by_id, match_names
 from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.errors import DataError, MissingDataError
 
@@ -16,18 +16,18 @@ CLASS_FILE = "classes.csv"
 LABEL_MAP = "labelmap.txt"
 LISTS = ("train.txt", "val.txt", "trainval.txt", "test.txt")
 
-OUTSIDE_SPLITS = "images and masks in no split's folder, passed over"
-IN_NO_LIST = "images in none of the lists, passed over"
-OTHER_NAMES = "files and folders of other names, passed over"
+OUTSIDE_SPLITS = "images and masks in no split's folder, ignored"
+IN_NO_LIST = "images in none of the lists, ignored"
+OTHER_NAMES = "files and folders of other names, ignored"
 
 
 class Layout(NamedTuple):
-    """What `find_splits` found.
+    """Result of `find_splits`.
 
     Attributes:
         splits: The complete pairs of each split.
-        problems: What is wrong, one line each.
-        notes: What was passed over, and what is worth knowing.
+        problems: Problems, one line each.
+        notes: Ignored files and possible mistakes.
     """
 
     splits: dict[str, tuple[Pair, ...]]
@@ -39,15 +39,15 @@ def find_splits(data_dir: str | os.PathLike) -> Layout:
     """Finds the pairs of each split.
 
     Args:
-        data_dir: A folder with `images/` and `masks/`. Where there are lists (`train.txt` and so
-            on) each is a split and names images by their path below `images/`, with or without
-            ending; where there are none, each sub-folder of `images/` is a split.
+        data_dir: A folder with `images/` and `masks/`. If there are lists (`train.txt` and so on),
+            each is a split and contains the paths of images below `images/`, with or without
+            ending; otherwise each sub-folder of `images/` is a split.
 
     Returns:
         A `Layout`.
 
     Raises:
-        DataError: There is no such folder, no `images/`, no `masks/`, or no split.
+        DataError: If there is no such folder, no `images/`, no `masks/`, or no split.
     """
     root = Path(data_dir).expanduser()
     if not root.is_dir():
@@ -81,7 +81,7 @@ def _add_splits_of_folders(root: Path, found: Layout) -> None:
             f"{root}: expected a folder per split, such as images/train/ and masks/train/, or "
             "lists such as train.txt beside images/. Received: neither of them"
         )
-    mask_folder_of = same_names(images, masks, found.notes)
+    mask_folder_of = match_names(images, masks, found.notes)
     for name, folder in images.items():
         try:
             pairs = find_pairs(folder, root / "masks" / mask_folder_of.get(name, name))
@@ -99,7 +99,7 @@ def _add_splits_of_folders(root: Path, found: Layout) -> None:
 
 
 def _split_folders(folder: Path, notes: Notes) -> dict[str, Path]:
-    """The folders of the splits by name; what lies beside them is noted."""
+    """Returns the folders of the splits by name; other contents are noted."""
     folders = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name.startswith("."):
@@ -122,7 +122,7 @@ def _add_splits_of_lists(root: Path, lists: list[Path], found: Layout) -> None:
     for listing in (images, masks):
         found.problems.extend(listing.problems)
         found.notes.merge(listing.notes)
-    mask_of = same_names(images.files, masks.files, found.notes)
+    mask_of = match_names(images.files, masks.files, found.notes)
     composed: dict[str, list[str]] = {}
     for key in images.files:
         composed.setdefault(unicodedata.normalize("NFC", key), []).append(key)

@@ -1,4 +1,4 @@
-"""Procedural images of textured, overlapping shapes; made on the spot, no download."""
+"""Procedural images of textured, overlapping shapes, generated without a download."""
 
 from dilated_affinity.datasets.shapes.shapes_dataset_builder import Shapes
 

@@ -1,8 +1,8 @@
-"""Draws the images of the `shapes` data set: example i of a split from (split, i) alone.
+"""Draws the images of the `shapes` data set; example i of a split depends on (split, i) only.
 
-Class follows from shape. Hue and texture only hint at it: each class prefers some, all overlap.
-Textures, noise, occlusion, thin parts and objects close in colour to what is behind them make a
-small network err where dilated affinity can repair: holes and blobs inside objects.
+The shape determines the class; hue and texture are only correlated with it. Textures, noise,
+occlusion, thin parts and objects similar in colour to their background cause errors of a small
+network that dilated affinity can correct: holes and blobs inside objects.
 """
 
 import colorsys
@@ -16,13 +16,13 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL, SHAPES
 IMAGE_SIZE = 160
 _SHAPE = (IMAGE_SIZE, IMAGE_SIZE)
 
-# Part of every seed: raise it, and the builder's VERSION, when anything below changes.
+# Part of every seed; increase it and the builder's VERSION when anything below changes.
 _DRAWING = 1
 _SPLIT_SEEDS = {"train": 0, "val": 1}
 
 _SUBPIXEL_BITS = 4
 
-# Hue in degrees around which most objects of a class lie, and how often each texture is chosen.
+# Hue in degrees around which most objects of a class are, and the frequency of each texture.
 _TEXTURES = ("plain", "stripes", "checks", "noise", "dots")
 _PRIORS = {
     "disc": (0, (3, 1, 1, 3, 2)),
@@ -42,7 +42,7 @@ def draw_example(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         split: `"train"` or `"val"`.
-        index: The number of the example, from 0; there is no end to them.
+        index: The number of the example, at least 0, without limit.
 
     Returns:
         The image, uint8 of shape `(160, 160, 3)`, RGB, and the label, uint8 of shape
@@ -59,17 +59,17 @@ def draw_example(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paint(image, label, coverage, name, rng) -> None:
-    """Lays an object over image and label, in place."""
+    """Draws an object over image and label, in place."""
     rows, columns = (np.flatnonzero(coverage.any(axis)) for axis in (1, 0))
     if not rows.size:
         return
-    # Only its surroundings are worked on, one pixel more on each side for the outline.
+    # Only its bounding box is processed, with a margin of one pixel for the outline.
     window = tuple(slice(max(at[0] - 1, 0), at[-1] + 2) for at in (rows, columns))
     image, label, coverage = image[window], label[window], coverage[window]
     inside = coverage >= 0.5
     color = _object_color(name, rng)
     if inside.any() and rng.random() < _LOW_CONTRAST:
-        # Near the colour behind it, as a grey cat on a grey sofa.
+        # Similar in colour to the background.
         color += rng.uniform(0.4, 0.7) * (image[inside].mean(0) - color)
     weights = np.array(_PRIORS[name][1], float)
     surface = _texture(rng.choice(_TEXTURES, p=weights / weights.sum()), color, label.shape, rng)
@@ -95,7 +95,7 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _background(rng) -> np.ndarray:
-    """Two or three textured regions, whose borders are edges between no classes."""
+    """Two or three textured regions of background, whose edges are not class boundaries."""
     hue = rng.uniform(0, 360)
     image = np.zeros((*_SHAPE, 3), np.float32)
     for region in range(rng.integers(2, 4)):
@@ -136,7 +136,7 @@ def _texture(kind: str, color: np.ndarray, shape: tuple[int, int], rng) -> np.nd
 
 
 def _noise(cell: float, shape: tuple[int, int], rng) -> np.ndarray:
-    """Smooth random values of unit spread, one drawn every `cell` pixels; (*shape, 1)."""
+    """Smooth random values of unit deviation, one drawn every `cell` pixels; (*shape, 1)."""
     height, width = (math.ceil(side / cell) + 1 for side in shape)
     coarse = rng.standard_normal((height, width), np.float32)
     size = (round(width * cell), round(height * cell))
@@ -162,7 +162,7 @@ def _photograph(scene: np.ndarray, rng) -> np.ndarray:
 
 
 def _coverage(name: str, rng) -> np.ndarray:
-    """Returns how much of each pixel an object of random place and size covers, 0 to 1."""
+    """Returns the coverage of each pixel by an object of random position and size, 0 to 1."""
     center = rng.uniform(0.05 * IMAGE_SIZE, 0.95 * IMAGE_SIZE, 2)
     radius = rng.uniform(15, 38)
     turn = rng.uniform(0, 2 * math.pi)

@@ -1,4 +1,4 @@
-"""The TFDS builder of `shapes`, which draws its images itself."""
+"""TFDS builder of `shapes`, which draws its images itself."""
 
 import inspect
 import io
@@ -17,8 +17,8 @@ from dilated_affinity.datasets.splits import split_parts
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """Drawn images of 160x160 pixels: discs, triangles, squares, stars, rings and thin bars.
 
-    Objects and background are textured, overlap, and at times differ little in colour; outlines
-    are void. Example i of a split depends on nothing but the split and i.
+    Objects and background are textured, overlap, and may differ little in colour; outlines are
+    void. Example i of a split depends on the split and i only.
 
     Example:
 
@@ -29,17 +29,17 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     ```
 
     Args:
-        data_dir: The folder in which TFDS keeps prepared data sets; this one goes to
+        data_dir: The folder in which TFDS stores prepared data sets; this one is stored in
             `<data_dir>/shapes/<version>`.
-        file_format: TFDS' name of the file format. Only formats with random access allow
-            `as_data_source` and `source`.
+        file_format: TFDS' name of the file format. `as_data_source` and `source` need a format
+            with random access.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Drawing 1 of `drawing.py`."}
     HOMEPAGE = "https://arxiv.org/abs/1907.07011"
-    # Nothing is downloaded. Said here, or TFDS searches its package resources for checksums, which
-    # fails where `importlib_resources` is not installed (TFDS 4.9.10 does not require it).
+    # Nothing is downloaded. Without this, TFDS searches its package resources for checksums, which
+    # fails if `importlib_resources` is not installed (TFDS 4.9.10 does not require it).
     url_infos = None
     SPLIT_SIZES = {"train": 800, "val": 100}
 
@@ -52,7 +52,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         return SHAPES
 
     def source(self, split: str) -> RecordsSource:
-        """Returns random access to a split, drawing the data set first where it is missing.
+        """Returns random access to a split; draws the data set first if it is missing.
 
         Args:
             split: `"train"`, `"val"`, or a part in TFDS' notation (`"train[:10]"`).
@@ -61,8 +61,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             See `dilated_affinity.datasets.registry.Source`.
 
         Raises:
-            ConfigError: There is no such split.
-            DataError: What lies under `data_dir` is incomplete, or nothing can be written there.
+            ConfigError: If there is no such split.
+            DataError: If the data set in `data_dir` is incomplete, or cannot be written there.
         """
         builder = prepare(self, self.SPLIT_SIZES)
         parts = split_parts(self.name, split, builder.info.splits)
@@ -84,7 +84,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             ),
             supervised_keys=("image", "label"),
             homepage=self.HOMEPAGE,
-            # Example i stays example i.
+            # Keeps the order of the examples.
             disable_shuffling=True,
             split_dict=expected_splits(self.SPLIT_SIZES),
         )
@@ -107,7 +107,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def _png(pixels: np.ndarray) -> io.BytesIO:
-    """Encodes grey or BGR pixels; several times faster than leaving it to TFDS."""
+    """Encodes grey or BGR pixels, several times faster than TFDS does."""
     return io.BytesIO(cv2.imencode(".png", pixels)[1].tobytes())
 
 

@@ -12,15 +12,15 @@ __all__ = ["Builder", "Voc2012Aug", "make_builder"]
 
 
 def make_builder(*, data_dir: str | os.PathLike) -> Voc2012Aug | Builder:
-    """Returns the builder that fits what lies in a folder.
+    """Returns the builder for the contents of a folder.
 
     Args:
         data_dir: A folder with an extracted `VOCdevkit`, which is read in place; or with the data
-            set as TFDS prepared it; or with the two official archives, from which it is prepared
-            in the same folder when a source is asked for. Nothing is downloaded.
+            set prepared by TFDS; or with the two official archives, from which it is prepared in
+            the same folder when a source is requested. Nothing is downloaded.
 
     Raises:
-        DataError: There is none of these.
+        DataError: If there is none of these.
     """
     root = Path(data_dir).expanduser()
     if find_devkit(root):

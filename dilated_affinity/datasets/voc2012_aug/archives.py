@@ -24,16 +24,16 @@ class VocArchives:
     """Images and masks by id, and the ids of each split, from the two archives.
 
     Args:
-        voc_path: `VOCtrainval_11-May-2012.tar`. It is not compressed, so that its members are
-            read when they are asked for.
-        sbd_path: `benchmark.tgz`. It is read through once, and its masks are kept in memory.
+        voc_path: `VOCtrainval_11-May-2012.tar`. It is not compressed, so its members are read on
+            demand.
+        sbd_path: `benchmark.tgz`. It is read once, and its masks are kept in memory.
 
     Attributes:
         splits: The ids of each split, see `derive_splits`.
 
     Raises:
-        DataError: An archive is damaged or no such archive, a member would be unpacked outside
-            the folder that it is unpacked to, or the lists name what is not there.
+        DataError: If an archive is damaged or is another one, the path of a member leads out of it,
+            or the lists contain ids of missing files.
     """
 
     def __init__(self, voc_path: str | os.PathLike, sbd_path: str | os.PathLike):
@@ -60,12 +60,12 @@ class VocArchives:
         self.splits = derive_splits(official, sbd_ids, self._path)
 
     def image(self, example_id: str) -> tuple[bytes, str]:
-        """Returns the JPEG file of an example, and what to call it in errors."""
+        """Returns the JPEG file of an example, and its name in errors."""
         name = f"{_VOC}/JPEGImages/{example_id}.jpg"
         return self._read(name), f"{self._path}: {name}"
 
     def mask(self, example_id: str) -> tuple[bytes, str]:
-        """Returns the mask of an example, VOC's PNG or else SBD's MATLAB file, and its name."""
+        """Returns the mask of an example, VOC's PNG or SBD's MATLAB file, and its name."""
         official = f"{_VOC}/SegmentationClass/{example_id}.png"
         name = f"{_SBD}/cls/{example_id}.mat"
         if official not in self._members and name in self._sbd:
@@ -80,7 +80,7 @@ class VocArchives:
 
 
 def _sbd_files(path: str) -> Iterator[tuple[str, bytes]]:
-    """Reads the lists and the class masks; the images are VOC's own and are passed over."""
+    """Reads the lists and the class masks; the images are those of VOC and are ignored."""
     with (
         reading_archive(path),
         open_with_progress(path) as file,

@@ -18,10 +18,10 @@ _LISTS = Path("ImageSets", "Segmentation")
 
 
 def find_devkit(data_dir: str | os.PathLike) -> Path | None:
-    """Returns the folder VOC2012, that holds JPEGImages and ImageSets, or `None`.
+    """Returns the folder VOC2012 with JPEGImages and ImageSets, or `None`.
 
     Args:
-        data_dir: The folder that holds `VOCdevkit/VOC2012`, or `VOC2012`, or is the latter.
+        data_dir: The folder that contains `VOCdevkit/VOC2012` or `VOC2012`, or is the latter.
     """
     root = Path(data_dir).expanduser()
     for folder in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root):
@@ -33,15 +33,15 @@ def find_devkit(data_dir: str | os.PathLike) -> Path | None:
 class Voc2012Aug(PairedFilesBuilder, skip_registration=True):
     """PASCAL VOC 2012 segmentation with the additional masks of SBD, read in place.
 
-    `data_dir` holds `VOCdevkit/VOC2012` or `VOC2012`, or is the latter. Beside the devkit, or in
-    it, lie `SegmentationClassAug` (palette or grey PNG), or SBD's `benchmark_RELEASE` as its
-    archive has it, or both. Where an image has several masks, the official one in
-    `SegmentationClass` is taken, with its void contours, before those of SBD, which have none;
-    a PNG is taken before SBD's MATLAB file.
+    `data_dir` contains `VOCdevkit/VOC2012` or `VOC2012`, or is the latter. Beside the devkit, or in
+    it, are `SegmentationClassAug` (palette or grey PNG), or SBD's `benchmark_RELEASE` as unpacked
+    from its archive, or both. If an image has several masks, the official one in
+    `SegmentationClass`, with its void contours, takes precedence over those of SBD, which have
+    none, and a PNG over SBD's MATLAB file.
 
-    Splits: train, val and trainval as in the lists; trainaug as `derive_splits` says. The ids of
-    SBD are those in its own lists; without these, in `trainaug.txt` or `train_aug.txt` beside
-    VOC's lists; without these, of the masks in `SegmentationClassAug`.
+    Splits: train, val and trainval as in the lists; trainaug by `derive_splits`. The ids of SBD are
+    those in its own lists; without these, in `trainaug.txt` or `train_aug.txt` beside VOC's lists;
+    without these, of the masks in `SegmentationClassAug`.
     """
 
     CLASSES = VOC2012
@@ -68,7 +68,7 @@ class Voc2012Aug(PairedFilesBuilder, skip_registration=True):
         matlab: dict[str, str] = {}
         additional: dict[str, str] = {}
         sbd = None
-        # The nearest to the devkit last, as it counts.
+        # The nearest to the devkit last, since it takes precedence.
         for folder in reversed(around):
             release = folder / "benchmark_RELEASE" / "dataset"
             matlab |= _stems(release / "cls", ".mat")
@@ -120,7 +120,7 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
 
 
 def _stems(folder: Path, suffix: str) -> dict[str, str]:
-    """Returns the paths of the files with an ending by their stems; none if there is no folder."""
+    """Returns the paths of the files with an ending by their stems; none without the folder."""
     if not folder.is_dir():
         return {}
     return {

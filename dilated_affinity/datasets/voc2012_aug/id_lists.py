@@ -1,4 +1,4 @@
-"""Which images belong to which split of PASCAL VOC 2012 with SBD's masks: set arithmetic on ids."""
+"""Derives the splits of PASCAL VOC 2012 with SBD's masks by set operations on ids."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from dilated_affinity.errors import DataError
 
 SPLITS = ("train", "trainaug", "val", "trainval")
 
-# The sizes of the official lists, and of what they make together with all of SBD.
+# The sizes of the official lists, and of trainaug from these and all of SBD.
 FULL_TRAIN, FULL_VAL, FULL_TRAINAUG = 1_464, 1_449, 10_582
 
 
@@ -17,14 +17,14 @@ def parse_ids(data: bytes, name: str) -> tuple[str, ...]:
     """Reads a list file of one id per line.
 
     Args:
-        data: The contents of the file. Empty lines are passed over.
-        name: What to call the file in errors.
+        data: The contents of the file. Empty lines are ignored.
+        name: Name of the file in errors.
 
     Returns:
         The ids, in the order of the file.
 
     Raises:
-        DataError: A line is no id, or an id is there twice.
+        DataError: If a line is not an id, or an id occurs twice.
     """
     ids: dict[str, int] = {}
     for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
@@ -50,22 +50,21 @@ def derive_splits(
 ) -> dict[str, tuple[str, ...]]:
     """Returns the ids of every split.
 
-    trainaug is what SBD labels and what VOC's train labels, without VOC's val. The full lists are
-    recognised by their sizes; they must give 10,582 ids then, since with fewer a run would be
-    compared with others that saw more.
+    trainaug contains the ids labelled by SBD or VOC's train, without those of VOC's val. The full
+    lists are recognised by their sizes; they must then give 10,582 ids, since results with fewer
+    would not be comparable.
 
     Args:
-        official: The ids in VOC's own lists `train`, `val` and `trainval`, those of them that are
-            there.
-        sbd: The ids that SBD labels, or `None` where there is nothing of SBD.
-        name: What to call the data set in errors and log lines.
+        official: The ids in VOC's lists `train`, `val` and `trainval`, as far as these exist.
+        sbd: The ids labelled by SBD, or `None` without SBD.
+        name: Name of the data set in errors and log messages.
 
     Returns:
-        The ids of the splits that can be derived. Without SBD trainaug is train alone where the
-        lists are not the full ones, and left out where they are.
+        The ids of the splits that can be derived. Without SBD, trainaug equals train if the lists
+        are not the full ones, and is left out if they are.
 
     Raises:
-        DataError: There is no list, train and val overlap, or the full lists give another number.
+        DataError: If there is no list, train and val overlap, or full lists give another number.
     """
     if not official:
         raise DataError(
@@ -85,7 +84,7 @@ def derive_splits(
     full = len(train) == FULL_TRAIN and len(val) == FULL_VAL
     trainaug = tuple(sorted({*(sbd or ()), *train} - set(val)))
     if full and sbd is None:
-        logging.warning("%s: there is no trainaug, since SBD's masks are not there", name)
+        logging.warning("%s: there is no trainaug, since SBD's masks are missing", name)
     elif full and len(trainaug) != FULL_TRAINAUG:
         raise DataError(
             f"{name}: VOC's full lists and all of SBD make {FULL_TRAINAUG} images of trainaug. "

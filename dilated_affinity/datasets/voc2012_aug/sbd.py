@@ -10,18 +10,18 @@ from dilated_affinity.errors import DataError
 
 
 def decode_sbd(data: bytes, name: str) -> np.ndarray:
-    """Decodes the class mask of a file in SBD's `dataset/cls`.
+    """Decodes the class mask of a file from SBD's `dataset/cls`.
 
     Args:
         data: The bytes of the file: a MATLAB 5 file with the struct `GTcls`, whose field
             `Segmentation` is the mask.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
 
     Returns:
         A uint8 array of shape `(height, width)`.
 
     Raises:
-        DataError: The file is empty, damaged, or holds something else.
+        DataError: If the file is empty, damaged, or has other contents.
     """
     if not data:
         raise DataError(f"{name}: expected a MATLAB file. Received: an empty file (0 bytes)")

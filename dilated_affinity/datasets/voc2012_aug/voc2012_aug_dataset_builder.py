@@ -1,4 +1,4 @@
-"""The TFDS builder of PASCAL VOC 2012 with SBD's masks, from the official archives.
+"""TFDS builder of PASCAL VOC 2012 with SBD's masks, from the official archives.
 
 ```
 tfds build voc2012_aug --imports=dilated_affinity.datasets.voc2012_aug --file_format=array_record
@@ -31,9 +31,9 @@ SBD_URL = (
 class Builder(tfds.core.GeneratorBasedBuilder):
     """PASCAL VOC 2012 segmentation with the additional masks of SBD, from the official archives.
 
-    Splits: train (1,464 images), val (1,449), trainval (2,913), and trainaug (10,582), which is
-    what SBD or VOC's train labels, without VOC's val. An image that VOC labels has VOC's mask,
-    with void contours; the others have SBD's, without.
+    Splits: train (1,464 images), val (1,449), trainval (2,913), and trainaug (10,582), the images
+    labelled by SBD or VOC's train, without VOC's val. An image labelled by VOC has VOC's mask, with
+    void contours; the others have SBD's mask, without.
 
     Example:
 
@@ -44,12 +44,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ```
 
     Args:
-        data_dir: The folder in which TFDS keeps prepared data sets; this one goes to
+        data_dir: The folder in which TFDS stores prepared data sets; this one is stored in
             `<data_dir>/voc2012_aug/<version>`. By default TFDS' own.
-        file_format: TFDS' name of the file format. Only formats with random access allow
-            `as_data_source` and `source`.
-        archive_dir: Where `source` looks for the archives when it has to prepare the data set.
-            By default TFDS' `manual_dir`, `<data_dir>/downloads/manual`.
+        file_format: TFDS' name of the file format. `as_data_source` and `source` need a format
+            with random access.
+        archive_dir: The folder of the archives from which `source` prepares the data set. By
+            default TFDS' `manual_dir`, `<data_dir>/downloads/manual`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -61,7 +61,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         f"downloaded from {VOC_URL} and {SBD_URL}."
     )
     # Sizes and SHA-256 as in TFDS' own `voc` and torchvision's `sbd`. Given here, not in a file
-    # checksums.tsv, so that there is no package data to be found.
+    # checksums.tsv, so that no package data is needed.
     url_infos = {
         VOC_URL: tfds.download.checksums.UrlInfo(
             size=1_999_639_040,
@@ -93,7 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return VOC2012
 
     def source(self, split: str) -> RecordsSource:
-        """Returns random access to a split, preparing the data set first where it is missing.
+        """Returns random access to a split; prepares the data set first if it is missing.
 
         Args:
             split: The name of a split, or a part of one in TFDS' notation (`"train[:10]"`).
@@ -102,8 +102,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             See `dilated_affinity.datasets.registry.Source`.
 
         Raises:
-            ConfigError: There is no such split.
-            DataError: An archive, or what lies under `data_dir`, is damaged or incomplete.
+            ConfigError: If there is no such split.
+            DataError: If an archive or the data set in `data_dir` is damaged or incomplete.
         """
         config = tfds.download.DownloadConfig(manual_dir=self._archive_dir)
         builder = prepare(self, download_config=config)
@@ -174,7 +174,7 @@ def _manual_or_downloaded(dl_manager, archive: str, url: str) -> str:
     try:
         path = dl_manager.manual_dir / archive
     except AssertionError:
-        # What TFDS raises where there is no such folder, or nothing in it.
+        # Raised by TFDS if there is no such folder, or nothing in it.
         path = None
     if path is None or not path.exists():
         path = dl_manager.download(url)
@@ -182,5 +182,5 @@ def _manual_or_downloaded(dl_manager, archive: str, url: str) -> str:
 
 
 def _png(label: np.ndarray) -> io.BytesIO:
-    """Encodes a label map; several times faster than leaving it to TFDS."""
+    """Encodes a label map, several times faster than TFDS does."""
     return io.BytesIO(cv2.imencode(".png", np.ascontiguousarray(label))[1].tobytes())

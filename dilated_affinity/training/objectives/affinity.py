@@ -7,7 +7,8 @@ from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import IGNORE_LABEL
 from dilated_affinity.evaluation.metrics import AffinityAccuracy, PixelAccuracy
-from dilated_affinity.inference.refinement import Refinement, decoder_resize, divided_rates
+from dilated_affinity.inference.refinement import Refinement
+from dilated_affinity.inference.refiners.decoder_stride import decoder_resize, divided_rates
 from dilated_affinity.models.resize import AlignedResize
 from dilated_affinity.models.training_model import at_decoder_stride
 from dilated_affinity.training.losses import SemanticLoss
@@ -81,7 +82,7 @@ def _refined(model, affinity_logits, config):
     resize = decoder_resize(model)
     semantic, images = resize.input
     refinement = Refinement.from_config(config).replace(
-        iterations=config.train_propagation, variant="exact"
+        iterations=config.train_propagation, variant="propagation"
     )
     propagation = refinement.layer(divided_rates(config.affinity_rates, resize.source_stride))
     probabilities = keras.layers.Softmax(dtype="float32")(semantic)

@@ -1,9 +1,9 @@
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from helpers.encoding import encoded, png_chunk
 from PIL import Image
 
 from dilated_affinity.datasets.files import images
@@ -21,28 +21,14 @@ RGB = RNG.integers(0, 256, (5, 7, 3), np.uint8)
 GREY = RNG.integers(0, 256, (5, 7), np.uint8)
 
 
-def encoded(image, image_format="PNG", **options):
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
 def png(width, height, bits, color_type, rows):
-    """A PNG from its raw rows, filter bytes included: Pillow cannot write all that it reads."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
+    """Encodes a PNG from raw rows with filter bytes, also in formats that Pillow cannot write."""
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -87,7 +73,7 @@ def test_exif_orientation_is_applied(orientation):
         (encoded(Image.new("LAB", (4, 4)), "TIFF"), "8-bit LAB"),
     ],
 )
-def test_images_of_other_kinds_are_refused(data, received):
+def test_unsupported_images_are_refused(data, received):
     with pytest.raises(DataError, match=f"^x.png: an image must .* Received: {received}$"):
         decode_image(data, "x.png")
 
@@ -105,7 +91,7 @@ def test_labels_keep_the_stored_values():
     np.testing.assert_array_equal(decode_label(encoded(binary), "a"), GREY > 99)
 
 
-def test_a_pgm_label_is_read_as_it_is_stored_or_refused():
+def test_pgm_label():
     data = b"P5\n# classes\n2 2 255\n" + bytes([0, 1, 1, 7])
     assert decode_label(data, "a").tolist() == [[0, 1], [1, 7]]
     with pytest.raises(DataError, match="maximum 255. Received: 11"):
@@ -116,7 +102,7 @@ def test_a_pgm_label_is_read_as_it_is_stored_or_refused():
     ("bits", "row", "expected"),
     [(2, 0b00011011, [0, 1, 2, 3]), (4, 0x0F, [0, 15]), (1, 0b01000000, [0, 1])],
 )
-def test_few_bits_of_grey_are_not_stretched(bits, row, expected):
+def test_grey_labels_of_few_bits(bits, row, expected):
     data = png(len(expected), 1, bits, 0, bytes([0, row]))
     assert decode_label(data, "a").tolist() == [expected]
 
@@ -130,7 +116,7 @@ def test_few_bits_of_grey_are_not_stretched(bits, row, expected):
         (encoded(RGB, "WEBP", lossless=True), "WEBP"),
     ],
 )
-def test_labels_of_other_kinds_are_refused(data, received):
+def test_unsupported_labels_are_refused(data, received):
     with pytest.raises(DataError, match=f"^x.png: a label must .* Received: {received}$"):
         decode_label(data, "x.png")
 
@@ -157,7 +143,7 @@ def test_labels_in_colors():
         (encoded(Image.new("RGBA", (4, 4), (1, 2, 3, 9))), "alpha 9"),
     ],
 )
-def test_labels_in_other_colors_are_refused(data, received):
+def test_unsupported_colored_labels_are_refused(data, received):
     with pytest.raises(DataError, match=f"^x.png: a label must .* Received: {received}$"):
         decode_label_colors(data, "x.png")
 
@@ -177,13 +163,13 @@ def test_labels_in_other_colors_are_refused(data, received):
         encoded(GREY, "TIFF")[:40],
     ],
 )
-def test_damaged_files_are_one_clear_line(decode, data):
+def test_damaged_files_are_refused(decode, data):
     with pytest.raises(DataError, match="^folder/x.png: .* Received: ") as caught:
         decode(data, "folder/x.png")
     assert "\n" not in str(caught.value)
 
 
-def test_every_cut_of_a_png_is_refused_or_complete():
+def test_truncated_png():
     data = encoded(GREY)
     for size in range(len(data)):
         try:
@@ -194,7 +180,7 @@ def test_every_cut_of_a_png_is_refused_or_complete():
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
-    # The file declares 60,000 x 60,000 pixels and holds none.
+    # The header states 60,000 x 60,000 pixels, but the file contains none.
     with pytest.raises(DataError, match="^x.png: images may have 89478485 pixels at most"):
         decode_image(png(60_000, 60_000, 8, 0, b""), "x.png")
     monkeypatch.setattr(images, "MAX_PIXELS", 34)

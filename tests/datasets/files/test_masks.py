@@ -1,11 +1,11 @@
-"""Masks without images, from folders and archives."""
+"""Tests of masks without images, from folders and archives."""
 
-import io
 import tarfile
 
 import numpy as np
 import pytest
 from absl import logging
+from helpers.encoding import add_file, encoded
 from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
@@ -24,9 +24,7 @@ def png(values, palette=False):
     if palette:
         image = Image.frombytes("P", values.shape[::-1], values.tobytes())
         image.putpalette(list(range(255, -1, -1)) * 3)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(image)
 
 
 FILES = {
@@ -39,9 +37,7 @@ FILES = {
 def write_tar(path, files, mode):
     with tarfile.open(path, mode) as tar:
         for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            add_file(tar, name, data)
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         tar.addfile(link)
@@ -59,7 +55,7 @@ def masks(request, tmp_path):
     return path
 
 
-def test_masks_are_read_from_folders_and_archives(masks):
+def test_masks_from_folders_and_archives(masks):
     files = MaskFiles(masks)
     assert files.count == (None if masks.suffix in (".gz", ".tgz") else 3)
     read = [read() for read in files]
@@ -69,13 +65,13 @@ def test_masks_are_read_from_folders_and_archives(masks):
     assert sorted(path.name for path in masks.parent.iterdir()) == [masks.name]
 
 
-def test_they_are_counted_as_arrays_are(masks):
+def test_statistics_of_masks(masks):
     counted = AffinityStatistics.from_labels(MaskFiles(masks), ((1, 1),))
     expected = AffinityStatistics.from_labels(MASKS.values(), ((1, 1),))
     np.testing.assert_array_equal(counted.pixels, expected.pixels)
 
 
-def test_values_outside_the_classes_are_refused_by_name(masks):
+def test_mask_values_outside_the_classes_are_refused(masks):
     for read in MaskFiles(masks, num_classes=21):
         read()
     with pytest.raises(DataError, match="one.png: .* 0 to 19 or 255. Received: the values 20$"):
@@ -88,14 +84,14 @@ def test_values_outside_the_classes_are_refused_by_name(masks):
 
 @pytest.mark.parametrize("name", ["../outside.png", "/outside.png", "a/../../outside.png"])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_path_out_of_the_archive_is_refused(tmp_path, name, mode):
+def test_path_outside_the_archive_is_refused(tmp_path, name, mode):
     path = write_tar(tmp_path / "masks.tar", {name: FILES["a/one.png"]}, mode)
     with pytest.raises(DataError, match="outside.png"):
         list(MaskFiles(path))
 
 
 @pytest.mark.parametrize("name", ["masks.tar", "masks.tgz"])
-def test_a_damaged_archive_is_refused_by_name(tmp_path, name):
+def test_damaged_archive_is_refused(tmp_path, name):
     rng = np.random.default_rng(0)
     files = {f"{i}.png": png(rng.integers(0, 9, (99, 99), np.uint8)) for i in range(9)}
     path = write_tar(tmp_path / name, files, "w" if name.endswith("tar") else "w:gz")
@@ -106,7 +102,7 @@ def test_a_damaged_archive_is_refused_by_name(tmp_path, name):
             list(MaskFiles(path))
 
 
-def test_nothing_to_read_is_refused(tmp_path):
+def test_missing_masks_are_refused(tmp_path):
     with pytest.raises(DataError, match="none.tar.*no such file"):
         MaskFiles(tmp_path / "none.tar")
     with pytest.raises(DataError, match="Received: none"):
@@ -117,7 +113,7 @@ def test_nothing_to_read_is_refused(tmp_path):
             list(MaskFiles(path))
 
 
-def test_what_is_passed_over_is_counted(masks, monkeypatch):
+def test_ignored_files_are_logged(masks, monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *given: lines.append(text % given))
     list(MaskFiles(masks))

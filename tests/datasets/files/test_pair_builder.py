@@ -16,7 +16,7 @@ VOC_TABLE = label_table(21)
 
 @pytest.fixture
 def pair(tmp_path, write_image):
-    """A 4x3 image and label that can be read; tests overwrite one of them."""
+    """A valid 4x3 image and label; tests overwrite one of them."""
     write_image(tmp_path / "a.png", np.zeros((3, 4, 3), np.uint8))
     write_image(tmp_path / "b.png", np.full((3, 4), 20, np.uint8))
     return Pair("a", str(tmp_path / "a.png"), str(tmp_path / "b.png"))
@@ -35,7 +35,7 @@ def test_label_table():
 
 
 def test_images_are_decoded_once(pair, monkeypatch):
-    # Pillow decodes a whole PNG to look for an orientation, which only an error's message names.
+    # Pillow decodes a whole PNG to find its orientation, which is needed for an error message only.
     monkeypatch.setattr(pairs, "stored_orientation", lambda _: pytest.fail("decoded again"))
     read_pair(pair, VOC2012, VOC_TABLE)
 
@@ -48,13 +48,13 @@ def test_read_pair(pair, write_image):
     np.testing.assert_array_equal(example["label"], np.eye(3, 4) * 255)
 
 
-def test_sizes_must_agree(pair, tmp_path, write_image):
+def test_different_sizes_are_refused(pair, tmp_path, write_image):
     write_image(tmp_path / "b.png", np.zeros((4, 3), np.uint8))
     with pytest.raises(DataError, match="b.png: .* which is 4x3 .*a.png.* Received: 3x4$"):
         read_pair(pair, VOC2012, VOC_TABLE)
 
 
-def test_a_rotated_photograph_fits_only_an_upright_label(pair, tmp_path, write_image):
+def test_label_of_rotated_image(pair, tmp_path, write_image):
     exif = Image.Exif()
     exif[0x0112] = 6
     write_image(tmp_path / "a.png", np.zeros((3, 4, 3), np.uint8), exif=exif)
@@ -75,13 +75,15 @@ def test_values_outside_the_classes(pair, tmp_path, write_image):
         read_pair(pair, VOC2012, VOC_TABLE)
 
 
-def test_a_lost_palette_is_recognised(pair, tmp_path):
+def test_label_without_its_palette(pair, tmp_path):
     palette = Image.fromarray(np.array([[0, 1, 2, 15]] * 3, np.uint8))
     palette.putpalette(VOC2012.color_map().ravel().tolist())
     palette.save(tmp_path / "b.png")
     assert read_pair(pair, VOC2012, VOC_TABLE)["label"][0].tolist() == [0, 1, 2, 15]
     palette.convert("RGB").convert("L").save(tmp_path / "b.png")
-    with pytest.raises(DataError, match="palette's colours turned grey: its indices were lost"):
+    with pytest.raises(
+        DataError, match="palette's colours converted to grey; its indices have been lost"
+    ):
         read_pair(pair, VOC2012, VOC_TABLE)
 
 
@@ -96,14 +98,14 @@ def test_match_pairs(tmp_path, write_image):
     assert [e["id"] for e in PairedFilesSource(pairs, VOC2012, VOC_TABLE)] == ["1", "b/2"]
 
 
-def test_same_name_twice(tmp_path, write_image):
+def test_duplicate_names_are_refused(tmp_path, write_image):
     for name in ("images/1.png", "images/1.jpg", "labels/1.png"):
         write_image(tmp_path / name, np.zeros((2, 2), np.uint8))
     with pytest.raises(DataError, match="1.png: expected one file per name.* also 1.jpg"):
         match_pairs(tmp_path / "images", tmp_path / "labels")
 
 
-def test_what_is_passed_over_is_noted_or_logged(tmp_path, write_image, caplog):
+def test_ignored_files_are_noted_or_logged(tmp_path, write_image, caplog):
     for name in ("images/1.png", "labels/1.png"):
         write_image(tmp_path / name, np.zeros((2, 2), np.uint8))
     (tmp_path / "images" / "._1.png").touch()

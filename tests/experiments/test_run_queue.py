@@ -10,9 +10,11 @@ from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.training.trainer import train
-from experiments import beta_search, figure1_affinity, runs
-from experiments.runs import Queue
-from experiments.tables import Records, Row
+from experiments import beta_search, run_queue
+from experiments.paper_figures import corrected_pixel
+from experiments.paper_tables import Row
+from experiments.run_queue import Queue
+from experiments.tables import Records
 from experiments.variants import SCALES, VARIANTS, Scale
 
 
@@ -20,14 +22,14 @@ from experiments.variants import SCALES, VARIANTS, Scale
 def queue(tmp_path, monkeypatch):
     """Runs of a few steps of the tests' backbone."""
     tiny = dataclasses.asdict(tiny_config(write_camvid(tmp_path / "camvid", train=3, val=2)))
-    left_to_the_queue = ("dataset", "data_dir", *runs._RUN_DECIDES)
+    left_to_the_queue = ("dataset", "data_dir", *run_queue.VARIED)
     settings = {name: value for name, value in tiny.items() if name not in left_to_the_queue}
     monkeypatch.setitem(SCALES["smoke"], "camvid", Scale(settings, divisor=4))
     given = {"data_dir": str(tmp_path / "camvid")}
     return Queue("camvid", "smoke", (0,), tmp_path / "runs", tmp_path / "results", given)
 
 
-def test_a_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
+def test_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
     config = queue.config("rates_8_16", 0)
     assert config.affinity_rates == ((2, 2), (4, 4)) and config.beta == 1.5
     # As if the queue had been stopped in the middle of it.
@@ -43,12 +45,12 @@ def test_a_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
     here = {name: record[name] for name in ("backend", "packages", "hardware")}
     assert here["backend"] == "tensorflow" and record["trained_on"] == [here]
     assert record["seconds"]["training"] > 0 and record["seconds"]["evaluation"] > 0
-    for kind in ("prediction", "ground_truth"):
+    for kind in ("predicted", "ground_truth"):
         assert record["evaluation"][kind]["iterations"] == [0, 1, 3, 6, 10]
     values = Records(queue.results_dir).values("camvid", "smoke", Row("", "rates_8_16"))
-    assert values == {0: 100 * record["evaluation"]["prediction"]["mean_iou"][0]}
+    assert values == {0: 100 * record["evaluation"]["predicted"]["mean_iou"][0]}
 
-    monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("trains again"))
+    monkeypatch.setattr(run_queue, "train", lambda *_: pytest.fail("trains again"))
     queue.run(["rates_8_16"])
     changed = dataclasses.replace(queue, given={**queue.given, "beta": 9.0, "gamma": 1.0})
     with pytest.raises(RunError, match="another gamma"):
@@ -68,7 +70,7 @@ def test_searched_settings_replace_the_defaults(queue):
     assert queue.config("rates_8_16", 0).affinity_reduction == "sum"
 
 
-def test_the_best_beta_of_the_rest_of_train_is_chosen(queue, monkeypatch):
+def test_beta_search_chooses_the_best_beta_and_reduction(queue, monkeypatch):
     seen, values = [], (0.4, 0.5, 0.45, 0.55, 0.6, 0.3)
     grid = [(beta, reduction) for reduction in ("mean", "sum") for beta in (1.5, 3.0, 6.0)]
     mean_iou = dict(zip(grid, values, strict=True))
@@ -127,12 +129,12 @@ def test_parts_of_train(split, parts):
 
 
 @pytest.mark.parametrize("split", ["train+val", "train[:8]+val[:2]", "train[2:8]"])
-def test_what_cannot_be_divided_is_refused(split):
+def test_splits_that_cannot_be_divided_are_refused(split):
     with pytest.raises(ConfigError, match="Cannot divide this split"):
         beta_search._parts(split)
 
 
-def test_a_search_keeps_what_another_wrote_meanwhile(queue, monkeypatch):
+def test_search_keeps_choices_written_meanwhile(queue, monkeypatch):
     queue.results_dir.mkdir()
 
     def choose(queue, variant, *_):
@@ -144,13 +146,13 @@ def test_a_search_keeps_what_another_wrote_meanwhile(queue, monkeypatch):
     assert queue.choices() == {"rates_8_16": {"beta": 7.0}, "rates_8_16_32": {"beta": 2.0}}
 
 
-def test_the_boundarys_width_can_be_given(queue):
+def test_boundary_sigma_is_scaled_unless_given(queue):
     assert queue.config("boundary", 0).boundary_sigma == 5.0 / queue.size.divisor
     given = dataclasses.replace(queue, given={**queue.given, "boundary_sigma": 3.0})
     assert given.config("boundary", 0).boundary_sigma == 3.0
 
 
-def test_the_paper_scale_is_the_papers_recipe(tmp_path):
+def test_paper_scale_is_the_recipe(tmp_path):
     for dataset in SCALES["paper"]:
         queue = Queue(dataset, "paper", (0,), tmp_path, tmp_path, {})
         config = queue.config("rates_8_12x24_16", 0)
@@ -172,31 +174,28 @@ def test_small_scale_divides_rates_and_multiplies_betas(tmp_path):
 
 def test_camvid_is_halved_once(tmp_path):
     config = tiny_config(write_camvid(tmp_path / "camvid", train=2, val=1, size=(40, 48)))
-    folder = runs.halved_camvid(config, tmp_path / "runs")
-    halved = runs.load_source("camvid", "train", folder)
-    whole = runs.load_source("camvid", "train", config.data_dir)
+    folder = run_queue.halved_camvid(config, tmp_path / "runs")
+    halved = run_queue.load_source("camvid", "train", folder)
+    whole = run_queue.load_source("camvid", "train", config.data_dir)
     assert len(halved) == 2 and halved.ids == whole.ids
     assert halved[0]["image"].shape == (20, 24, 3)
     assert (halved[1]["label"] == whole[1]["label"][::2, ::2]).all()
     blocks = whole[1]["image"].reshape(20, 2, 24, 2, 3).mean(axis=(1, 3))
     assert abs(halved[1]["image"] - blocks).max() <= 1
     stamp = folder.stat().st_mtime_ns
-    assert runs.halved_camvid(config, tmp_path / "runs") == folder
+    assert run_queue.halved_camvid(config, tmp_path / "runs") == folder
     assert folder.stat().st_mtime_ns == stamp
 
 
-def test_refusals(tmp_path):
+def test_a_scale_refuses_other_data_sets(tmp_path):
     with pytest.raises(ConfigError, match="The scale paper is for .* Received: dataset='shapes'"):
         Queue("shapes", "paper", (0,), tmp_path, tmp_path, {})
-    for seeds in (["a"], ["1", "1"], []):
-        with pytest.raises(ConfigError, match="--seeds must"):
-            runs._seeds(seeds)
 
 
-def test_the_pixel_of_figure_1_is_one_set_right():
+def test_figure_1_shows_a_corrected_pixel():
     label = np.zeros((9, 9), int)
     before, after = label.copy(), label.copy()
     before[1, 1] = before[3, 4] = before[4, 4] = 1
     after[4, 4] = 1
-    assert figure1_affinity.corrected_pixel(label, before, after) == (3, 4)
-    assert figure1_affinity.corrected_pixel(label, after, after) == (4, 4)
+    assert corrected_pixel(label, before, after) == (3, 4)
+    assert corrected_pixel(label, after, after) == (4, 4)

@@ -1,4 +1,4 @@
-"""Every data set is found in `data_dir` and in the folder of its name there."""
+"""Tests that every data set is found in `data_dir` and in the folder of its name there."""
 
 import shutil
 
@@ -56,7 +56,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_data_set_is_found_where_its_readme_puts_it(name, tmp_path, write_image):
+def test_folder_of_the_data_sets_name(name, tmp_path, write_image):
     data = tmp_path / "data"
     home = WRITERS[name](data / name, write_image)
     (home / "README.md").write_text("What it is.")
@@ -68,7 +68,7 @@ def test_a_data_set_is_found_where_its_readme_puts_it(name, tmp_path, write_imag
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_lies_in_data_dir_itself_comes_first(name, tmp_path, write_image):
+def test_data_dir_itself_takes_precedence(name, tmp_path, write_image):
     WRITERS[name](tmp_path, write_image)
     (tmp_path / name).mkdir()
     assert len(load_source(name, "val", tmp_path)) == 1
@@ -76,7 +76,7 @@ def test_what_lies_in_data_dir_itself_comes_first(name, tmp_path, write_image):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("empty", ["nothing", "data", "below"])
-def test_the_message_names_both_places(name, empty, tmp_path):
+def test_message_names_both_folders(name, empty, tmp_path):
     data = tmp_path / "data"
     if empty != "nothing":
         (data / name if empty == "below" else data).mkdir(parents=True)
@@ -89,10 +89,8 @@ def test_the_message_names_both_places(name, empty, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["camvid", "folder"])
-def test_a_data_set_that_is_there_but_broken_is_not_looked_for_elsewhere(
-    name, tmp_path, write_image
-):
-    """Or the message would be about the other place."""
+def test_damaged_data_set_is_not_searched_elsewhere(name, tmp_path, write_image):
+    """Otherwise the message would be about the other folder."""
     WRITERS[name](tmp_path, write_image)
     WRITERS[name](tmp_path / name, write_image)
     folder = "trainannot" if name == "camvid" else "masks"

@@ -1,4 +1,4 @@
-"""Where a data set lies: in `data_dir` itself, or in the folder of its name there."""
+"""Finds a data set in `data_dir` itself or in the folder of its name there."""
 
 import os
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from dilated_affinity.errors import MissingDataError
 Opened = TypeVar("Opened")
 
 
-def open_in_place(name: str, data_dir: str | os.PathLike, open: Callable[[Path], Opened]) -> Opened:
-    """Opens a data set in `data_dir`, or, where nothing of it lies there, in `data_dir/name`.
+def open_data_dir(name: str, data_dir: str | os.PathLike, open: Callable[[Path], Opened]) -> Opened:
+    """Opens a data set in `data_dir` or, if it is not there, in `data_dir/name`.
 
-    So `data` finds what `data/README.md` has put into `data/camvid`, as `data/camvid` does.
+    Both `data` and `data/camvid` thus find CamVid where `data/README.md` puts it.
 
     Args:
         name: Name of the data set.
-        data_dir: The folder given.
+        data_dir: The given folder.
         open: Opens the data set in a folder; raises `MissingDataError` if it is not there.
 
     Raises:
-        MissingDataError: It is in neither place. The message names both.
+        MissingDataError: If it is in neither folder. The message names both.
     """
     root = Path(data_dir).expanduser()
     try:

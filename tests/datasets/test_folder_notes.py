@@ -1,4 +1,4 @@
-"""Folders as strangers send them: nothing is passed over, turned or reinterpreted unsaid."""
+"""Tests of the notes on ignored, turned and converted files in a user's folder."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ ORIENTATION = 0x0112
 
 
 def scene(seed, classes=3):
-    """A mask of discs on ground, and a photograph whose colours tell the classes."""
+    """A mask of discs on ground, and an image whose colours show the classes."""
     rng = np.random.default_rng(seed)
     rows, columns = np.indices(SIZE)
     mask = np.zeros(SIZE, np.uint8)
@@ -32,7 +32,7 @@ def scene(seed, classes=3):
 
 
 def write(root, counts=(("train", 4), ("val", 2)), save_image=None, save_mask=None, classes=3):
-    """Writes a folder; `save_*` are given an array, a path and a number that counts all images."""
+    """Writes a folder; `save_*` take an array, a path and the number of the image."""
     number = 0
     for split, count in counts:
         for kind in ("images", "masks"):
@@ -55,26 +55,26 @@ def write(root, counts=(("train", 4), ("val", 2)), save_image=None, save_mask=No
 
 
 def note(report, *words):
-    """The one note with some words."""
+    """The single note that contains some words."""
     found = [line for line in report.notes if all(word in line for word in words)]
     assert len(found) == 1, report.notes
     return found[0]
 
 
 def counted(line, count):
-    """Whether a line counts, names files, and names few of them."""
+    """Returns whether a line has a number of files and the names of a few of them."""
     return f": {count} (" in line and line.count(".png") + line.count(".jpg") <= 6
 
 
 @pytest.fixture
 def logged(monkeypatch):
-    """The warnings of this test."""
+    """The warnings logged during the test."""
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *arguments: lines.append(text % arguments))
     return lines
 
 
-def test_nothing_is_said_of_a_clean_folder(tmp_path, logged):
+def test_valid_folder_has_no_notes(tmp_path, logged):
     report = check_folder(write(tmp_path))
     assert (report.notes, report.problems) == ([], [])
     assert report.text().endswith("\nno problems")
@@ -85,7 +85,7 @@ def test_nothing_is_said_of_a_clean_folder(tmp_path, logged):
 # Links, hidden files and other files.
 
 
-def test_folders_that_are_links_are_read(tmp_path, logged):
+def test_linked_folders(tmp_path, logged):
     write(tmp_path / "elsewhere", (("part", 5),))
     write(tmp_path / "data", (("train", 3), ("val", 1)))
     for kind in ("images", "masks"):
@@ -100,18 +100,18 @@ def test_folders_that_are_links_are_read(tmp_path, logged):
     assert any("links, followed: 2" in line for line in logged)
 
 
-def test_links_in_a_circle_have_an_end(tmp_path):
+def test_cyclic_links(tmp_path):
     write(tmp_path, (("train", 2),))
     for kind in ("images", "masks"):
         (tmp_path / kind / "train" / "loop").symlink_to(tmp_path / kind)
         (tmp_path / kind / "train" / "self").symlink_to(tmp_path / kind / "train" / "self")
     report = check_folder(tmp_path)
-    # Above the split lies its parent, which is read once by this path.
+    # The link to the split's parent makes that readable once by this path.
     assert report.images == {"train": 2} and report.problems == []
-    assert counted(note(report, "lead to once more"), 2)
+    assert counted(note(report, "reached again through links"), 2)
 
 
-def test_many_folders_linked_to_each_other_are_read_once_each(tmp_path):
+def test_many_linked_folders(tmp_path):
     write(tmp_path, (("train", 1),))
     for kind in ("images", "masks"):
         names = [tmp_path / kind / "train" / f"d{index}" for index in range(12)]
@@ -125,7 +125,7 @@ def test_many_folders_linked_to_each_other_are_read_once_each(tmp_path):
     assert report.images == {"train": 13}
 
 
-def test_a_link_to_nothing_is_a_problem(tmp_path):
+def test_broken_link(tmp_path):
     write(tmp_path)
     for kind in ("images", "masks"):
         (tmp_path / kind / "train" / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -135,14 +135,14 @@ def test_a_link_to_nothing_is_a_problem(tmp_path):
         list(load_source("folder", "train", tmp_path))
 
 
-def test_a_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
+def test_unreadable_folder(tmp_path, monkeypatch):
     write(tmp_path)
     for kind in ("images", "masks"):
         (tmp_path / kind / "train" / "closed").mkdir()
     scandir = os.scandir
 
     def refuse(path):
-        # As the kernel does, but for root.
+        # As the kernel does for users other than root.
         if str(path).endswith("closed"):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
     assert len(problems) == 2 and "closed: cannot be read (Permission denied)" in problems[0]
 
 
-def test_files_that_are_passed_over_are_counted(tmp_path, logged):
+def test_ignored_files(tmp_path, logged):
     write(tmp_path)
     for name in ("images/train/._0.png", "images/train/._1.png", "masks/val/._0.png"):
         (tmp_path / name).write_bytes(b"Mac OS X")
@@ -171,18 +171,18 @@ def test_files_that_are_passed_over_are_counted(tmp_path, logged):
     assert counted(note(report, "macOS"), 3)
     assert counted(note(report, "hidden files"), 2)
     assert counted(note(report, "hidden folders"), 2)
-    assert counted(note(report, "no images by their ending", "2 .heic, 1 .db"), 3)
+    assert counted(note(report, "without the ending of an image", "2 .heic, 1 .db"), 3)
     assert counted(note(report, "in no split's folder"), 2)
     assert "validation.txt" in note(report, "other names")
     assert [line.removeprefix("folder: ") for line in logged] == []
     Folder(data_dir=tmp_path)
     assert [line.removeprefix("folder: ") for line in logged] == report.notes
-    # The builder of the other split says nothing anew.
+    # The builder of the other split logs nothing new.
     Folder(data_dir=tmp_path)
     assert len(logged) == len(report.notes)
 
 
-def test_images_in_no_list_or_in_two_are_counted(tmp_path):
+def test_images_in_no_list_or_two_lists(tmp_path):
     for index in range(9):
         for kind, array in zip(("images", "masks"), scene(index), strict=True):
             (tmp_path / kind).mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def test_images_in_no_list_or_in_two_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("with_lists", [False, True])
-def test_names_in_another_unicode_form_are_the_same(tmp_path, with_lists, logged):
+def test_unicode_forms_of_names(tmp_path, with_lists, logged):
     write(tmp_path)
     decomposed, composed = (unicodedata.normalize(form, "fläche é") for form in ("NFD", "NFC"))
     assert decomposed != composed
@@ -222,7 +222,7 @@ def test_names_in_another_unicode_form_are_the_same(tmp_path, with_lists, logged
     assert any("Unicode form" in line for line in logged)
 
 
-def test_names_that_look_the_same_on_one_side_pair_exactly_or_not_at_all(tmp_path):
+def test_ambiguous_unicode_forms_of_names(tmp_path):
     write(tmp_path, (("train", 3),))
     forms = [unicodedata.normalize(form, "ö") for form in ("NFD", "NFC")]
     for index, name in enumerate(forms):
@@ -241,7 +241,7 @@ def test_names_that_look_the_same_on_one_side_pair_exactly_or_not_at_all(tmp_pat
     ("image", "mask", "words"),
     [("A", "a", "upper and lower case"), ("a ", "a", "differs in spaces")],
 )
-def test_names_that_differ_in_what_is_hard_to_see(tmp_path, image, mask, words):
+def test_hint_for_similar_names(tmp_path, image, mask, words):
     write(tmp_path)
     for kind, name in (("images", image), ("masks", mask)):
         (tmp_path / kind / "train" / "0.png").rename(tmp_path / kind / "train" / f"{name}.png")
@@ -249,18 +249,18 @@ def test_names_that_differ_in_what_is_hard_to_see(tmp_path, image, mask, words):
     assert len(problems) == 2 and all(words in problem for problem in problems)
 
 
-# Photographs.
+# Images.
 
 
 def save_turned(orientation, mask_is_upright=False):
-    """Saves what is seen upright stored turned, or what is stored as it is with a mark."""
+    """Saves an upright image with turned pixels, or unchanged pixels, with an EXIF orientation."""
 
     def save(array, path, number):
         exif = Image.Exif()
         exif[ORIENTATION] = orientation
         image = Image.fromarray(array)
         if mask_is_upright:
-            # The inverse of turning upright: 6 and 8 undo each other, others themselves.
+            # The inverse of turning upright: 6 and 8 are each other's inverse, others their own.
             inverse = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
             others = {
                 2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -276,11 +276,11 @@ def save_turned(orientation, mask_is_upright=False):
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_photographs_turned_upright_are_counted(tmp_path, orientation, logged):
+def test_images_turned_upright(tmp_path, orientation, logged):
     report = check_folder(write(tmp_path, save_image=save_turned(orientation, True)))
     assert report.problems == []
     assert counted(note(report, f"EXIF orientation {orientation}"), 6)
-    # The masks are drawn on what is seen, and nothing speaks against it.
+    # The masks are drawn on the upright images, so there is no other note.
     assert len(report.notes) == 1
     source = load_source("folder", "train", tmp_path)
     np.testing.assert_array_equal(source[2]["image"], scene(2)[0])
@@ -294,15 +294,15 @@ def test_photographs_turned_upright_are_counted(tmp_path, orientation, logged):
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_masks_drawn_on_the_pixels_as_stored_are_suspected(tmp_path, orientation):
+def test_masks_drawn_on_stored_pixels(tmp_path, orientation):
     report = check_folder(write(tmp_path, save_image=save_turned(orientation)))
-    assert "6 of 6" in note(report, "fit their images better as these are stored", "exiftool")
+    assert "6 of 6" in note(report, "fit the stored pixels of their images better", "exiftool")
     assert "notes to read above" in report.text()
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("square", [True, False])
-def test_so_are_they_where_turning_changes_the_sides(tmp_path, orientation, square):
+def test_masks_drawn_on_stored_pixels_of_other_size(tmp_path, orientation, square):
     def save_image(array, path, number):
         save_turned(orientation)(array[:, :40] if square else array, path, number)
 
@@ -311,13 +311,13 @@ def test_so_are_they_where_turning_changes_the_sides(tmp_path, orientation, squa
 
     report = check_folder(write(tmp_path, save_image=save_image, save_mask=save_mask))
     if square:
-        assert "fit their images better as these are stored" in report.notes[1]
+        assert "fit the stored pixels of their images better" in report.notes[1]
     else:
         assert len(report.problems) == 6
-        assert "seems to be drawn on the pixels as stored; then remove" in report.problems[0]
+        assert "seems to be drawn on the pixels as stored; if so, remove" in report.problems[0]
 
 
-def test_photographs_of_other_kinds_are_counted(tmp_path):
+def test_images_with_alpha_or_several_pages(tmp_path):
     def save(array, path, number):
         image = Image.fromarray(array)
         if number == 0:
@@ -346,23 +346,23 @@ def test_photographs_of_other_kinds_are_counted(tmp_path):
 # Masks.
 
 
-def test_masks_of_0_and_255_among_masks_of_0_and_1(tmp_path, logged):
+def test_masks_of_0_and_255_beside_masks_of_0_and_1(tmp_path, logged):
     def save(array, path, number):
         Image.fromarray(array * (255 if number % 2 else 1)).save(path)
 
     report = check_folder(write(tmp_path, save_mask=save, classes=2))
-    line = note(report, "nothing but 0 and 255", "as if it were one of them")
+    line = note(report, "only 0 and 255", "may be a class")
     assert counted(line, 3) and "masks/train/1.png" in line
-    # Without classes.csv masks are read before a run.
+    # Without classes.csv, masks are read before a run.
     load_source("folder", "train", tmp_path)
     assert f"folder: {line}" in logged
     (tmp_path / "classes.csv").write_text("index,name\n0,ground\n1,disc\n")
-    assert note(check_folder(tmp_path), "nothing but 0 and 255") == line
+    assert note(check_folder(tmp_path), "only 0 and 255") == line
     (tmp_path / "classes.csv").write_text("index,name\n0,ground\n1,disc\n255,other\n")
     assert not any("255" in line for line in check_folder(tmp_path).notes)
 
 
-def test_void_beside_classes_is_no_mixture(tmp_path):
+def test_masks_of_0_and_255_beside_masks_with_void(tmp_path):
     def save(array, path, number):
         array[0] = 255
         Image.fromarray(array if number else np.where(array == 255, 255, 0).astype(np.uint8)).save(
@@ -370,26 +370,26 @@ def test_void_beside_classes_is_no_mixture(tmp_path):
         )
 
     report = check_folder(write(tmp_path, save_mask=save))
-    line = note(report, "nothing but 0 and 255")
-    assert counted(line, 1) and "as if" not in line
+    line = note(report, "only 0 and 255")
+    assert counted(line, 1) and "may be a class" not in line
 
 
-def test_masks_of_nothing_but_void_are_counted(tmp_path):
+def test_masks_of_only_void(tmp_path):
     def save(array, path, number):
         Image.fromarray(np.full_like(array, 9) if number < 2 else array).save(path)
 
     write(tmp_path, save_mask=save)
     (tmp_path / "classes.csv").write_text("index,name\n0,a\n1,b\n2,c\n9,void\n")
-    assert counted(note(check_folder(tmp_path), "nothing but void"), 2)
+    assert counted(note(check_folder(tmp_path), "only void"), 2)
 
 
 @pytest.mark.parametrize("resample", [Image.BILINEAR, Image.LANCZOS])
-def test_masks_resized_with_interpolation_are_named(tmp_path, resample):
+def test_masks_resized_with_interpolation(tmp_path, resample):
     def save_image(array, path, number):
         Image.fromarray(array).resize((80, 60)).save(path)
 
     def save_mask(array, path, number):
-        # Class 2 lies on class 0, with class 1 in between after interpolation.
+        # Class 2 borders on class 0; interpolation puts class 1 in between.
         method = resample if number else Image.NEAREST
         Image.fromarray(array // 2 * 2).resize((80, 60), method).save(path)
 
@@ -398,26 +398,26 @@ def test_masks_resized_with_interpolation_are_named(tmp_path, resample):
     assert counted(note(check_folder(tmp_path), "edges", "interpolation"), 5)
 
 
-def test_grey_levels_along_smooth_edges_are_no_classes(tmp_path):
+def test_grey_masks_with_smooth_edges(tmp_path):
     def save_mask(array, path, number):
         Image.fromarray(array // 2 * 255).resize((100, 70), Image.LANCZOS).resize(
             (56, 40), Image.BICUBIC
         ).save(path)
 
     write(tmp_path, save_mask=save_mask)
-    # So many that, taken for classes, few would be missing.
-    match = "values occur only between a lower and a higher one.* smooth"
+    # So many values that, as classes, few would be missing.
+    match = "values occur only between a lower and a higher one.* anti-aliased edges"
     with pytest.raises(DataError, match=match):
         Folder(data_dir=tmp_path)
     (problem,) = check_folder(tmp_path).problems
     assert "smooth" in problem
 
 
-def test_transparent_entries_of_palettes_are_counted(tmp_path):
+def test_transparent_palette_entries(tmp_path):
     def save(array, path, number):
         image = Image.fromarray(array)
         image.putpalette(COLORS.ravel().tolist())
-        # Of the last one no pixel is transparent.
+        # The last one has no transparent pixel.
         image.save(path, transparency=bytes([255, 0, 255] if number < 5 else [255, 255, 255, 0]))
 
     write(tmp_path, save_mask=save)
@@ -432,7 +432,7 @@ def test_transparent_entries_of_palettes_are_counted(tmp_path):
         )
 
 
-def test_palettes_that_disagree_are_named(tmp_path):
+def test_masks_with_different_palettes(tmp_path):
     def save(array, path, number):
         image = Image.fromarray(array)
         image.putpalette(COLORS[[0, 2, 1] if number == 3 else [0, 1, 2]].ravel().tolist())
@@ -442,7 +442,7 @@ def test_palettes_that_disagree_are_named(tmp_path):
     assert ": 2 (1: (48, 112, 32) in" in line and "masks/train/3.png" in line
 
 
-def test_masks_with_an_orientation_are_turned_and_counted(tmp_path):
+def test_masks_with_exif_orientation(tmp_path):
     report = check_folder(write(tmp_path, save_mask=save_turned(3, True)))
     assert counted(note(report, "masks turned upright by their EXIF orientation 3"), 6)
     np.testing.assert_array_equal(load_source("folder", "val", tmp_path)[0]["label"], scene(4)[1])
@@ -455,7 +455,7 @@ def write_colored(root):
     return write(root, save_mask=lambda mask, path, _: Image.fromarray(COLORS[mask]).save(path))
 
 
-def test_masks_in_colors_without_classes_are_one_problem_that_says_what_to_write(tmp_path):
+def test_colored_masks_without_class_file(tmp_path):
     write_colored(tmp_path)
     (problem,) = check_folder(tmp_path).problems
     for words in ("classes.csv", "name,r,g,b", "background,0,0,0", "6 such masks", "(48, 112, 32)"):
@@ -464,20 +464,20 @@ def test_masks_in_colors_without_classes_are_one_problem_that_says_what_to_write
         Folder(data_dir=tmp_path)
 
 
-def test_indices_saved_as_rgb_are_recognised(tmp_path):
+def test_indices_saved_as_rgb(tmp_path):
     write(tmp_path, save_mask=lambda m, path, _: Image.fromarray(np.stack([m] * 3, -1)).save(path))
     assert "save one of the channels" in check_folder(tmp_path).problems[0]
 
 
-def test_colors_along_smooth_edges_are_recognised(tmp_path):
+def test_colored_masks_with_smooth_edges(tmp_path):
     def save_mask(array, path, number):
         Image.fromarray(COLORS[array]).resize((99, 77)).resize((56, 40)).save(path)
 
     write(tmp_path, save_mask=save_mask)
     (problem,) = check_folder(tmp_path).problems
-    assert "edges seem to be smooth" in problem and problem.count("), (") < 30
+    assert "anti-aliased edges" in problem and problem.count("), (") < 30
     (tmp_path / "classes.csv").write_text("name,r,g,b\na,0,0,0\nb,48,112,32\nc,176,112,32\n")
-    assert "edges seem to be smooth" in check_folder(tmp_path).problems[0]
+    assert "anti-aliased edges" in check_folder(tmp_path).problems[0]
 
 
 LABEL_MAP = """# label:color_rgb:parts:actions
@@ -488,14 +488,14 @@ spot:176,112,32::
 
 
 @pytest.mark.parametrize("kind", ["rgb", "palette", "grey"])
-def test_the_label_map_of_cvat_is_read(tmp_path, kind, logged):
+def test_label_map_of_cvat(tmp_path, kind, logged):
     def save(mask, path, number):
         if kind == "rgb":
             image = Image.fromarray(COLORS[mask])
         elif kind == "grey":
             image = Image.fromarray(mask)
         else:
-            # Its colours count, not in which order they are.
+            # Read by colour, whatever the order of the palette.
             image = Image.fromarray(2 - mask)
             image.putpalette(COLORS[::-1].ravel().tolist())
         image.save(path)
@@ -508,16 +508,16 @@ def test_the_label_map_of_cvat_is_read(tmp_path, kind, logged):
     assert report.classes.palette == tuple(tuple(map(int, color)) for color in COLORS)
     np.testing.assert_array_equal(load_source("folder", "val", tmp_path)[1]["label"], scene(5)[1])
     assert any("labelmap.txt" in line for line in logged)
-    # classes.csv is asked first.
+    # classes.csv takes precedence.
     (tmp_path / "classes.csv").write_text(
         "index,name,r,g,b\n0,x,0,0,0\n1,y,48,112,32\n2,z,176,112,32"
     )
     report = check_folder(tmp_path)
     assert report.classes.names == ("x", "y", "z")
-    assert "labelmap.txt" in note(report, "other names, passed over")
+    assert "labelmap.txt" in note(report, "other names, ignored")
 
 
-def test_label_maps_of_others_and_damaged_ones(tmp_path):
+def test_other_and_damaged_label_maps(tmp_path):
     write(tmp_path)
     (tmp_path / "labelmap.txt").write_text("item { id: 1 name: 'a' }\n")
     report = check_folder(tmp_path)
@@ -534,7 +534,7 @@ def test_label_maps_of_others_and_damaged_ones(tmp_path):
 # Number.
 
 
-def test_notes_are_few_however_many_files_there_are(tmp_path):
+def test_length_of_notes(tmp_path):
     write(tmp_path, (("train", 40),), save_image=save_turned(3))
     for index in range(50):
         (tmp_path / "images" / "train" / f"._{index}.png").write_bytes(b"x")
@@ -542,10 +542,10 @@ def test_notes_are_few_however_many_files_there_are(tmp_path):
         Image.fromarray(scene(0)[1]).save(tmp_path / "masks" / "train" / f"copy{index}.png")
     report = check_folder(tmp_path)
     assert len(report.notes) == 4 and counted(note(report, "macOS"), 50)
-    assert "and 46 more" in note(report, "there before") and max(map(len, report.notes)) < 1500
+    assert "and 46 more" in note(report, "duplicate images") and max(map(len, report.notes)) < 1500
 
 
-def test_other_data_sets_say_so_too(camvid_dir, logged):
+def test_notes_of_other_data_sets(camvid_dir, logged):
     (camvid_dir / "train" / "._train_0.png").write_bytes(b"x")
     exif = Image.Exif()
     exif[ORIENTATION] = 3
