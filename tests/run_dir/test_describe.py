@@ -41,7 +41,7 @@ def test_jax_is_told_of_its_own_package(device, monkeypatch):
 
 
 def test_the_first_line_warns(device, monkeypatch, caplog):
-    monkeypatch.setattr(describe, "_NVIDIA_FILES", (device,))
+    monkeypatch.setattr(describe, "NVIDIA_FILES", (device,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     config = tiny_config("unused")
     model = build_model(config, 11)
