@@ -197,7 +197,9 @@ class _Run:
         self._bar = self._monitor = None
         self._log_summary()
         if replicas.is_first:
-            self._bar = TrainingProgress(config.train_steps, self.state.step, config.accumulation)
+            self._bar = TrainingProgress(
+                config.train_steps, self.state.step, config.accumulation, config.batch_size
+            )
             if config.tensorboard:
                 self._monitor = TensorBoardMonitor(model_dir / "tensorboard")
 
