@@ -28,6 +28,7 @@ SETTINGS = (
     "--batch_size=2",
     "--train_steps=2",
     "--validate_every=1",
+    "--calibrate=none",
 )
 
 LINES = (
@@ -37,8 +38,10 @@ LINES = (
     r"step 1: validation mIoU \d+\.\d\d %, before refinement",
     r"step 2 of 2: .*affinity_loss \d.*; learning rate 0; [\d.]+ s a step; [\d.]+ images/s",
     r"step 2: validation mIoU \d+\.\d\d %, before refinement",
-    r"calibrat.*",
 )
+
+SLOW = re.compile(r"step \d of 2: computing for \d+ s.*|[a-z ]+: \d+ of \d+ images.*")
+"""Lines of a machine that is so busy that work takes more than 30 seconds."""
 
 
 def test_training_writes_only_its_own_lines(tmp_path):
@@ -56,7 +59,7 @@ def test_training_writes_only_its_own_lines(tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
+    lines = [line for line in done.stderr.splitlines() if not SLOW.fullmatch(line)]
     assert len(lines) == len(LINES), done.stderr
     for line, pattern in zip(lines, LINES, strict=True):
         assert re.fullmatch(pattern, line), line
