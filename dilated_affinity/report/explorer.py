@@ -52,7 +52,7 @@ def explorer(name: str, affinity: np.ndarray, rates, pixel: tuple[int, int]) -> 
     return (
         f'<figure class="explore" tabindex="0" role="group" aria-label="{label}" '
         f'data-settings="{escape(json.dumps(settings))}">'
-        f'<img class="values" hidden alt="" src="{_png(planes)}">'
+        f'<img class="values" alt="" src="{_png(planes)}">'
         '<div class="whole"><img alt=""><i></i></div><svg class="near" aria-hidden="true"></svg>'
         '<div class="grids"></div><figcaption><output aria-live="polite"></output> Yellow: of the '
         "same class, blue: of another. Click on a pixel, or press the arrow keys (with Shift ten "

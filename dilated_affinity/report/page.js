@@ -71,7 +71,7 @@ async function explore(figure) {
       const cells = neighbors.slice(8 * index, 8 * index + 8).map(({ there, value }) => {
         const cell = htmlElement("td", there ? (value / 255).toFixed(2) : "\u2013");
         if (there) cell.style.background = affinityColor(value);
-        if (there && value < 96) cell.style.color = "#fff";
+        if (there && value < 70) cell.style.color = "#fff";
         return cell;
       });
       cells.splice(4, 0, htmlElement("td", "+"));

@@ -34,7 +34,7 @@ SETTINGS = (
 LINES = (
     r"Preparing shapes in .*",
     r"shapes: 6 training and 2 validation images, 7 classes, .*; on CPU, float32; writing to .*",
-    r"step 1 of 2: .*affinity_loss \d.*; learning rate 0.1\d*",
+    r"step 1 of 2: .*affinity_loss \d.*; learning rate 0\.0\d+",
     r"step 1: validation mIoU \d+\.\d\d %, before refinement",
     r"step 2 of 2: .*affinity_loss \d.*; learning rate 0; [\d.]+ s a step; [\d.]+ images/s",
     r"step 2: validation mIoU \d+\.\d\d %, before refinement",

@@ -133,6 +133,7 @@ def test_the_explorer_shows_the_affinities_of_the_pixel_chosen(explored, tmp_pat
         browser.implicitly_wait(10)
         figure = browser.find_element("css selector", ".explore")
         browser.find_element("css selector", ".explore td")  # waits until it is drawn
+        assert not browser.find_element("css selector", ".explore .values").is_displayed()
         for keys, pixel in (
             ("", (2, 2)),
             (right + right + down + enter, (6, 10)),
