@@ -1,4 +1,7 @@
-"""Lists or runs the commands: `python -m dilated_affinity train_main --dataset=shapes`."""
+"""Lists or runs the commands: `python -m dilated_affinity train --dataset=shapes`.
+
+The `_main` of a command's name may be left out here.
+"""
 
 import ast
 import importlib
@@ -37,9 +40,9 @@ def main(arguments=None):
         print(overview())
     elif arguments[0] in ("--version", "-version"):
         print(app.versions())
-    elif arguments[0] in known:
+    elif (name := f"{arguments[0].removesuffix('_main')}_main") in known:
         sys.argv = arguments
-        importlib.import_module(f"dilated_affinity.cli.{arguments[0]}").main()
+        importlib.import_module(f"dilated_affinity.cli.{name}").main()
     else:
         sys.argv = ["dilated_affinity"]
         app.complain(

@@ -7,9 +7,9 @@ from logging import WARNING
 
 from absl import app, flags, logging
 
-from dilated_affinity.cli.help_page import help_page
 from dilated_affinity.cli.renamed_flags import with_new_names
 from dilated_affinity.errors import ConfigError, DilatedAffinityError, first_line
+from dilated_affinity.runtime.quiet import show_all_messages
 from dilated_affinity.version import __version__
 
 USAGE_ERROR = 2
@@ -18,7 +18,11 @@ INTERRUPTED = 130
 
 _TALKATIVE = ("tensorflow_datasets", "jax")
 
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+_DEBUG = flags.DEFINE_bool(
+    "debug",
+    False,
+    "Show the traceback of an error, and all messages of TensorFlow's libraries.",
+)
 
 
 def define_calibrated():
@@ -50,6 +54,17 @@ def run(main, description=None):
     )
 
 
+def find_devices():
+    """Has TensorFlow look for its devices, if it is imported, and shows all messages from then on.
+
+    Its libraries write their last start-up messages as they first look, see `runtime.quiet`.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:
+        tensorflow.config.list_physical_devices()
+        show_all_messages()
+
+
 def required(value, name):
     """The value of a flag that must be given."""
     if value is None or value == "":
@@ -76,6 +91,9 @@ def complain(error):
 def _parse(arguments, module, description=None):
     asked = {argument.lstrip("-") for argument in _before_separator(arguments[1:])}
     if asked & {"help", "helpshort", "h"}:
+        # Only here, since it takes TensorFlow.
+        from dilated_affinity.cli.help_page import help_page
+
         print(help_page(command_name(), module, description))
         sys.exit(0)
     if "version" in asked:
@@ -106,6 +124,7 @@ def _refuse(error):
 
 def _status(main):
     try:
+        find_devices()
         main()
     except KeyboardInterrupt:
         complain("interrupted")

@@ -6,11 +6,12 @@ from string import Template
 
 import numpy as np
 
-from dilated_affinity.affinity.geometry import format_rates
+from dilated_affinity.affinity.geometry import check_rates, format_rates
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.report import pictures, tables
+from dilated_affinity.report.explorer import explorer
 from dilated_affinity.report.measurement import Measurement
 from dilated_affinity.report.run_files import RunFiles
 from dilated_affinity.run_dir.describe import describe_affinity
@@ -201,8 +202,15 @@ def _image(score, refined, predictor, source):
         f'<img src="{second}" alt="{right} of {name}">'
         f'<span class="left">{left}</span><span class="right">{right}</span>'
         f'<input type="range" min="0" max="100" value="50" aria-label="{left} or {right}, {name}">'
-        f'</figure><div class="panels">{panels}</div>'
+        f'</figure><div class="panels">{panels}</div>{_explorer(score.name, prediction, predictor)}'
     )
+
+
+def _explorer(name, prediction, predictor):
+    if predictor.rates is None:
+        return ""
+    pixel = pictures.telling_pixel(prediction.affinity)
+    return explorer(name, prediction.affinity, check_rates(predictor.rates), pixel)
 
 
 def _legend(entries):

@@ -17,7 +17,6 @@ from dilated_affinity.visualization import (
     count_entries,
     error_map,
     overlay,
-    pixel_affinity_figure,
     refinement_map,
 )
 
@@ -75,12 +74,6 @@ def panels(example, prediction, rates, classes, refined):
     counts = agreeing_neighbors(prediction.affinity)[..., 0]
     caption = f"neighbours of the same class at rate ({vertical},{horizontal})"
     yield caption, drawing(_enlarged(color_counts(counts))), count_entries()
-    pixel = telling_pixel(prediction.affinity)
-    figure = pixel_affinity_figure(image, prediction.affinity, rates, pixel)
-    figure.axes[0].set_title(f"affinity of row {pixel[0]}, column {pixel[1]}")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
-    yield "affinity of one pixel", _address("image/png", buffer.getvalue()), ()
 
 
 def telling_pixel(affinity) -> tuple[int, int]:

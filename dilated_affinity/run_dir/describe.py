@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import keras
 from absl import logging
@@ -12,9 +11,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.inference.refiners import METHODS
 from dilated_affinity.inference.views import Views
 from dilated_affinity.runtime.distribution import gpu_names
-
-_NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
-"""Files of NVIDIA's devices under Linux, whatever software is installed for them."""
+from dilated_affinity.runtime.nvidia import NVIDIA_FILES, nvidia_gpu_wanted
 
 _FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
 
@@ -138,13 +135,10 @@ def unused_gpu(nvidia_files, environment: Mapping[str, str]) -> str | None:
         absent.
     """
     backend = keras.backend.backend()
-    hidden = environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     platforms = environment.get("JAX_PLATFORMS", "")
     if backend == "jax" and platforms and "cuda" not in platforms and "gpu" not in platforms:
-        hidden = True
-    if backend not in _FOR_GPUS or hidden or gpu_names():
         return None
-    if not any(path.exists() for path in nvidia_files):
+    if backend not in _FOR_GPUS or not nvidia_gpu_wanted(environment, nvidia_files) or gpu_names():
         return None
     name = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend]
     return f"WARNING: {name} does not see the NVIDIA GPU of this machine; {_FOR_GPUS[backend]}"
@@ -152,6 +146,6 @@ def unused_gpu(nvidia_files, environment: Mapping[str, str]) -> str | None:
 
 def _devices_in_words(count):
     kind = next(iter(gpu_names()), "CPU")
-    if warning := unused_gpu(_NVIDIA_FILES, os.environ):
+    if warning := unused_gpu(NVIDIA_FILES, os.environ):
         kind = f"{kind} ({warning})"
     return kind if count == 1 else f"{count} devices ({kind})"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 
+import dilated_affinity.baselines.aaf  # noqa: F401 - registers a layer of saved models
 from dilated_affinity.config import Config
 from dilated_affinity.errors import RunError, first_line
 from dilated_affinity.models.from_config import at_output_stride

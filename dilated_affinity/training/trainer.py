@@ -161,7 +161,9 @@ class Trainer:
         )
         self.bar = self.monitor = None
         if replicas.is_first:
-            self.bar = TrainingProgress(config.train_steps, self.state.step, config.accumulation)
+            self.bar = TrainingProgress(
+                config.train_steps, self.state.step, config.accumulation, config.batch_size
+            )
             if config.tensorboard:
                 self.monitor = TensorBoardMonitor(model_dir / "tensorboard")
 

@@ -1,7 +1,9 @@
 """The HTML report of a run: what it says, and that a browser shows it."""
 
+import html
 import json
 import re
+from importlib import resources
 
 import keras
 import numpy as np
@@ -10,12 +12,14 @@ from helpers.browser import chromium
 from helpers.tiny import ListSource
 from helpers.tiny_run import command, write_run
 
+from dilated_affinity.affinity.geometry import neighbor_offsets
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.errors import DataError
 from dilated_affinity.inference.predictor import Prediction
 from dilated_affinity.report import RunFiles, measure, report_page
-from dilated_affinity.report.pictures import telling_pixel
+from dilated_affinity.report.explorer import explorer
+from dilated_affinity.report.pictures import photograph, telling_pixel
 from dilated_affinity.run_dir.checkpoints import TrainingState, write_checkpoint
 from dilated_affinity.run_dir.layout import BEST
 
@@ -71,6 +75,7 @@ def test_the_report_works_in_a_browser(report, tmp_path):
             "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
         )
         assert len(browser.find_elements("css selector", ".compare")) == 2
+        assert len(browser.find_elements("css selector", ".explore .grids td")) > 0
         slider = browser.find_element("css selector", ".compare input")
         upper = browser.find_element("css selector", ".compare img + img")
         assert "50%" in upper.value_of_css_property("clip-path")
@@ -79,6 +84,81 @@ def test_the_report_works_in_a_browser(report, tmp_path):
         assert browser.get_log("browser") == []
         traffic = " ".join(entry["message"] for entry in browser.get_log("performance"))
         assert report.name in traffic and not re.search(r'"url":"(http|ws)s?:', traffic)
+
+
+AFFINITY_RATES = ((4, 4), (2, 6))
+
+
+@pytest.fixture
+def explored(tmp_path):
+    """A page with an explorer of random affinities, and these; its photograph is grey."""
+    affinity = np.random.default_rng(0).random((41, 50, 16))
+    page = tmp_path / "page.html"
+    folder = resources.files("dilated_affinity.report")
+    style, script = (folder.joinpath(f"page.{kind}").read_text() for kind in ("css", "js"))
+    image = photograph(np.full((41, 50, 3), 99, np.uint8))
+    figure = explorer('"a" & <b>', affinity, AFFINITY_RATES, (2, 3))
+    page.write_text(
+        f"<!doctype html><meta charset=utf-8><style>{style}</style>"
+        f'<div class="panels"><img alt="" src="{image}"></div>{figure}<script>{script}</script>'
+    )
+    return page, affinity
+
+
+def shown(browser):
+    """What the explorer shows: the pixel, its values by rate, and the circles' number."""
+    text = browser.find_element("css selector", ".explore output").text
+    row, column = map(int, re.match(r"Row (\d+), column (\d+):", text).groups())
+    tables = browser.find_elements("css selector", ".explore .grids table")
+    cells = [[cell.text for cell in table.find_elements("css selector", "td")] for table in tables]
+    circles = browser.find_elements("css selector", ".explore circle")
+    return (row, column), cells, len(circles)
+
+
+def expected_cells(affinity, pixel):
+    values = []
+    for (row, column), value in zip(
+        neighbor_offsets(AFFINITY_RATES) + pixel, affinity[pixel], strict=True
+    ):
+        inside = 0 <= row < affinity.shape[0] and 0 <= column < affinity.shape[1]
+        values.append(f"{np.rint(255 * value) / 255:.2f}" if inside else "\u2013")
+    return [[*values[i : i + 4], "+", *values[i + 4 : i + 8]] for i in (0, 8)]
+
+
+def test_the_explorer_shows_the_affinities_of_the_pixel_chosen(explored, tmp_path):
+    page, affinity = explored
+    chains = pytest.importorskip("selenium.webdriver").ActionChains
+    left, right, down, enter, shift = "\ue012", "\ue014", "\ue015", "\ue007", "\ue008"
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(page.as_uri())
+        browser.implicitly_wait(10)
+        figure = browser.find_element("css selector", ".explore")
+        browser.find_element("css selector", ".explore td")  # waits until it is drawn
+        assert not browser.find_element("css selector", ".explore .values").is_displayed()
+        for keys, pixel in (
+            ("", (2, 2)),
+            (right + right + down + enter, (6, 10)),
+            (left * 9, (6, 2)),
+            (shift + down, (38, 2)),
+        ):
+            figure.send_keys(keys)
+            found, cells, circles = shown(browser)
+            assert found == pixel
+            assert cells == expected_cells(affinity, pixel)
+            assert circles == sum(cell != "\u2013" for row in cells for cell in row) - 2
+        picture = browser.find_element("css selector", ".explore .whole img")
+        chains(browser).move_to_element(picture).click().perform()
+        found, cells, circles = shown(browser)
+        assert abs(found[0] - 20) <= 4 and abs(found[1] - 25) <= 4 and circles == 16
+        assert cells == expected_cells(affinity, found)
+        assert browser.get_log("browser") == []
+
+
+def test_the_explorer_of_a_large_image_keeps_fewer_pixels():
+    figure = explorer("a", np.full((1024, 2048, 8), 0.5, np.float32), ((4, 4),), (1023, 2047))
+    settings = json.loads(html.unescape(re.search(r'data-settings="(.*?)"', figure)[1]))
+    sizes = [settings[name] for name in ("stride", "rows", "columns", "row", "column")]
+    assert sizes == [8, 128, 256, 127, 255]
 
 
 class Remembering:

@@ -41,7 +41,7 @@ def test_unused_gpu_under_jax(device, monkeypatch):
 
 
 def test_summary_warns_of_unused_gpu(device, monkeypatch, caplog):
-    monkeypatch.setattr(describe, "_NVIDIA_FILES", (device,))
+    monkeypatch.setattr(describe, "NVIDIA_FILES", (device,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     config = tiny_config("unused")
     model = build_model(config, 11)
