@@ -51,15 +51,14 @@ def define_flags(**where):
         "reduction",
         AFFINITY_REDUCTIONS,
         AFFINITY_REDUCTIONS,
-        "Reduction of the affinity loss over channels, which beta multiplies; may be given several "
-        "times.",
+        "Reduction of the affinity loss over channels, which beta multiplies.",
         **where,
     )
     flags.DEFINE_multi_enum(
         "variant",
         _SEARCHED,
         _SEARCHED,
-        "Runs to search for; may be given several times.",
+        "Runs to search for.",
         **where,
     )
 

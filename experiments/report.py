@@ -30,7 +30,7 @@ READMES = (Path(__file__).parent / "README.md", Path(__file__).parents[1] / "REA
 _README = flags.DEFINE_multi_string(
     "readme",
     [str(path) for path in READMES],
-    "File with results to write; may be given several times.",
+    "File whose sections of results to write.",
 )
 _RESULTS_DIR = flags.DEFINE_string("results_dir", str(RESULTS), "Folder of the records.")
 
