@@ -40,9 +40,16 @@ def help_page(command: str, module: str, description: str | None = None) -> str:
 def _section(title, defaults, width):
     lines = [title.upper()]
     for name, default in defaults.items():
-        lines.append(f"  {_usage(name)}")
-        text = f"{_meaning(name)} Default: {default}." if default else _meaning(name)
-        lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        usage, text = f"  {_usage(name)}", _meaning(name)
+        if len(usage) > width:  # too many values to choose from
+            values = usage.partition("=")[2].replace("|", ", ")
+            usage, text = f"  --{name}=TEXT", f"{text} One of {values}."
+        lines.append(usage)
+        if default:
+            text = f"{text} Default: {default}."
+        lines += textwrap.wrap(
+            text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 
