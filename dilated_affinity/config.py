@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dilated_affinity.affinity.geometry import check_rates, format_rates, parse_rates
 from dilated_affinity.errors import ConfigError, DataError, did_you_mean
-from dilated_affinity.inference.refiners import METHODS, RENAMED
+from dilated_affinity.inference.refiners import METHODS, renamed_refine
 from dilated_affinity.inference.views import Views, parse_scales
 from dilated_affinity.recipes import RECIPES
 from dilated_affinity.runtime.files import write_atomically
@@ -698,13 +698,11 @@ def _warn_of_old_names(settings):
 
 def _with_new_names(settings):
     """The settings of a run, whose names may be those of version 0.1.0, by their names of today."""
-    settings = dict(settings)
-    method, variant = settings.pop("postprocess", "propagate"), settings.pop("refinement", None)
-    if method != "propagate":
-        settings["refine"] = method
-    elif variant is not None:
-        settings["refine"] = RENAMED.get(variant, variant)
-    return {_RENAMED.get(name, name): value for name, value in settings.items()}
+    refine = {name: settings[name] for name in ("postprocess", "refinement") if name in settings}
+    kept = {
+        _RENAMED.get(name, name): value for name, value in settings.items() if name not in refine
+    }
+    return {**kept, "refine": renamed_refine(**refine)} if refine else kept
 
 
 def _rates_as_text(rates):

@@ -4,7 +4,7 @@ import re
 
 from absl import flags
 
-from dilated_affinity.inference.refiners import RENAMED
+from dilated_affinity.inference.refiners import renamed_refine
 
 _RENAMED = {
     "iterations": ("train_steps", "propagation_iterations"),
@@ -18,12 +18,8 @@ _RENAMED = {
 }
 """New names of the flags of version 0.1.0; of several, the one that the command defines."""
 
-_VALUES = {
-    "postprocess": {"propagate": "propagation"},
-    "refinement": RENAMED,
-    "refine_with": {"prediction": "predicted"},
-}
-"""New values of renamed flags."""
+_OF_OTHER_VALUES = ("postprocess", "refinement", "refine_with")
+"""Renamed flags whose values have new names as well."""
 
 
 def with_new_names(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -35,18 +31,27 @@ def with_new_names(arguments: list[str]) -> tuple[list[str], list[str]]:
     Returns:
         The command line with the names of this version, and one line for each name replaced.
     """
-    replaced, notes = [], []
+    replaced, notes, refine = [], [], {}
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    for argument in arguments[:end]:
-        given = re.fullmatch(r"(--?)(\w+)(=.*)?", argument, re.DOTALL)
-        new = _new_name(given[2]) if given else None
-        if new is not None:
-            notes.append(f"--{given[2]} is called --{new} since version 0.2.0")
-            argument = f"--{new}"
-            if given[3] is not None:
-                value = given[3].removeprefix("=")
-                argument += f"={_VALUES.get(given[2], {}).get(value, value)}"
-        replaced.append(argument)
+    remaining = iter(arguments[:end])
+    for argument in remaining:
+        given = re.fullmatch(r"--?(\w+)(=.*)?", argument, re.DOTALL)
+        name, value = given.groups() if given else (None, None)
+        new = _new_name(name) if given else None
+        if new is None:
+            replaced.append(argument)
+            continue
+        notes.append(f"--{name} is called --{new} since version 0.2.0")
+        if name in _OF_OTHER_VALUES:
+            value = next(remaining, "") if value is None else value[1:]
+        if name in ("postprocess", "refinement"):
+            refine[name] = value
+        elif name == "refine_with":
+            replaced.append(f"--{new}={'predicted' if value == 'prediction' else value}")
+        else:
+            replaced.append(f"--{new}{value or ''}")
+    if refine:
+        replaced.append(f"--refine={renamed_refine(**refine)}")
     return replaced + arguments[end:], notes
 
 

@@ -1,6 +1,7 @@
 """The settings of refinement (section 3.3) as one value."""
 
 import dataclasses
+import warnings
 
 from dilated_affinity.affinity.affinities import (
     STEEPNESS,
@@ -70,10 +71,10 @@ class Refinement:
         check_settings(self.iterations, self.self_weight)
         check_steepness(self.mu, self.threshold)
         if self.variant in RENAMED:
-            raise ConfigError(
-                f"the refinement {self.variant} is called {RENAMED[self.variant]} since version "
-                "0.2.0."
-            )
+            new = RENAMED[self.variant]
+            text = f"the refinement {self.variant} is called {new} since version 0.2.0."
+            warnings.warn(text, FutureWarning, stacklevel=3)
+            object.__setattr__(self, "variant", new)
         if self.variant not in METHODS:
             raise ConfigError(
                 f"refinement must be one of {', '.join(METHODS)}, a Refinement, an EarlyStop, or a "

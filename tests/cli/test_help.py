@@ -222,24 +222,25 @@ def test_renamed_flags_are_replaced(parsed):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("--postprocess=propagate", "--refine=propagation"),
-        ("--postprocess=crf", "--refine=crf"),
-        ("--refinement=early_stop", "--refine=propagation_early_stop"),
+        (["--postprocess=propagate"], "--refine=propagation"),
+        (["--postprocess=crf", "--refinement=exact"], "--refine=crf"),
+        (["--refinement=early_stop"], "--refine=propagation_early_stop"),
+        (["--refinement", "decoder_stride"], "--refine=propagation_decoder_stride"),
     ],
 )
 def test_values_of_renamed_flags_are_replaced(parsed, old, new):
-    assert with_new_names(["train_main", old])[0] == ["train_main", new]
+    assert with_new_names(["train_main", *old])[0] == ["train_main", new]
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"),
+    ("name", "old", "value", "new"),
     [
-        ("eval_main", "flip", "eval_flip"),
-        ("export_main", "iterations", "propagation_iterations"),
-        ("predict_main", "window", "eval_window"),
+        ("eval_main", "refine_with", "prediction", "affinity_source"),
+        ("export_main", "iterations", 1, "propagation_iterations"),
+        ("predict_main", "window", 1, "eval_window"),
     ],
 )
-def test_commands_take_renamed_flags_with_a_line(name, old, new):
-    result = command(name, f"--{old}=1")
+def test_commands_take_renamed_flags_with_a_line(name, old, value, new):
+    result = command(name, f"--{old}={value}")
     assert f"--{old} is called --{new} since version 0.2.0" in result.stderr
     assert "--model_dir must be given" in result.stderr and result.returncode == 2

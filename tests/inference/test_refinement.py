@@ -126,9 +126,9 @@ def test_none_leaves_predictions_alone(model):
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_old_names_are_refused_with_the_new(model, old):
-    with pytest.raises(ConfigError, match=f"{old} is called {RENAMED[old]} since"):
-        Predictor(model, refinement=old)
+def test_old_names_are_taken_with_a_warning(old):
+    with pytest.warns(FutureWarning, match=f"{old} is called {RENAMED[old]} since"):
+        assert as_refinement(old) == Refinement(variant=RENAMED[old])
 
 
 # What a model does not allow.

@@ -51,6 +51,15 @@ RENAMED = {
 """Variants of propagation by their names in version 0.1.0."""
 
 
+def renamed_refine(postprocess="propagate", refinement="exact") -> str:
+    """Returns the method that two settings of version 0.1.0 named.
+
+    >>> renamed_refine("propagate", "decoder_stride"), renamed_refine("crf", "decoder_stride")
+    ('propagation_decoder_stride', 'crf')
+    """
+    return RENAMED.get(refinement, refinement) if postprocess == "propagate" else postprocess
+
+
 def make_refiner(model, refinement):
     """The `Refiner` of a model's predictions.
 
