@@ -114,7 +114,7 @@ def test_affinity_accuracy_is_averaged_over_seeds(tmp_path):
             "mean_iou": [0.5],
             "affinity_accuracy": accuracies(seed),
         }
-        write(tmp_path, "weighting_sqrt_neighbor", seed, 0.5, prediction=evaluation)
+        write(tmp_path, "weighting_sqrt_neighbor", seed, 0.5, predicted=evaluation)
     records = Records(tmp_path)
     rates, accuracy = mean_accuracy(records, "camvid", "small", "weighting_sqrt_neighbor")
     assert rates == [[4, 4], [6, 12]]
