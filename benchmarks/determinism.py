@@ -19,7 +19,7 @@ from benchmarks.recording import flag_values, write_result
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import label_readers, load_source
-from dilated_affinity.models.from_config import build_model
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.reproducibility import deterministic_operations
 from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import training_dataset

@@ -7,7 +7,7 @@ from keras import ops
 from dilated_affinity.affinity.geometry import neighbor_offsets, reach
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.affinity.targets import affinity_targets
-from dilated_affinity.models.from_config import build_model
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.compile import compile_model
 
 CLASSES = 21

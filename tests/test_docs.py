@@ -23,7 +23,7 @@ from dilated_affinity import visualization
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.config import OBJECTIVES, Config
 from dilated_affinity.models import deeplab
-from dilated_affinity.models.from_config import build_model
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.objectives import registry
 from dilated_affinity.training.objectives.registry import objective_of

@@ -32,9 +32,9 @@ from dilated_affinity import (
     training_dataset,
 )
 from dilated_affinity.errors import ConfigError, RunError
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import Checkpoints
 from dilated_affinity.run_dir.layout import CHECKPOINTS
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.distribution import (
     PROCESS_VARIABLES,
     broadcast,

@@ -18,7 +18,6 @@ from dilated_affinity.affinity.propagation import (
     check_settings,
 )
 from dilated_affinity.baselines.crf import DenseCRF
-from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.inference.refiners import METHODS, RENAMED
 
@@ -82,7 +81,7 @@ class Refinement:
             )
 
     @classmethod
-    def from_config(cls, config: Config):
+    def from_config(cls, config):
         """Makes the refinement of a run's settings, with 0 iterations for `refine="none"`."""
         crf = {name: getattr(config, f"crf_{name}") for name in _field_names(DenseCRF)}
         return cls(

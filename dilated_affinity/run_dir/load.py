@@ -8,8 +8,8 @@ import keras
 import dilated_affinity.baselines.aaf  # noqa: F401 - registers a layer of saved models
 from dilated_affinity.config import Config
 from dilated_affinity.errors import RunError, first_line
-from dilated_affinity.models.from_config import at_output_stride
 from dilated_affinity.run_dir.layout import CONFIG_FILE, chosen_checkpoint, load_calibration
+from dilated_affinity.run_dir.model import at_output_stride
 
 
 def load_run(

@@ -7,7 +7,7 @@ import tensorflow as tf
 from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.metrics import PixelAccuracy
-from dilated_affinity.models.from_config import mixed_precision
+from dilated_affinity.run_dir.model import mixed_precision
 from dilated_affinity.training.losses import SemanticLoss
 from dilated_affinity.training.objectives.objective import TrainedOutput
 from dilated_affinity.training.objectives.registry import objective_of

@@ -7,8 +7,8 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import RunError, first_line
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import Checkpoints, TrainingState, read_state
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.distribution import broadcast, file_of_first_process
 from dilated_affinity.training.compile import add_objective
 from dilated_affinity.training.initial_model import (

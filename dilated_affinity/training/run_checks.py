@@ -9,8 +9,8 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers, load_source
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.layout import CONFIG_FILE, given_statistics, refuse_other_settings
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.distribution import check_batch_split, find_replicas
 from dilated_affinity.runtime.progress import progress
 from dilated_affinity.training.class_weights import read_class_weights

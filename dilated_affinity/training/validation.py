@@ -13,8 +13,8 @@ from dilated_affinity.evaluation.evaluate import class_iou
 from dilated_affinity.inference.network import logits_fn
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
-from dilated_affinity.models.from_config import at_output_stride, copy_weights
 from dilated_affinity.run_dir.checkpoints import read_state
+from dilated_affinity.run_dir.model import at_output_stride, copy_weights
 from dilated_affinity.runtime.distribution import broadcast, on_own_devices
 
 

@@ -13,7 +13,7 @@ from dilated_affinity.evaluation.search import search_refinement
 from dilated_affinity.inference.files import predict_examples
 from dilated_affinity.inference.model import inference_model
 from dilated_affinity.inference.predictor import Predictor
-from dilated_affinity.models.from_config import build_model
+from dilated_affinity.run_dir.model import build_model
 
 pytest.importorskip("pydensecrf", reason="needs the extra crf")
 

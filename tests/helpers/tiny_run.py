@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import TrainingState, write_checkpoint
 from dilated_affinity.run_dir.layout import BEST, CONFIG_FILE
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.version import __version__
 from helpers.processes import environment
 from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid

@@ -5,9 +5,9 @@ import logging
 import pytest
 from helpers.tiny import tiny_config
 
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir import describe
 from dilated_affinity.run_dir.describe import log_run_summary, unused_gpu
+from dilated_affinity.run_dir.model import build_model
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ tf.config.experimental.enable_op_determinism()
 from helpers.tiny import tiny_config
 from dilated_affinity import AffinityStatistics, affinity_targets
 from dilated_affinity.runtime.distribution import replica_strategy
-from dilated_affinity.models.from_config import build_model
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.compile import compile_model
 
 config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)

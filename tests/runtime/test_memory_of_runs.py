@@ -37,7 +37,7 @@ import numpy as np
 from helpers.tiny import ListSource, NUM_CLASSES, tiny_config
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.evaluation.evaluate import evaluate
-from dilated_affinity.models.from_config import build_model
+from dilated_affinity.run_dir.model import build_model
 
 class Watched(ListSource):
     def __getitem__(self, index):

@@ -7,7 +7,6 @@ from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.errors import ConfigError, DataError
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -15,6 +14,7 @@ from dilated_affinity.run_dir.checkpoints import (
     write_checkpoint,
 )
 from dilated_affinity.run_dir.layout import BEST, CHECKPOINTS, save_settings
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.compile import add_objective
 from dilated_affinity.training.initial_model import (
     InitialModel,

@@ -16,7 +16,7 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.models.deeplab import BACKBONES
-from dilated_affinity.models.from_config import build_model
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.input_pipeline import (
     _random_scale,
     augment,

@@ -13,10 +13,10 @@ from dilated_affinity.baselines.boundary import boundary_weights
 from dilated_affinity.config import OBJECTIVES, Config
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import Checkpoints
 from dilated_affinity.run_dir.layout import BEST, CHECKPOINTS, LOG_FILE
 from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.compile import add_objective, compile_model
 from dilated_affinity.training.initial_model import InitialModel, load_initial_weights
 from dilated_affinity.training.input_pipeline import training_dataset

@@ -16,7 +16,6 @@ from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.evaluation.evaluate import evaluate
-from dilated_affinity.models.from_config import build_model
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -34,6 +33,7 @@ from dilated_affinity.run_dir.layout import (
     trained_on,
 )
 from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.files import exclusive_lock
 from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import batch_ids, training_dataset
