@@ -25,7 +25,7 @@ from dilated_affinity.version import __version__
 
 _PACKAGE = "dilated_affinity"
 _INSTALL = "pip install -e ."
-_SHOWN = ("tensorflow", "keras", "numpy", "jax")
+_SHOWN = ("tensorflow", "keras", "numpy")
 _GIB = 2**30
 _LEAST_DISK, _LEAST_MEMORY = 1 * _GIB, 2 * _GIB
 
