@@ -1,9 +1,11 @@
 """JSON records of runs: settings, log, environment and evaluations."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
+from dilated_affinity.config import Config
 from dilated_affinity.errors import DataError
 from dilated_affinity.run_dir.layout import CONFIG_FILE, LOG_FILE, load_calibration, trained_on
 from dilated_affinity.runtime.files import write_atomically
@@ -21,7 +23,8 @@ def run_record(model_dir: Path) -> dict:
         log = list(csv.DictReader(file))
     return {
         "package_version": content["package_version"],
-        "config": recorded_settings(content["config"]),
+        # By the names of this version, whichever version trained it.
+        "config": recorded_settings(dataclasses.asdict(Config.load(model_dir / CONFIG_FILE))),
         "trained_on": trained_on(model_dir),
         "calibration": load_calibration(model_dir),
         **environment(),
@@ -48,3 +51,16 @@ def read_json(path: Path) -> dict:
 def write_json(path: Path, content: dict):
     """Writes a JSON file atomically."""
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def record_paths(results_dir: Path, name: str) -> list[Path]:
+    """Returns the file of the record of that name, or those of its seeds.
+
+    Raises:
+        DataError: If there is neither.
+    """
+    single = results_dir / f"{name}.json"
+    paths = [single] if single.is_file() else sorted(results_dir.glob(f"{name}_seed*.json"))
+    if not paths:
+        raise DataError(f"{single}: expected this record or those of its seeds. Received: neither")
+    return paths

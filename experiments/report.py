@@ -1,10 +1,11 @@
-"""Writes the results in README.md and experiments/README.md, and the plots, from the records.
+"""Writes the results in README.md, docs/results.md and experiments/README.md, and the plots.
 
     python -m experiments.run report
 
 A section between the lines `<!-- results: NAME -->` and `<!-- end -->` is generated. NAME is
-`paper` for the paper's tables and figures, or the name of a record in experiments/results. A name
-without `_seed0` and so on gives the mean and standard deviation over these records.
+`paper` for the paper's tables and figures, `summary` for the table of README, or the name of a
+record in experiments/results. A name without `_seed0` and so on gives the mean and standard
+deviation over these records.
 """
 
 import dataclasses
@@ -22,10 +23,12 @@ from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.visualization import count_frequency_figure
 from experiments.paper_tables import TABLES
 from experiments.plots import accuracy_figure, save
-from experiments.records import RESULTS, read_json
+from experiments.records import RESULTS, read_json, record_paths
+from experiments.summary import summary_table
 from experiments.tables import Records, Summary, filled, markdown_table
 
-READMES = (Path(__file__).parent / "README.md", Path(__file__).parents[1] / "README.md")
+_ROOT = Path(__file__).parents[1]
+READMES = (_ROOT / "experiments" / "README.md", _ROOT / "README.md", _ROOT / "docs" / "results.md")
 
 _README = flags.DEFINE_multi_string(
     "readme",
@@ -67,8 +70,10 @@ def with_results(text: str, results_dir: Path = RESULTS) -> str:
         if name == "paper":
             sections = [*table_sections(results_dir), *figure_sections(results_dir)]
             content = "\n{}\n".format("\n\n".join(sections))
+        elif name == "summary":
+            content = summary_table(results_dir)
         else:
-            content = run_table(_runs(results_dir, name))
+            content = run_table([read_json(path) for path in record_paths(results_dir, name)])
         return f"{begin}{content}\n{end}"
 
     return _SECTION.sub(written, text)
@@ -145,15 +150,6 @@ def figure_sections(results_dir: Path) -> list[str]:
         for each in figures(results_dir)
     ]
     return ["### Figures", *(shown or ["Not run."])]
-
-
-def _runs(results_dir, name):
-    """The record of that name, or those of its seeds."""
-    single = results_dir / f"{name}.json"
-    paths = [single] if single.is_file() else sorted(results_dir.glob(f"{name}_seed*.json"))
-    if not paths:
-        raise DataError(f"{single}: expected this record or those of its seeds. Received: neither")
-    return [read_json(path) for path in paths]
 
 
 def run_table(runs: list[dict]) -> str:
