@@ -136,7 +136,7 @@ def _export(folder):
     from dilated_affinity.datasets.shapes.drawing import draw_example
     from dilated_affinity.export.export import export_model
     from dilated_affinity.inference.refinement import Refinement
-    from dilated_affinity.training.trainer import load_run
+    from dilated_affinity.run_dir.load import load_run
 
     config, model = load_run(folder / "run")
     image, _ = draw_example("val", 0)
