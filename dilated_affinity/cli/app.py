@@ -147,7 +147,13 @@ def _explained(error):
 
 
 def _concerns_the_user(record):
-    """Leaves out where TensorFlow Datasets looks for its files, and JAX for its devices."""
+    """Leaves out where TensorFlow Datasets looks for its files, and JAX for its devices.
+
+    Neither are warnings of retracing shown: functions are traced once for each of a few padded
+    shapes, see `PaddedShapes`.
+    """
+    if "triggered tf.function retracing" in record.getMessage():
+        return False
     others = (f"{os.sep}{package}{os.sep}" in record.pathname for package in _TALKATIVE)
     return record.levelno >= WARNING or not any(others)
 

@@ -1,10 +1,15 @@
 """A command writes its own lines to standard error and nothing else."""
 
+import logging
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from dilated_affinity.cli import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,3 +68,16 @@ def test_training_writes_only_its_own_lines(tmp_path):
     assert len(lines) == len(LINES), done.stderr
     for line, pattern in zip(lines, LINES, strict=True):
         assert re.fullmatch(pattern, line), line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("5 out of the last 5 calls to %s triggered tf.function retracing.", False),
+        ("%s: gradients do not exist", True),
+    ],
+)
+def test_warnings_of_tensorflow(text, shown):
+    place = os.path.join("site-packages", "tensorflow", "function.py")
+    record = logging.LogRecord("tensorflow", logging.WARNING, place, 1, text, ("f",), None)
+    assert app._concerns_the_user(record) is shown
