@@ -1,4 +1,4 @@
-"""The commands and the Python code in the README run."""
+"""The commands and the Python code in the README and in the guides run."""
 
 import re
 import shlex
@@ -11,6 +11,7 @@ from helpers.tiny import write_camvid
 from PIL import Image
 
 README = ROOT / "README.md"
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("training", "evaluation", "export")]
 
 SMALLER = {
     "backbone": "mobilenet_v2_0.35",
@@ -23,26 +24,23 @@ SMALLER = {
     "train_split": "train[:4]",
     "val_split": "val[:1]",
 }
-"""Settings that shorten the README's trainings; the rest of a command is as printed."""
+"""Settings that shorten trainings; the rest of a command is as printed."""
 
 ELSEWHERE = {
     "python3": "the continuous integration sets up an environment and runs the tests in it",
     ".": "as python3",
     "pip": "as python3",
     "python": "as python3",
-    "sphinx-build": "tests/test_docs.py",
-    "export": "tests/test_jax_backend.py has several processes",
 }
 
 
 def commands():
-    """Yields the commands in the README's shell blocks, except those for several machines."""
-    text = README.read_text(encoding="utf-8")
+    """Yields the commands in the shell blocks of the README, then of the guides."""
+    text = "".join(page.read_text(encoding="utf-8") for page in (README, *GUIDES))
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
-        if "KERAS_DISTRIBUTION" not in block:
-            for line in re.split(r"\n|&&", block):
-                if line.strip():
-                    yield shlex.split(line)
+        for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
+            if line.strip():
+                yield shlex.split(line)
 
 
 def ours():
@@ -105,7 +103,7 @@ def test_commands_run_in_order(tmp_path):
             continue
         done = run_module("dilated_affinity", *smaller(words), cwd=tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
-    for made in ("runs/mine/report.html", "predictions/mine", "exports/camvid/saved_model.pb"):
+    for made in ("runs/mine/report.html", "predictions/mine", "exports/mine", "exports/camvid"):
         assert (tmp_path / made).exists()
 
 

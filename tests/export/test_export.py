@@ -208,7 +208,7 @@ def make_faulty(monkeypatch, fault):
     [
         (off_by_a_thousandth, "probabilities of the keras .* difference of 1.0e-03"),
         (not_a_number, "probabilities of the keras .* difference of nan"),
-        (one_other_label, "labels of the keras .* 1 others where"),
+        (one_other_label, "labels of the keras .* 1 other labels where"),
         (another_dtype, "must give .* Received: .*int64"),
         (without_labels, "must give .* Received: "),
         (fails, r"fails on images of shape \(1, 40, 50, 3\). Received: no kernel$"),
@@ -238,7 +238,7 @@ def of_another_channel(outputs):
         (one_pixel_aside, "probabilities of the keras .* Received: a difference"),
         (of_another_channel, "probabilities of the keras .* Received: a difference"),
         (not_a_number, "difference of nan"),
-        (one_other_label, "labels of the keras .* 1 others where"),
+        (one_other_label, "labels of the keras .* 1 other labels where"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

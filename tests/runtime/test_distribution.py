@@ -1,4 +1,4 @@
-"""Tests of a step on two replicas against one device, in a process with two CPU devices."""
+"""Tests of a step on four replicas against one device, in a process with four CPU devices."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ SCRIPT = """
 import json, sys
 import numpy as np, tensorflow as tf, keras
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
 tf.config.experimental.enable_op_determinism()
 from helpers.tiny import tiny_config
 from dilated_affinity import AffinityStatistics, affinity_targets
@@ -34,8 +34,8 @@ from dilated_affinity.training.compile import compile_model
 config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 11, (4, 7, 7)).repeat(7, 1).repeat(7, 2).astype(np.uint8)
-labels[0, 10:] = 255  # the first replica has far fewer pixels than the second
-labels[1] = 255
+labels[0, 10:] = 255  # the first replica has far fewer pixels than the third
+labels[1] = 255  # the second has none
 images = rng.uniform(0, 255, (4, 49, 49, 3)).astype(np.float32)
 statistics = AffinityStatistics.from_labels(labels[2:], config.affinity_rates)
 targets = {"semantic": labels, "affinity": affinity_targets(labels, config.affinity_rates).numpy()}
@@ -69,11 +69,11 @@ def run(replicas):
     return history, after
 
 steps, synchronized = [], []
-one, two = run(1), run(2)
+one, four = run(1), run(4)
 print(json.dumps({
-    "loss": [one[0], two[0]],
+    "loss": [one[0], four[0]],
     "worst": max(
-        float(np.abs(one[1][k] - two[1][k]).max() / max(np.abs(one[1][k]).max(), 0.1))
+        float(np.abs(one[1][k] - four[1][k]).max() / max(np.abs(one[1][k]).max(), 0.1))
         for k in one[1]),
     "variables": len(one[1]),
     "steps": steps,
@@ -97,10 +97,10 @@ def steps():
 
 
 def test_losses_and_metrics_of_global_batch(steps):
-    one, two = steps["loss"]
-    assert set(one) == set(two)
+    one, four = steps["loss"]
+    assert set(one) == set(four)
     for name, values in one.items():
-        assert two[name] == pytest.approx(values, rel=1e-5), name
+        assert four[name] == pytest.approx(values, rel=1e-5), name
     assert one["semantic_loss"][0] > 0.1 and one["affinity_loss"][0] > 0.01
 
 
@@ -112,8 +112,8 @@ def test_weights_and_moving_statistics_equal_one_device(steps):
 
 
 def test_synchronized_batch_norm(steps):
-    one, two = steps["synchronized"]
-    assert len(one) > 5 and not any(one) and all(two)
+    one, four = steps["synchronized"]
+    assert len(one) > 5 and not any(one) and all(four)
 
 
 def test_non_finite_step_on_one_replica(steps):
@@ -125,13 +125,13 @@ import sys
 from pathlib import Path
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
 from helpers.tiny import tiny_config, write_camvid
 from dilated_affinity.training.trainer import train
 from dilated_affinity.run_dir.layout import LOG_FILE
 
 folder = Path(sys.argv[1])
-settings = {"num_replicas": 2, "batch_size": 6, "train_steps": 6, "validate_every": 6}
+settings = {"num_replicas": 4, "batch_size": 8, "train_steps": 6, "validate_every": 6}
 config = tiny_config(write_camvid(folder / "camvid"), **settings)
 train(config, folder / "whole")
 for steps in (2, 3, 1):
@@ -140,7 +140,7 @@ assert (folder / "whole" / LOG_FILE).read_text() == (folder / "parts" / LOG_FILE
 """
 
 
-def test_resumed_run_on_two_replicas(tmp_path):
+def test_resumed_run_on_four_replicas(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", RESUMED, str(tmp_path)],
         capture_output=True,
