@@ -56,8 +56,8 @@ def propagation_inputs(size, rates):
     return ops.softmax(ops.convert_to_tensor(3 * logits)), ops.convert_to_tensor(affinities)
 
 
-def training_step(config):
-    """A function that trains one step with these settings, on labels of random blocks."""
+def training_setup(config):
+    """The compiled model of these settings, with images and targets of labels of random blocks."""
     rng = np.random.default_rng(0)
     side = config.crop_size
     blocks = rng.integers(0, CLASSES, (config.batch_size, 6, 6))
@@ -70,5 +70,10 @@ def training_step(config):
         targets["affinity"] = ops.convert_to_tensor(
             np.asarray(affinity_targets(labels, config.affinity_rates))
         )
-    trained = compile_model(build_model(config, CLASSES, counted), config, counted)
+    return compile_model(build_model(config, CLASSES, counted), config, counted), images, targets
+
+
+def training_step(config):
+    """A function that trains one step with these settings."""
+    trained, images, targets = training_setup(config)
     return lambda: trained.train_on_batch(images, targets)

@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
+from absl import logging  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -22,6 +23,14 @@ def pytest_collection_modifyitems(items):
 def _seed():
     """Sets the same seed before every test."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _verbosity():
+    """Restores the verbosity of the log, which commands set, after every test."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
-"""The benchmark for GPUs runs at tiny sizes on a CPU."""
+"""The benchmarks about GPUs run at tiny sizes on a CPU."""
 
 import json
 
 import numpy as np
 import pytest
 from helpers.commands import run_module
+from helpers.jax_processes import needs_jax
 
 pytestmark = pytest.mark.slow  # half a minute
 
@@ -42,3 +43,18 @@ def test_ratios_and_environment_are_recorded(measured):
     for each in measured["training"]:
         ratio = each["with"]["seconds"] / each["without"]["seconds"]
         assert each["with_over_without"] == pytest.approx(ratio)
+
+
+@needs_jax
+def test_memory_of_a_step(tmp_path):
+    output = tmp_path / "result.json"
+    arguments = ("--steps=mobilenet_v2_0.35:65:2", f"--output={output}")
+    backend = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = run_module("benchmarks.step_memory", *arguments, **backend)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (measured,) = json.loads(output.read_text())["steps"]
+    assert measured["with"]["temporary"] > measured["without"]["temporary"] > 1e6
+    # The batch alone: float32 images and uint8 labels, and with affinity 32 channels of targets.
+    pixels = 2 * 65 * 65
+    difference = measured["with"]["arguments"] - measured["without"]["arguments"]
+    assert measured["without"]["arguments"] > 13 * pixels and difference > 32 * pixels
