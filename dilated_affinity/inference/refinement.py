@@ -32,7 +32,7 @@ _CONFIG_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Refinement:
-    """How predictions are refined: the method and its settings. The defaults are the paper's.
+    """The method of refinement and its settings. The defaults are the paper's.
 
     Attributes:
         iterations: Number of iterations, at least 0: of Eq. 6, or of the CRF's mean field.

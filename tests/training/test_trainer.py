@@ -80,7 +80,7 @@ def test_files_of_a_run(camvid, undisturbed):
     assert read_state(model_dir / BEST).best == result.best_mean_iou
 
 
-@pytest.mark.slow  # the kills of every day show it, too
+@pytest.mark.slow  # the everyday kills cover it
 def test_same_seed_same_weights(camvid, undisturbed, tmp_path):
     """Whether TensorBoard is told of the run or not."""
     train(tiny_config(camvid, tensorboard=True), tmp_path)
@@ -155,7 +155,7 @@ def test_other_settings_are_refused(camvid, undisturbed):
     assert json.loads((undisturbed[1] / "config.json").read_text())["config"]["beta"] == 6.0
 
 
-@pytest.mark.slow  # the kills of every day come in saves, too
+@pytest.mark.slow  # the everyday kills include saves
 def test_signal_while_saving(camvid, undisturbed, tmp_path, monkeypatch):
     write = Checkpoints.write
 
