@@ -99,6 +99,15 @@ def program(body, *arguments, **variables):
     return done.returncode, done.stderr
 
 
+# Tests that run in the background of a shell inherit that SIGINT is ignored.
+INTERRUPT = """
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.setpgid(0, 0)
+os.killpg(0, signal.SIGINT)
+time.sleep(9)
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the filter needs fork")
 @pytest.mark.parametrize(
     ("ending", "status"),
@@ -108,7 +117,7 @@ def program(body, *arguments, **variables):
         ("os._exit(4)", 4),
         ("os.abort()", -6),
         ("os.kill(os.getpid(), signal.SIGKILL)", -9),
-        ("os.killpg(0, signal.SIGINT) if not os.setpgid(0, 0) else None; time.sleep(9)", -2),
+        (INTERRUPT, -2),
     ],
 )
 def test_what_is_written_before_any_end_arrives(ending, status):
