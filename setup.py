@@ -50,6 +50,7 @@ setup(
         "matplotlib>=3.9,<4",
         "numpy>=2,<3",
         "opencv-python-headless>=4.10,<6",
+        "packaging>=23,<27",
         "pillow>=11,<14",
         f"tensorflow{TENSORFLOW}",
         "tensorflow-datasets>=4.9.10,<5",

@@ -94,7 +94,10 @@ def test_file_by_name_or_in_order(tmp_path):
     [
         ("{", "must be JSON"),
         ("3", "must be finite numbers"),
-        ('{"a": 1, "b": 2, "d": 3}', r"none for \['c'\], and some for \['d'\]"),
+        (
+            '{"a": 1, "b": 2, "d": 3}',
+            r"no weight for \['c'\], and weights for unknown classes \['d'\]",
+        ),
         ("[1, 2]", "must be 3 numbers.* Received: 2"),
         ('[1, 2, "x"]', "must be finite numbers"),
         ("[0, 0, 0]", "one of them above 0"),
