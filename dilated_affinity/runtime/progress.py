@@ -179,7 +179,7 @@ class TrainingProgress(keras.callbacks.Callback):
 
     def _log_waiting(self):
         seconds = time.monotonic() - self._last_step
-        reason = "" if self._compiled else " (the first is compiled before)"
+        reason = "" if self._compiled else " (the first step includes compilation)"
         logging.info(
             "step %d of %d: computing for %d s%s", self._step + 1, self._total, seconds, reason
         )
