@@ -15,11 +15,13 @@ if TYPE_CHECKING:
         steep_sigmoid,
         symmetric_logits,
     )
+    from dilated_affinity.affinity.early_stopping import EarlyStop
     from dilated_affinity.affinity.geometry import format_rates, neighbor_offsets, parse_rates
     from dilated_affinity.affinity.loss import AffinityLoss
     from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
     from dilated_affinity.affinity.statistics import AffinityStatistics
     from dilated_affinity.affinity.targets import affinity_targets, neighbor_counts
+    from dilated_affinity.baselines.crf import DenseCRF
     from dilated_affinity.config import Config
     from dilated_affinity.datasets.registry import load_dataset, load_source
     from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
@@ -59,7 +61,9 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeepLabV3Plus",
+    "DenseCRF",
     "DilatedAffinityError",
+    "EarlyStop",
     "Evaluation",
     "MeanIoU",
     "Objective",
@@ -109,7 +113,9 @@ _MODULES = {
     "ConfigError": "errors",
     "DataError": "errors",
     "DeepLabV3Plus": "models.deeplab",
+    "DenseCRF": "baselines.crf",
     "DilatedAffinityError": "errors",
+    "EarlyStop": "affinity.early_stopping",
     "Evaluation": "evaluation.evaluate",
     "MeanIoU": "evaluation.metrics",
     "Objective": "training.objectives.objective",
