@@ -56,7 +56,7 @@ def test_quickstart(tmp_path):
     printed = text_of(notebook)
     assert "20 images; columns: iterations of propagation" in printed
     assert re.search(r"(9\d\.\d\d|100\.00) % of the pixels as above", printed)
-    assert pictures_of(notebook) == 7
+    assert pictures_of(notebook) == 8
     assert (tmp_path / "runs" / "quickstart" / "export" / "saved_model.pb").is_file()
 
 
