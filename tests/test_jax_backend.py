@@ -264,7 +264,7 @@ def readme_lines(data_dir):
     import test_readme
 
     os.chdir(data_dir)
-    names = test_readme.run_notebook_lines(iterations=2, jit_compile=True)
+    names = test_readme.run_notebook_lines(train_steps=2, jit_compile=True)
     return {"refined": names["refined"], "steps": names["model"].optimizer.iterations}
 
 
