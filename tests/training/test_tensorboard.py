@@ -46,7 +46,7 @@ def fitted(tmp_path_factory):
     """A model fitted for two epochs of three steps, its validation, and what was written."""
     pytest.importorskip("tensorboard")
     folder = tmp_path_factory.mktemp("monitoring")
-    config = tiny_config(write_camvid(folder / "camvid"), iterations=6)
+    config = tiny_config(write_camvid(folder / "camvid"), train_steps=6)
     source = load_source("camvid", "train", config.data_dir)
     labels = (source[index]["label"] for index in range(len(source)))
     statistics = AffinityStatistics.from_labels(labels, config.affinity_rates)
