@@ -159,7 +159,7 @@ def test_a_long_step_logs_that_it_is_computed(monkeypatch, caplog):
     progress.set_model(small_model())
     progress.set_params({"steps": 10})
     progress.on_epoch_begin(0)
-    wait_for(caplog, r"step 1 of 100: computing for \d+ s \(the first is compiled before\)")
+    wait_for(caplog, r"step 1 of 100: computing for \d+ s \(the first step includes compilation\)")
     time.sleep(0.05)
     progress.on_train_batch_end(0, {"loss": 1.0})
     wait_for(caplog, "step 1 of 100: loss 1.0000; learning rate 0.125")
