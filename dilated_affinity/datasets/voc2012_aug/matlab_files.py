@@ -1,7 +1,7 @@
 """Reads one field of a struct in a MATLAB 5 file.
 
 `scipy.io.loadmat` is not used because it trusts the sizes that a file states: of 1,500 SBD files
-damaged as in `tests/helpers/mutation.py`, SciPy 1.17.1 ended the process with a segmentation fault
+damaged as in `tests/helpers/mutation.py`, SciPy 1.17.1 ended the process with a signal
 on 229. This reader returns an array or raises an exception for any bytes, and unpacks no more
 memory than the caller allows.
 
