@@ -2,7 +2,6 @@
 
 import collections
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,23 +13,8 @@ from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.inference.files import palette_image, predict_examples, predict_files
 from dilated_affinity.inference.model import inference_model
 from dilated_affinity.inference.predictor import Prediction, Predictor
-from dilated_affinity.models.deeplab import DeepLabV3Plus
 
 RATES = ((2, 2), (2, 4), (4, 2))
-
-
-@pytest.fixture(scope="module")
-def model():
-    keras.utils.set_random_seed(0)
-    model = DeepLabV3Plus(21, RATES, "mobilenet_v2_0.35", weights=None, filters=16)
-    for name in ("semantic_logits", "affinity_logits"):  # logits of some size, not all near 0
-        model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 100)
-    return model
-
-
-@pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(0).integers(0, 256, (3, 97, 131, 3)).astype("uint8")
 
 
 def test_palette_images_read_back_as_indices(tmp_path):
