@@ -25,7 +25,7 @@ from experiments.paper_tables import TABLES
 from experiments.plots import accuracy_figure, save
 from experiments.records import RESULTS, read_json, record_paths
 from experiments.summary import summary_table
-from experiments.tables import Records, Summary, filled, markdown_table
+from experiments.tables import Records, Summary, boundary_table, filled, markdown_table
 
 _ROOT = Path(__file__).parents[1]
 READMES = (_ROOT / "experiments" / "README.md", _ROOT / "README.md", _ROOT / "docs" / "results.md")
@@ -88,6 +88,9 @@ def table_sections(results_dir: Path) -> list[str]:
         run = (pair for pair in records.settings() if records.has_any(*pair, table))
         settings = list(dict.fromkeys([paper, *run]))
         written += [f"### {table.title}", filled(table, records, settings)]
+        if table is TABLES["table5"]:
+            shown = boundary_table(table, records, settings[1:])
+            written += ["### Table 5, boundary IoU", shown]
     return [*written, "### Settings searched on a part of train", _choices(results_dir)]
 
 

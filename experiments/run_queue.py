@@ -27,6 +27,7 @@ from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, RunError
 from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation.calibration import calibrate
+from dilated_affinity.inference.refinement import as_refinement
 from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.training.trainer import train
 from experiments.records import read_json, recorded_settings, run_record, write_json
@@ -102,6 +103,8 @@ class Queue:
             settings["rates"] = format_rates(self.rates(chosen.rates))
             settings["weighting"] = chosen.weighting
             settings["beta"] = self.beta(variant)
+            if chosen.train_propagation:
+                settings["train_propagation"] = chosen.train_propagation
             if variant in self.choices():
                 # Choices of version 0.1.0 without it are of the mean.
                 reduction = self.choices()[variant].get("affinity_reduction", "mean")
@@ -179,44 +182,38 @@ class Queue:
             train(config, model_dir)
 
     def measure(self, variant, config, model_dir) -> dict:
-        """Evaluates a trained run; returns JSON types."""
+        """Evaluates a trained run, all its refinements in one pass; returns JSON types."""
         model = last_model(config, model_dir)
         source = load_source(config.dataset, config.val_split, config.data_dir)
-        if VARIANTS[variant].has_affinity:
-            train_source = load_source(config.dataset, config.train_split, config.data_dir)
-            return self._refinements(model, train_source, source, self.choices().get(variant))
-        found = {"predicted": evaluation.evaluate(model, source, (0,)).to_json()}
-        if variant == "deeplab":
-            crf = self._dense_crf()
-            if crf is not None:
-                counts = (0, crf.iterations)
-                measured = evaluation.evaluate(model, source, counts, refinement=crf)
-                found["crf"] = {"settings": dataclasses.asdict(crf), **measured.to_json()}
-        return found
-
-    def _refinements(self, model, train_source, source, choice):
-        """Evaluates with the paper's lambda and mu, calibrated, and as `beta_search` chose."""
-        found = {
-            kind: evaluation.evaluate(model, source, affinity_source=kind).to_json()
-            for kind in evaluation.AFFINITY_SOURCES
+        measurements, settings = self._measurements(variant, config, model)
+        found = evaluation.evaluate_all(model, source, list(measurements.values()))
+        return {
+            name: {**settings.get(name, {}), **each.to_json()}
+            for name, each in zip(measurements, found, strict=True)
         }
-        calibration = calibrate(model, train_source, images=self.size.calibration_images)
-        measured = evaluation.evaluate(model, source, refinement=calibration.refinement)
-        found["calibrated"] = {"calibration": calibration.to_json(), **measured.to_json()}
-        if choice is not None:
-            settings = choice["refinement"]
-            iterations = settings["propagation_iterations"]
-            measured = evaluation.evaluate(
-                model,
-                source,
-                (0, iterations) if iterations else (0,),
-                self_weight=settings["self_weight"],
-                mu=settings["mu"],
-                threshold=settings.get("affinity_threshold"),
-                symmetric=settings.get("symmetric_affinity"),
-            )
-            found["chosen"] = {"settings": settings, **measured.to_json()}
-        return found
+
+    def _measurements(self, variant, config, model):
+        """What to measure, by name, and settings to record beside it."""
+        measurements, settings = {}, {}
+        if not VARIANTS[variant].has_affinity:
+            measurements["predicted"] = evaluation.Measurement(iterations=(0,))
+        else:
+            for kind in evaluation.AFFINITY_SOURCES:
+                measurements[kind] = evaluation.Measurement(affinity_source=kind)
+            source = load_source(config.dataset, config.train_split, config.data_dir)
+            calibration = calibrate(model, source, images=self.size.calibration_images)
+            measurements["calibrated"] = evaluation.Measurement(calibration.refinement)
+            settings["calibrated"] = {"calibration": calibration.to_json()}
+            choice = self.choices().get(variant)
+            if choice is not None:
+                measurements["chosen"] = _chosen(choice["refinement"])
+                settings["chosen"] = {"settings": choice["refinement"]}
+        crf = self._dense_crf() if VARIANTS[variant].crf else None
+        if crf is not None:
+            refinement = as_refinement(crf)
+            measurements["crf"] = evaluation.Measurement(refinement, (0, crf.iterations))
+            settings["crf"] = {"settings": dataclasses.asdict(crf)}
+        return measurements, settings
 
     def _dense_crf(self):
         """The CRF of Table 5 at this scale; None with a warning if the extra is not installed."""
@@ -227,6 +224,19 @@ class Queue:
         except ConfigError as error:
             logging.warning("%s Then remove the run's record to evaluate it again.", error)
             return None
+
+
+def _chosen(settings):
+    """What to measure of the settings that `beta_search` chose."""
+    refinement = as_refinement(
+        iterations=settings["propagation_iterations"],
+        self_weight=settings["self_weight"],
+        mu=settings["mu"],
+        # Choices of version 0.1.0 lack these.
+        threshold=settings.get("affinity_threshold"),
+        symmetric=settings.get("symmetric_affinity"),
+    )
+    return evaluation.Measurement(refinement, tuple(sorted({0, refinement.iterations})))
 
 
 def last_model(config: Config, model_dir: Path) -> keras.Model:

@@ -67,10 +67,10 @@ class Records:
         """The records by seed."""
         return self._records.get((dataset, scale, variant), {})
 
-    def values(self, dataset, scale, row: Row) -> dict[int, float]:
-        """The row's mIoU in % by seed, of the runs that measured it."""
+    def values(self, dataset, scale, row: Row, metric="mean_iou") -> dict[int, float]:
+        """The row's metric in % by seed, of the runs that measured it."""
         found = {
-            seed: _measured(record, *row.measured)
+            seed: _measured(record, *row.measured, metric)
             for seed, record in self.runs(dataset, scale, row.variant).items()
         }
         return {seed: 100 * value for seed, value in found.items() if value is not None}
@@ -79,16 +79,16 @@ class Records:
         """Returns whether a run fills a row of the table."""
         return any(self.values(dataset, scale, row) for row in table.rows)
 
-    def cell(self, dataset, scale, row: Row, reference: Row) -> str:
+    def cell(self, dataset, scale, row: Row, reference: Row, metric="mean_iou") -> str:
         """Mean and deviation, and the paired difference to the reference on the same seeds.
 
         Where a seed of the row has no reference, the number of seeds follows the difference.
         """
-        values = self.values(dataset, scale, row)
+        values = self.values(dataset, scale, row, metric)
         if not values:
             return "not run"
         text = f"{Summary.of(values.values())} ({_seeds_text(len(values))})"
-        others = self.values(dataset, scale, reference)
+        others = self.values(dataset, scale, reference, metric)
         shared = [values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())]
         if row == reference or not shared:
             return text
@@ -121,11 +121,24 @@ def filled(table: Table, records: Records, settings) -> str:
     return markdown_table(heads, rows)
 
 
-def _measured(record, kind, iterations):
+def boundary_table(table: Table, records: Records, settings) -> str:
+    """Boundary IoU in the rows of the table, in Markdown; the paper gives none."""
+    heads = ["boundary IoU", *(records.head(*pair) for pair in settings)]
+    rows = [
+        [
+            row.label,
+            *(records.cell(*pair, row, table.rows[0], "boundary_iou") for pair in settings),
+        ]
+        for row in table.rows
+    ]
+    return markdown_table(heads, rows)
+
+
+def _measured(record, kind, iterations, metric):
     evaluation = record["evaluation"].get(kind)
     if evaluation is None:
         return None
-    values = evaluation["mean_iou"]
+    values = evaluation[metric]
     if iterations is None:
         return values[-1]
     if iterations not in evaluation["iterations"]:

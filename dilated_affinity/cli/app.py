@@ -99,10 +99,10 @@ def _parse(arguments, module, description=None):
     if "version" in asked:
         print(versions())
         sys.exit(0)
-    arguments, notes = with_new_names(arguments)
-    for note in notes:
-        complain(note)
     try:
+        arguments, notes = with_new_names(arguments)
+        for note in notes:
+            complain(note)
         extra = flags.FLAGS(arguments)[1:]
     except flags.Error as error:
         _refuse(error)

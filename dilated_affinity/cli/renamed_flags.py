@@ -1,10 +1,8 @@
-"""Flags of earlier versions by their names of today."""
+"""Flags of version 0.1.0: refused by their old names, with the new ones."""
 
 import re
 
 from absl import flags
-
-from dilated_affinity.inference.refiners import renamed_refine
 
 _RENAMED = {
     "iterations": ("train_steps", "propagation_iterations"),
@@ -18,40 +16,35 @@ _RENAMED = {
 }
 """New names of the flags of version 0.1.0; of several, the one that the command defines."""
 
-_OF_OTHER_VALUES = ("postprocess", "refinement", "refine_with")
-"""Renamed flags whose values have new names as well."""
+_TAKEN = "train_steps"
+"""The one whose old name is still taken, in 0.2: every training script has it."""
 
 
 def with_new_names(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Replaces the names of renamed flags on a command line.
+    """Replaces `--iterations` of training by its new name.
 
     Args:
         arguments: The command line. What follows a lone `--` is left as it is.
 
     Returns:
         The command line with the names of this version, and one line for each name replaced.
+
+    Raises:
+        absl.flags.Error: For any other flag of version 0.1.0, with its new name.
     """
-    replaced, notes, refine = [], [], {}
+    replaced, notes = [], []
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    remaining = iter(arguments[:end])
-    for argument in remaining:
+    for argument in arguments[:end]:
         given = re.fullmatch(r"--?(\w+)(=.*)?", argument, re.DOTALL)
-        name, value = given.groups() if given else (None, None)
-        new = _new_name(name) if given else None
+        new = _new_name(given[1]) if given else None
         if new is None:
             replaced.append(argument)
             continue
-        notes.append(f"--{name} is called --{new} since version 0.2.0")
-        if name in _OF_OTHER_VALUES:
-            value = next(remaining, "") if value is None else value[1:]
-        if name in ("postprocess", "refinement"):
-            refine[name] = value
-        elif name == "refine_with":
-            replaced.append(f"--{new}={'predicted' if value == 'prediction' else value}")
-        else:
-            replaced.append(f"--{new}{value or ''}")
-    if refine:
-        replaced.append(f"--refine={renamed_refine(**refine)}")
+        note = f"--{given[1]} is called --{new} since version 0.2.0"
+        if new != _TAKEN:
+            raise flags.Error(f"{note}; CHANGELOG.md has its values.")
+        notes.append(note)
+        replaced.append(f"--{new}{given[2] or ''}")
     return replaced + arguments[end:], notes
 
 

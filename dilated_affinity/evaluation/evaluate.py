@@ -1,6 +1,8 @@
 """Evaluation of a split before and after refinement, every image once at its original size."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ from dilated_affinity.evaluation.metrics import (
 )
 from dilated_affinity.evaluation.scoring import RefinedClasses, classes, score
 from dilated_affinity.inference.network import Network, logits_fn
-from dilated_affinity.inference.refinement import as_refinement
+from dilated_affinity.inference.refinement import Refinement, as_refinement
 from dilated_affinity.inference.refiners import METHODS, make_refiner
 from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import affinity_rates
@@ -148,6 +150,32 @@ class Evaluation:
         return "\n".join(lines)
 
 
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A refinement to evaluate.
+
+    Attributes:
+        refinement: Its settings; its own iterations are ignored.
+        iterations: Numbers of iterations to measure at, ascending.
+        affinity_source: `"predicted"`, or `"ground_truth"` for the oracle of Tables 3 and 4.
+
+    Raises:
+        ConfigError: If the iterations are not ascending, or there is no such source.
+    """
+
+    refinement: Refinement = Refinement()
+    iterations: tuple[int, ...] = ITERATIONS
+    affinity_source: str = "predicted"
+
+    def __post_init__(self):
+        check_iterations(self.iterations)
+        if self.affinity_source not in AFFINITY_SOURCES:
+            raise ConfigError(
+                f"affinity_source must be one of {', '.join(AFFINITY_SOURCES)}. "
+                f"Received: affinity_source={self.affinity_source!r}"
+            )
+
+
 def evaluate(
     model: keras.Model,
     source: Source,
@@ -180,34 +208,63 @@ def evaluate(
         ConfigError: If the iterations are not ascending, or need affinity that the model lacks; or
             if the model does not allow the refinement.
     """
-    iterations = check_iterations(iterations)
     refinement = as_refinement(refinement, **settings)
-    if affinity_source not in AFFINITY_SOURCES:
-        raise ConfigError(
-            f"affinity_source must be one of {', '.join(AFFINITY_SOURCES)}. "
-            f"Received: affinity_source={affinity_source!r}"
-        )
+    measurement = Measurement(refinement, check_iterations(iterations), affinity_source)
+    return evaluate_all(model, source, [measurement], views)[0]
+
+
+def evaluate_all(
+    model: keras.Model,
+    source: Source,
+    measurements: Sequence[Measurement],
+    views: Views | None = None,
+) -> list[Evaluation]:
+    """Measures several refinements of a model in one pass: the network sees each image once.
+
+    Args:
+        model: As for `evaluate`.
+        source: As for `evaluate`.
+        measurements: What to measure.
+        views: As for `evaluate`.
+
+    Returns:
+        An `Evaluation` for each measurement, the same as `evaluate` gives.
+
+    Raises:
+        ConfigError: As `evaluate`.
+    """
     rates = affinity_rates(model)
-    if rates is None and refinement.propagates and iterations != (0,):
-        raise ConfigError(
-            "A model without affinity has nothing to propagate with: only 0 iterations. "
-            f"Received: iterations={iterations}"
-        )
-    num_classes = source.classes.num_classes
-    ious = [MeanIoU(num_classes) for _ in iterations]
-    boundaries = [BoundaryIoU(num_classes) for _ in iterations]
+    for each in measurements:
+        if rates is None and each.refinement.propagates and each.iterations != (0,):
+            raise ConfigError(
+                "A model without affinity has nothing to propagate with: only 0 iterations. "
+                f"Received: iterations={each.iterations}"
+            )
     pairs = None
     if rates is not None:
-        ground_truth = affinity_source == "ground_truth"
-        pairs = _Pairs(rates, source.classes.ignore_label, ground_truth)
-    refinements = [(make_refiner(model, refinement), iterations)]
+        sources = [each.affinity_source for each in measurements]
+        pairs = _Pairs(rates, source.classes.ignore_label, sources)
+    refinements = [(make_refiner(model, each.refinement), each.iterations) for each in measurements]
     predict = RefinedClasses(Network(logits_fn(model, views)), refinements, pairs)
-    score(source, predict, list(zip(ious, boundaries, strict=True)), "evaluation")
+    num_classes = source.classes.num_classes
+    columns = [
+        [(MeanIoU(num_classes), BoundaryIoU(num_classes)) for _ in each.iterations]
+        for each in measurements
+    ]
+    score(source, predict, list(itertools.chain.from_iterable(columns)), "evaluation")
+    return [
+        _evaluation(source, *each, rates, pairs) for each in zip(measurements, columns, strict=True)
+    ]
+
+
+def _evaluation(source, measurement, metrics, rates, pairs):
+    ious, boundaries = zip(*metrics, strict=True)
+    refinement = measurement.refinement
     return Evaluation(
         split_size=len(source),
         class_names=source.classes.names,
-        iterations=iterations,
-        affinity_source=affinity_source if refinement.propagates else None,
+        iterations=measurement.iterations,
+        affinity_source=measurement.affinity_source if refinement.propagates else None,
         class_iou=np.stack([iou.class_iou() for iou in ious]),
         pixel_accuracy=tuple(iou.pixel_accuracy() for iou in ious),
         boundary_iou=tuple(mean_over_classes([each.class_iou() for each in boundaries]).tolist()),
@@ -219,21 +276,29 @@ def evaluate(
 
 
 class _Pairs:
-    """Measures the predicted affinity of each example, and gives that of its label if asked to."""
+    """Measures the predicted affinity of each example, and gives each refinement what it asks for.
 
-    def __init__(self, rates, ignore_label, ground_truth):
+    Args:
+        rates: Rates of the model.
+        ignore_label: The void label.
+        sources: For each refinement, where its affinity comes from.
+    """
+
+    def __init__(self, rates, ignore_label, sources):
         self.accuracy = AffinityAccuracy(rates)
         self._rates = rates
         self._ignore_label = ignore_label
-        self._ground_truth = ground_truth
+        self._sources = sources
 
     def __call__(self, example, outputs):
         label = outputs.pad(example["label"], self._ignore_label)
         targets = affinity_targets(label, self._rates)
         self.accuracy.update_state(targets, outputs.padded_affinity)
-        if not self._ground_truth:
-            return outputs
-        return dataclasses.replace(outputs, given=affinities_from_targets(targets))
+        by_source = {"predicted": outputs}
+        if "ground_truth" in self._sources:
+            given = affinities_from_targets(targets)
+            by_source["ground_truth"] = dataclasses.replace(outputs, given=given)
+        return [by_source[each] for each in self._sources]
 
 
 def absent_classes(names, class_iou) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -56,25 +57,27 @@ class RefinedClasses:
         refinements: Pairs of a `Refiner` and its numbers of iterations; the columns are the numbers
             of the first, then those of the next.
         prepare: Optional function of an example and its `ImageOutputs` that returns the outputs to
-            refine.
+            refine, one for each refinement.
     """
 
     def __init__(
         self,
         network: Network,
         refinements: Sequence[tuple[Refiner, Sequence[int]]],
-        prepare: Callable[[dict, ImageOutputs], ImageOutputs] | None = None,
+        prepare: Callable[[dict, ImageOutputs], Sequence[ImageOutputs]] | None = None,
     ):
         self._network = network
         self._refinements = refinements
-        self._prepare = prepare or (lambda example, outputs: outputs)
+        self._prepare = prepare or (lambda example, outputs: [outputs] * len(refinements))
 
     def __call__(self, examples):
         outputs = (self._prepare(example, self._network(example["image"])) for example in examples)
-        streams = itertools.tee(outputs, len(self._refinements))
+        streams = enumerate(itertools.tee(outputs, len(self._refinements)))
         refined = [
-            refiner.map(stream, iterations)
-            for stream, (refiner, iterations) in zip(streams, self._refinements, strict=True)
+            refiner.map(map(operator.itemgetter(index), stream), iterations)
+            for (index, stream), (refiner, iterations) in zip(
+                streams, self._refinements, strict=True
+            )
         ]
         for each in zip(*refined, strict=True):
             yield map(classes, itertools.chain.from_iterable(each))

@@ -11,12 +11,19 @@ from dilated_affinity.affinity.propagation import propagate
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation.evaluate import Evaluation, class_iou, evaluate
+from dilated_affinity.evaluation.evaluate import (
+    Evaluation,
+    Measurement,
+    class_iou,
+    evaluate,
+    evaluate_all,
+)
 from dilated_affinity.evaluation.metrics import mean_over_classes
 from dilated_affinity.evaluation.search import search_refinement
 from dilated_affinity.inference.network import logits_fn
 from dilated_affinity.inference.padding import pad_to
 from dilated_affinity.inference.predictor import Predictor
+from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import AffinityHead, DeepLabV3Plus
 from dilated_affinity.report import measure
@@ -89,6 +96,22 @@ def test_equals_image_by_image_measurement(model, source, affinity_source):
         np.testing.assert_allclose(result.class_iou[row], iou(expected[count]), atol=1e-12)
         accuracy = np.trace(expected[count]) / expected[count].sum()
         assert result.pixel_accuracy[row] == pytest.approx(accuracy)
+
+
+def test_several_measurements_equal_single_ones(model, source):
+    measurements = [
+        Measurement(Refinement(mu=50.0), (0, 2)),
+        Measurement(affinity_source="ground_truth", iterations=(1, 3)),
+        Measurement(Refinement(variant="none"), (0,)),
+    ]
+    together = evaluate_all(model, source, measurements)
+    alone = [
+        evaluate(model, source, (0, 2), mu=50.0),
+        evaluate(model, source, (1, 3), "ground_truth"),
+        evaluate(model, source, (0,), refinement="none"),
+    ]
+    assert [each.to_json() for each in together] == [each.to_json() for each in alone]
+    assert len({each.mean_iou[-1] for each in alone}) == 3
 
 
 def test_ground_truth_affinity_improves_noisy_labels(model, source):

@@ -7,7 +7,7 @@ from scipy import stats
 from experiments.paper_tables import TABLES, Row, Table
 from experiments.plots import accuracy_figure, mean_accuracy
 from experiments.report import figure_sections, table_sections
-from experiments.tables import Records, Summary, filled
+from experiments.tables import Records, Summary, boundary_table, filled
 from experiments.variants import VARIANTS
 
 TABLE = Table(
@@ -24,7 +24,12 @@ TABLE = Table(
 
 def write(folder, variant, seed, mean_iou, scale="small", **evaluations):
     evaluation = {
-        "predicted": {"iterations": [0], "mean_iou": [mean_iou], "images": 2},
+        "predicted": {
+            "iterations": [0],
+            "mean_iou": [mean_iou],
+            "boundary_iou": [mean_iou],
+            "images": 2,
+        },
         **evaluations,
     }
     record = {
@@ -73,6 +78,17 @@ def test_cell_counts_the_seeds_of_a_difference_over_fewer(tmp_path):
         write(tmp_path, "aaf", seed, value)
     lines = filled(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
     assert lines[3] == "| second |  | 54.50 ± 7.78 (2 seeds); -1.00 (1 seed) |"
+
+
+def test_boundary_iou_has_a_table_of_its_own(tmp_path):
+    for seed, value in ((0, 0.30), (1, 0.32)):
+        measured = {"iterations": [0], "mean_iou": [0.5], "boundary_iou": [value], "images": 2}
+        refined = {"iterations": [0, 10], "mean_iou": [0.5, 0.6], "boundary_iou": [value, 0.4]}
+        write(tmp_path, "deeplab", seed, 0.5, predicted=measured, crf=refined)
+    lines = boundary_table(TABLE, Records(tmp_path), [("camvid", "small")]).splitlines()
+    assert lines[2] == "| first | 31.00 ± 1.41 (2 seeds) |"
+    assert lines[3] == "| second | not run |"
+    assert lines[4].startswith("| refined | 40.00 ± 0.00 (2 seeds); +9.00 [")
 
 
 def test_cell_without_runs_says_not_run(tmp_path):
