@@ -209,6 +209,13 @@ class Config:
     train_propagation_weight: float = _setting(
         1.0, "Weight of that second loss in the total.", "ours", group="loss", low=0
     )
+    train_refinement: bool = _setting(
+        False,
+        "Learn tau, mu and lambda of propagation in that training, from those of the refinement "
+        "on. Calibration starts from what was learned, and with calibrate=none it is kept.",
+        "ours",
+        group="loss",
+    )
     class_weights: str = _setting(
         "none",
         "Weights of the classes in the semantic loss, a weighted mean: none; balanced, inversely "
@@ -571,6 +578,12 @@ class Config:
                 "train_propagation needs an affinity to propagate with. "
                 f"Received: train_propagation={self.train_propagation}, "
                 f"objective={self.objective!r}, rates={self.rates!r}"
+            )
+        if self.train_refinement and not (self.train_propagation and self.self_weight > 0):
+            raise ConfigError(
+                "train_refinement needs train_propagation, and a self_weight above 0. "
+                f"Received: train_propagation={self.train_propagation}, "
+                f"self_weight={self.self_weight:g}"
             )
         # Refuses what cannot be read.
         self.affinity_rates, self.multi_grid_factors, self.aspp_rates, self.views  # noqa: B018

@@ -28,7 +28,7 @@ RECIPES = {
     # it gives none ("the rest settings are the same with DeepLabv3+") and they suit any schedule.
     "voc2012_aug": {"train_split": "trainaug", **_DEEPLAB},
     "cityscapes": {"train_steps": 90000, "batch_size": 12, "crop_size": 769, **_DEEPLAB},
-    # About 40 minutes on two cores; experiments/results/camvid_mobilenet_v2.json.
+    # About 40 minutes on two cores; experiments/results/camvid_recipe.json.
     "camvid": {
         "backbone": "mobilenet_v2",
         "eval_output_stride": 16,

@@ -3,7 +3,7 @@
     eval_main --model_dir=runs/camvid --checkpoint=last
     eval_main --model_dir=runs/camvid --checkpoint=last --affinity_source=ground_truth
     eval_main --model_dir=runs/camvid --checkpoint=last --nocalibrated
-    python -m experiments.run record_run --model_dir=runs/camvid --name=camvid_mobilenet_v2
+    python -m experiments.run record_run --model_dir=runs/camvid --name=camvid_recipe
 
 The record holds the settings, the log, the calibration, the evaluations (--nocalibrated is
 optional), package versions and the hardware, without folders of this machine. Evaluations must be

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import keras
 
-import dilated_affinity.baselines.aaf  # noqa: F401 - registers a layer of saved models
+import dilated_affinity.affinity.learned
+import dilated_affinity.baselines.aaf  # noqa: F401 - both register a layer of saved models
 from dilated_affinity.config import Config
 from dilated_affinity.errors import RunError, first_line
 from dilated_affinity.run_dir.layout import CONFIG_FILE, chosen_checkpoint, load_calibration
@@ -43,8 +44,16 @@ def load_run(
         config = config.replace(**calibration["settings"])
     config = config.replace(**overrides)
     path, _ = chosen_checkpoint(model_dir, checkpoint)
+    return config, at_output_stride(load_checkpoint(path), config)
+
+
+def load_checkpoint(path: str | os.PathLike) -> keras.Model:
+    """Loads the model of a checkpoint as it was trained, with the layers of its objective.
+
+    Raises:
+        RunError: If Keras cannot load it.
+    """
     try:
-        model = keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False)
     except Exception as error:  # whatever Keras raises for layers that it does not know
         raise RunError(f"{path}: cannot load this model: {first_line(error)}") from error
-    return config, at_output_stride(model, config)

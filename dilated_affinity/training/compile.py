@@ -54,7 +54,8 @@ def compile_model(
     semantic = TrainedOutput(SemanticLoss(class_weights=class_weights), 1.0, (PixelAccuracy(),))
     trained = {"semantic": semantic, **objective.fitted_outputs(*arguments)}
     own = {name: each.output for name, each in trained.items() if each.output is not None}
-    fitted = SkipNonFiniteModel(model.input, {**model.output, **own}, name=model.name)
+    outputs = {name: {**model.output, **own}[name] for name in trained}
+    fitted = SkipNonFiniteModel(model.input, outputs, name=model.name)
     _compile(fitted, trained, model.optimizer)
     _make_trackers(fitted, targets)
     return fitted

@@ -8,11 +8,13 @@ from absl import logging
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import Source, load_source
 from dilated_affinity.evaluation.calibration import IMAGES, calibrate
+from dilated_affinity.evaluation.search import settings_as_flags
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.checkpoints import read_state
 from dilated_affinity.run_dir.layout import BEST, load_calibration, save_calibration
-from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.run_dir.load import load_checkpoint, load_run
 from dilated_affinity.runtime.distribution import broadcast, on_own_devices
+from dilated_affinity.training.objectives.affinity import LEARNED
 
 
 def calibrate_best(model_dir: Path, config: Config, source: Source):
@@ -29,15 +31,23 @@ def calibrate_best(model_dir: Path, config: Config, source: Source):
         DataError: If the model or the images cannot be read.
         RunError: If the folder cannot be written.
     """
-    if config.calibration_split is None:
+    if config.calibration_split is None and not config.train_refinement:
         return
 
     def calibrate_once():
         step = read_state(model_dir / BEST).step
         if is_calibrated(model_dir, step):
             return
+        given = Refinement.from_config(config)
+        if config.train_refinement:
+            layer = load_checkpoint(model_dir / BEST).get_layer(LEARNED)
+            given = given.replace(**layer.settings())
+            logging.info("learned in training: %s", settings_as_flags(given))
+        if config.calibration_split is None:
+            _save(model_dir, "training", config.train_split, step, given)
+            return
         _, model = load_run(model_dir, calibrated=False)
-        logging.info("%s", calibrate_run(model_dir, config, model, step, source))
+        logging.info("%s", calibrate_run(model_dir, config, model, step, source, given=given))
 
     with on_own_devices():
         broadcast(calibrate_once)
@@ -56,6 +66,7 @@ def calibrate_run(
     step: int,
     source: Source | None = None,
     images=IMAGES,
+    given: Refinement | None = None,
 ) -> str:
     """Calibrates a run's model and saves the settings in its folder, for every command to use.
 
@@ -66,6 +77,8 @@ def calibrate_run(
         step: Step of the model.
         source: The training examples, loaded when None.
         images: How many images to take.
+        given: The refinement to compare with, and whose method and iterations to keep; None for
+            that of the config.
 
     Returns:
         One line that says what was found.
@@ -78,7 +91,7 @@ def calibrate_run(
     split = config.calibration_split
     if source is None or split != config.train_split:
         source = load_source(config.dataset, split, config.data_dir)
-    found = calibrate(model, source, Refinement.from_config(config), images)
+    found = calibrate(model, source, given or Refinement.from_config(config), images)
     fitted = {"by": "calibration", "split": split, "step": step}
     save_calibration(model_dir, {**fitted, **found.to_json()})
     return f"calibrated on {found.images} images of {split}: {found}"
@@ -90,5 +103,9 @@ def save_searched(model_dir: Path, refinement: Refinement, split: str, step: int
     Raises:
         RunError: If the folder cannot be written.
     """
-    content = {"by": "search", "split": split, "step": step, "settings": refinement.to_config()}
+    _save(model_dir, "search", split, step, refinement)
+
+
+def _save(model_dir, by, split, step, refinement):
+    content = {"by": by, "split": split, "step": step, "settings": refinement.to_config()}
     save_calibration(model_dir, content)

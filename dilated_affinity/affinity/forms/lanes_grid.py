@@ -116,17 +116,19 @@ class Grid:
         def forward(state, _):
             return self.step(state), state
 
-        def backward(carried, state):
+        def backward(done, carried):
             to_values, to_affinities, refined = carried
+            state = ops.take(states, iterations - 1 - done, axis=0)
             before, more = self._step_gradient(to_values, *map(self.values, (state, refined)))
-            return (before, to_affinities + more, state), None
+            return before, to_affinities + more, state
 
         to_values = self.where_valid(self.widened(upstream), 0.0)
         to_affinities = ops.zeros_like(self.affinities, "float32")
         if iterations:
             refined, states = ops.scan(forward, self.start(probabilities), length=iterations)
             carried = to_values, to_affinities, refined
-            (to_values, to_affinities, _), _ = ops.scan(backward, carried, states, reverse=True)
+            # Not a scan: Keras' stacks outputs that it does not have, which XLA may refuse.
+            to_values, to_affinities, _ = ops.fori_loop(0, iterations, backward, carried)
         # Invalid pixels pass through unchanged.
         return self.where_valid(to_values, self.widened(upstream)), to_affinities
 

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from dilated_affinity.affinity.learned import LearnedPropagation
 from dilated_affinity.affinity.loss import AffinityLoss
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import IGNORE_LABEL
@@ -15,6 +16,9 @@ from dilated_affinity.training.losses import SemanticLoss
 from dilated_affinity.training.objectives.objective import Objective, TrainedOutput
 
 _SMALLEST_PROBABILITY = 1e-7
+
+LEARNED = "learned_propagation"
+"""Layer and output of the saved model that hold the settings learned in training."""
 
 
 class AffinityObjective(Objective):
@@ -34,6 +38,12 @@ class AffinityObjective(Objective):
             targets["refined"] = labels
         return targets
 
+    def extra_outputs(self, model, config):
+        if not config.train_refinement:
+            return {}
+        # A layer of the saved model, so that the optimizer trains it and checkpoints hold it.
+        return {LEARNED: _refined_at_decoder_stride(model, config)}
+
     def outputs(self, model, config, statistics=None, class_weights=None):
         if statistics is None:
             return {}
@@ -50,7 +60,7 @@ class AffinityObjective(Objective):
                 SemanticLoss(class_weights=class_weights),
                 config.train_propagation_weight,
                 (PixelAccuracy(),),
-                _refined(model, logits, config),
+                _refined(model, config),
             )
         return fitted
 
@@ -74,18 +84,31 @@ def _affinity_output(config, statistics, logits=None, **grid):
     return TrainedOutput(loss, config.beta, metrics, logits)
 
 
-def _refined(model, affinity_logits, config):
+def _refined(model, config):
     """Logarithms of the probabilities refined at the decoder's stride, at full resolution.
 
     As logits they give these probabilities again, so that the semantic loss takes them.
     """
     resize = decoder_resize(model)
-    semantic, images = resize.input
+    if config.train_refinement:
+        refined = model.output[LEARNED]
+    else:
+        refined = _refined_at_decoder_stride(model, config)
+    enlarge = AlignedResize(resize.source_stride, 1, resize.padding, dtype="float32")
+    images = resize.input[1]
+    return ops.log(ops.maximum(enlarge([refined, images]), _SMALLEST_PROBABILITY))
+
+
+def _refined_at_decoder_stride(model, config):
+    resize = decoder_resize(model)
+    logits = at_decoder_stride(model)[0]["affinity"]
     refinement = Refinement.from_config(config).replace(
         iterations=config.train_propagation, variant="propagation"
     )
-    propagation = refinement.layer(divided_rates(config.affinity_rates, resize.source_stride))
-    probabilities = keras.layers.Softmax(dtype="float32")(semantic)
-    refined = propagation([probabilities, affinity_logits])
-    enlarge = AlignedResize(resize.source_stride, 1, resize.padding, dtype="float32")
-    return ops.log(ops.maximum(enlarge([refined, images]), _SMALLEST_PROBABILITY))
+    rates = divided_rates(config.affinity_rates, resize.source_stride)
+    if config.train_refinement:
+        propagation = refinement.layer(rates, LearnedPropagation, name=LEARNED)
+    else:
+        propagation = refinement.layer(rates)
+    probabilities = keras.layers.Softmax(dtype="float32")(resize.input[0])
+    return propagation([probabilities, logits])
