@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.runtime.python_function import python_function
 
 AMPLITUDE = 10.0
 SIGMA = 5.0
@@ -93,5 +94,5 @@ def boundary_weights(labels, amplitude=AMPLITUDE, sigma=SIGMA, ignore_label=255,
 
     labels = tf.convert_to_tensor(labels)
     return tf.ensure_shape(
-        tf.numpy_function(weigh, [labels], tf.float32, stateful=False), labels.shape
+        python_function(weigh, [labels], tf.float32, stateful=False), labels.shape
     )

@@ -16,6 +16,7 @@ import tensorflow as tf
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.data_dir import open_data_dir
 from dilated_affinity.errors import ConfigError, DataError, did_you_mean
+from dilated_affinity.runtime.python_function import python_function
 
 # A module, and its builder or the function that selects one by the contents of `data_dir`.
 # Given by name, since importing TFDS takes seconds, which listing the names should not.
@@ -142,7 +143,7 @@ def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
         return example["image"], example["label"], example["id"].encode()
 
     def read_in_graph(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        image, label, example_id = tf.numpy_function(
+        image, label, example_id = python_function(
             read, [index], (tf.uint8, tf.uint8, tf.string), stateful=False
         )
         return {

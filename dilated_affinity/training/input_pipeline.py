@@ -18,6 +18,7 @@ from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.models.backbone import check_choice
 from dilated_affinity.models.deeplab import BACKBONES
+from dilated_affinity.runtime.python_function import python_function
 from dilated_affinity.training.objectives.registry import objective_of
 
 
@@ -157,7 +158,7 @@ def augment(image, label, config: Config, number):
     scale = _random_scale(draws[0], config)
     mirrored = tf.constant(config.random_flip) & (draws[3] < 0.5)
     # OpenCV resizes ten times faster than TensorFlow's operations on CPU.
-    image, label = tf.numpy_function(
+    image, label = python_function(
         functools.partial(_crop, side, padding),
         [image, label, scale, draws[1:3], mirrored],
         (tf.float32, tf.uint8),

@@ -9,16 +9,21 @@ from helpers.commands import ROOT, run_module
 from dilated_affinity.errors import ConfigError, DataError
 from experiments import report, run
 
+VERSION_0_1 = ROOT / "experiments" / "results" / "version_0.1.0.md"
 
-@pytest.mark.parametrize("path", report.READMES, ids=lambda path: str(path.relative_to(ROOT)))
+
+@pytest.mark.parametrize(
+    "path", [*report.READMES, VERSION_0_1], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_committed_results_are_those_of_the_records(path):
+    folder = report.RESULTS / "0.1.0" if path == VERSION_0_1 else report.RESULTS
     text = path.read_text(encoding="utf-8")
-    assert report.with_results(text) == text
+    assert report.with_results(text, folder) == text
     emptied, count = re.subn(
         r"(<!-- results: \w+ -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.S
     )
     assert count == text.count("<!-- results: ") > 0
-    assert report.with_results(emptied) == text
+    assert report.with_results(emptied, folder) == text
 
 
 def test_every_miou_table_of_the_readme_is_generated():
@@ -54,7 +59,7 @@ def test_help_of_a_table_has_the_papers_numbers_and_the_flags():
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("table6: Table 6, Cityscapes\n")
     assert "+ dilated affinity, 10 iterations  78.70" in done.stdout
-    assert "--scale=paper|small|medium|smoke" in done.stdout
+    assert "--scale=paper|small|medium|animals|smoke" in done.stdout
     assert "Default: cityscapes." in done.stdout and "--index" not in done.stdout
 
 

@@ -21,6 +21,7 @@ from dilated_affinity.datasets.inspection import Inspection, inspect_pair
 from dilated_affinity.datasets.notes import Notes, log_once
 from dilated_affinity.datasets.splits import split_parts
 from dilated_affinity.errors import MissingDataError
+from dilated_affinity.runtime.python_function import python_function
 
 
 class PairedFilesSource(Sequence):
@@ -224,7 +225,7 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
             return example["image"], example["label"][..., np.newaxis], example["id"].encode()
 
         def read_in_graph(index):
-            tensors = tf.numpy_function(read, [index], (tf.uint8, tf.uint8, tf.string))
+            tensors = python_function(read, [index], (tf.uint8, tf.uint8, tf.string))
             example = dict(zip(("image", "label", "id"), tensors, strict=True))
             return {
                 key: tf.ensure_shape(tensor, self.info.features[key].shape)
