@@ -9,12 +9,8 @@ from dilated_affinity.affinity.affinities import affinities_from_targets
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation.metrics import (
-    AffinityAccuracy,
-    BoundaryIoU,
-    MeanIoU,
-    mean_over_classes,
-)
+from dilated_affinity.evaluation.counters import BoundaryCounter, ClassCounter
+from dilated_affinity.evaluation.metrics import AffinityAccuracy, mean_over_classes
 from dilated_affinity.evaluation.scoring import RefinedClasses, classes, score
 from dilated_affinity.inference.network import Network, logits_fn
 from dilated_affinity.inference.refinement import as_refinement
@@ -39,13 +35,13 @@ def class_iou(predict, source: Source) -> np.ndarray:
     Returns:
         float64 (C,); NaN for classes that are not in the labels.
     """
-    network, metric = Network(predict), MeanIoU(source.classes.num_classes)
+    network, counter = Network(predict), ClassCounter(source.classes.num_classes)
 
     def predicted(examples):
         return ((classes(network(each["image"]).probabilities),) for each in examples)
 
-    score(source, predicted, [[metric]], "validation")
-    return metric.class_iou()
+    score(source, predicted, [[counter]], "validation")
+    return counter.class_iou()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +190,8 @@ def evaluate(
             f"Received: iterations={iterations}"
         )
     num_classes = source.classes.num_classes
-    ious = [MeanIoU(num_classes) for _ in iterations]
-    boundaries = [BoundaryIoU(num_classes) for _ in iterations]
+    ious = [ClassCounter(num_classes) for _ in iterations]
+    boundaries = [BoundaryCounter(num_classes) for _ in iterations]
     pairs = None
     if rates is not None:
         ground_truth = affinity_source == "ground_truth"
