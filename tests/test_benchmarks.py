@@ -1,4 +1,4 @@
-"""The benchmarks about GPUs run at tiny sizes on a CPU."""
+"""Benchmarks run at tiny sizes; those about GPUs on a CPU."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from helpers.commands import run_module
 from helpers.jax_processes import needs_jax
 
-pytestmark = pytest.mark.slow  # half a minute
+pytestmark = pytest.mark.slow  # a minute
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,25 @@ def test_memory_of_a_step(tmp_path):
     pixels = 2 * 65 * 65
     difference = measured["with"]["arguments"] - measured["without"]["arguments"]
     assert measured["without"]["arguments"] > 13 * pixels and difference > 32 * pixels
+
+
+def test_evaluation_against_network_and_propagation(tmp_path):
+    output = tmp_path / "result.json"
+    arguments = (
+        *("--images=2", "--sizes=33x41,28x41", "--classes=3", "--rounds=3", "--filters=8"),
+        *("--rates=2", "--iterations=0,1,3", "--limit=0.01", f"--output={output}"),
+    )
+    done = run_module("benchmarks.evaluation", *arguments)
+    assert done.returncode == 1, "the evaluation takes more than a hundredth of its network"
+    assert output.exists(), done.stderr[-3000:]
+    measured = json.loads(output.read_text())
+    assert measured["settings"]["images"] == 2 and measured["settings"]["classes"] == 3
+    for kind in ("clock", "processor"):
+        result = measured[kind]
+        assert set(result["seconds"]) == {"evaluation", *result["evaluation_over"]}
+        median = {name: np.median(values) for name, values in result["seconds"].items()}
+        assert min(map(len, result["seconds"].values())) == 3 and min(median.values()) > 0
+        for name, value in result["median_seconds_per_image"].items():
+            assert value == pytest.approx(median[name] / 2)
+        for name, ratio in result["evaluation_over"].items():
+            assert ratio == pytest.approx(median["evaluation"] / median[name])

@@ -11,12 +11,8 @@ from dilated_affinity.affinity.affinities import affinities_from_targets
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.errors import ConfigError
-from dilated_affinity.evaluation.metrics import (
-    AffinityAccuracy,
-    BoundaryIoU,
-    MeanIoU,
-    mean_over_classes,
-)
+from dilated_affinity.evaluation.counters import BoundaryCounter, ClassCounter
+from dilated_affinity.evaluation.metrics import AffinityAccuracy, mean_over_classes
 from dilated_affinity.evaluation.scoring import RefinedClasses, classes, score
 from dilated_affinity.inference.network import Network, logits_fn
 from dilated_affinity.inference.refinement import Refinement, as_refinement
@@ -41,13 +37,13 @@ def class_iou(predict, source: Source) -> np.ndarray:
     Returns:
         float64 (C,); NaN for classes that are not in the labels.
     """
-    network, metric = Network(predict), MeanIoU(source.classes.num_classes)
+    network, counter = Network(predict), ClassCounter(source.classes.num_classes)
 
     def predicted(examples):
         return ((classes(network(each["image"]).probabilities),) for each in examples)
 
-    score(source, predicted, [[metric]], "validation")
-    return metric.class_iou()
+    score(source, predicted, [[counter]], "validation")
+    return counter.class_iou()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +244,7 @@ def evaluate_all(
     predict = RefinedClasses(Network(logits_fn(model, views)), refinements, pairs)
     num_classes = source.classes.num_classes
     columns = [
-        [(MeanIoU(num_classes), BoundaryIoU(num_classes)) for _ in each.iterations]
+        [(ClassCounter(num_classes), BoundaryCounter(num_classes)) for _ in each.iterations]
         for each in measurements
     ]
     score(source, predict, list(itertools.chain.from_iterable(columns)), "evaluation")

@@ -12,13 +12,12 @@ from dilated_affinity.affinity.geometry import NEIGHBORS, check_rates
 from dilated_affinity.affinity.interpolation import check_grid, grid_offset
 from dilated_affinity.affinity.statistics import COUNTS
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.evaluation.pair_counts import pair_counts
 from dilated_affinity.evaluation.pixel_counts import (
-    bincount,
-    boundary_distance,
+    DILATION_RATIO,
+    boundary_counts,
     confusion_matrix,
-    near_boundary,
 )
-from dilated_affinity.runtime.xla import compiled
 
 _WORD = 2**30
 """The unit of the upper of two words."""
@@ -108,8 +107,7 @@ class MeanIoU(_Counts):
 
     def pixel_accuracy(self) -> float:
         """Share of the non-void pixels that are predicted correctly; NaN before the first pixel."""
-        matrix = self.confusion_matrix()
-        return float(np.trace(matrix) / matrix.sum()) if matrix.any() else float("nan")
+        return accuracy_of_confusion(self.confusion_matrix())
 
     def confusion_matrix(self) -> np.ndarray:
         """int64 (C, C): rows are labels, columns predictions."""
@@ -185,7 +183,7 @@ class BoundaryIoU(_Counts):
         self,
         num_classes,
         ignore_label=255,
-        dilation_ratio=0.02,
+        dilation_ratio=DILATION_RATIO,
         name="boundary_iou",
         dtype=None,
     ):
@@ -203,17 +201,10 @@ class BoundaryIoU(_Counts):
     def update_state(self, y_true, y_pred, sample_weight=None):
         _refuse_sample_weight(self, sample_weight)
         labels, predictions = _label_maps(y_true, y_pred, self.num_classes)
-        distance = boundary_distance(ops.shape(labels)[1:3], self.dilation_ratio)
-        void = labels == self.ignore_label
-        # Class C of C + 1: the pixels that belong to no boundary region.
-        regions = [
-            ops.where(near_boundary(classes, void, distance), classes, self.num_classes)
-            for classes in (labels, predictions)
-        ]
-
-        agreed = ops.where(regions[0] == regions[1], regions[0], self.num_classes)
-        counts = [bincount(each, self.num_classes) for each in (agreed, *regions)]
-        self.add_to(self.regions, ops.stack(counts))
+        counts = boundary_counts(
+            labels, predictions, self.num_classes, self.ignore_label, self.dilation_ratio
+        )
+        self.add_to(self.regions, counts)
 
     def result(self):
         return _mean_iou(*ops.unstack(self.approximate(self.regions), num=3))
@@ -273,7 +264,7 @@ class AffinityAccuracy(_Counts):
             # The last feature may belong to a pixel beyond the border, which has no target.
             targets = targets[:, top :: self.logits_stride, left :: self.logits_stride]
             logits = logits[:, : targets.shape[1], : targets.shape[2]]
-        self.add_to(self.pairs, _count_pairs(targets, logits))
+        self.add_to(self.pairs, pair_counts(targets, logits))
 
     def result(self):
         right, existing = ops.unstack(ops.sum(self.approximate(self.pairs), axis=(1, 2)), axis=0)
@@ -314,6 +305,11 @@ def iou_of_confusion(matrix) -> np.ndarray:
     return _class_iou(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0))
 
 
+def accuracy_of_confusion(matrix) -> float:
+    """Computes the share of pixels on the diagonal of a confusion matrix; NaN if it is all 0."""
+    return float(_ratio(np.trace(matrix), matrix.sum()))
+
+
 def mean_over_classes(class_iou) -> np.ndarray:
     """Averages IoU over the classes that occur in the labels.
 
@@ -349,31 +345,6 @@ def _ratio(part, whole):
     """`part / whole`, NaN where that is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-
-
-@compiled
-def _count_pairs(targets, logits):
-    """Counts correct and existing pairs by rate and category, int32 (2, |R|, 9)."""
-    channels = targets.shape[-1]
-    grouping = np.repeat(np.eye(channels // NEIGHBORS, dtype="float32"), NEIGHBORS, axis=0)
-
-    def per_rate(flags):
-        return ops.reshape(
-            ops.matmul(ops.cast(flags, "float32"), grouping), (-1, channels // NEIGHBORS)
-        )
-
-    exists = targets <= 1
-    existing = per_rate(exists)
-    right = per_rate(exists & ((logits > 0) == (targets == 1)))
-    negatives = per_rate(targets == 0)
-    counts = [
-        [
-            ops.sum(ops.cast(ops.where(negatives == NEIGHBORS - count, pairs, 0), "int32"), axis=0)
-            for count in range(COUNTS)
-        ]
-        for pairs in (right, existing)
-    ]
-    return ops.transpose(ops.stack([ops.stack(each) for each in counts]), (0, 2, 1))
 
 
 def _label_maps(y_true, y_pred, num_classes=None):

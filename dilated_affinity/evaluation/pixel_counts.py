@@ -1,26 +1,31 @@
 """Counts over label maps: confusion matrices, histograms and boundary regions.
 
-Label maps are int32 (B, H, W). Eager tensors are counted by NumPy, tensors of a graph by XLA.
+Label maps are integers (B, H, W); tensors of a graph are int32. Arrays and eager tensors are
+counted by NumPy and OpenCV, since XLA would compile once for every size of image; tensors of a
+graph by XLA.
 """
 
 import math
 
+import cv2
 import numpy as np
 from keras import ops
 
 from dilated_affinity.runtime.xla import compiled, has_values
+
+DILATION_RATIO = 0.02
+"""Width of boundary regions relative to the image diagonal, of the authors of boundary IoU."""
 
 _PIECE = 2**16
 """Number of pixels that NumPy counts at once."""
 
 
 def confusion_matrix(labels, predictions, num_classes, ignore_label):
-    """Counts the pixels of each label with each prediction: int32 (C, C), rows are labels.
+    """Counts the pixels of each label with each prediction: integers (C, C), rows are labels.
 
     Void pixels are left out, as are labels and predictions outside the range of classes.
     """
     if has_values(labels) and has_values(predictions):
-        # XLA would compile once for every size of image.
         pairs = zip(_pieces(labels), _pieces(predictions), strict=True)
         cells = (_cells(*pair, num_classes, ignore_label, np.where) for pair in pairs)
         return _sum_of_bincounts(cells, num_classes**2).reshape(num_classes, num_classes)
@@ -35,7 +40,8 @@ def _cells(labels, predictions, num_classes, ignore_label, where):
     counted = labels != ignore_label
     for classes in (labels, predictions):
         counted = counted & (classes >= 0) & (classes < num_classes)
-    return where(counted, labels * num_classes + predictions, num_classes**2)
+    # 32 bits also where the labels are bytes.
+    return where(counted, labels * np.int32(num_classes) + predictions, num_classes**2)
 
 
 @compiled
@@ -45,7 +51,7 @@ def _confusion_in_graph(labels, predictions, num_classes, ignore_label):
 
 
 def bincount(values, bins):
-    """Counts the values 0 to `bins` - 1, int32 (bins,); any other value must be `bins`."""
+    """Counts the values 0 to `bins` - 1, integers (bins,); any other value must be `bins`."""
     if has_values(values):
         return _sum_of_bincounts(_pieces(values), bins)
     return _segments(values, bins)
@@ -67,10 +73,25 @@ def _pieces(values):
 
 
 def _sum_of_bincounts(pieces, bins):
-    counts = np.zeros(bins + 1, np.int32)
+    counts = np.zeros(bins + 1, int)
     for piece in pieces:
-        counts += np.bincount(piece, minlength=bins + 1).astype(np.int32)
+        counts += np.bincount(piece, minlength=bins + 1)
     return counts[:bins]
+
+
+def boundary_counts(labels, predictions, num_classes, ignore_label, dilation_ratio):
+    """Counts the pixels of the classes' boundary regions.
+
+    Returns:
+        Integers (3, C): pixels in the regions of both, of the labels, and of the predictions.
+    """
+    distance = boundary_distance(ops.shape(labels)[1:3], dilation_ratio)
+    void = labels == ignore_label
+    regions = [
+        boundary_regions(classes, void, distance, num_classes) for classes in (labels, predictions)
+    ]
+    agreed = ops.where(regions[0] == regions[1], regions[0], num_classes)
+    return ops.stack([bincount(each, num_classes) for each in (agreed, *regions)])
 
 
 def boundary_distance(size, dilation_ratio):
@@ -83,8 +104,43 @@ def boundary_distance(size, dilation_ratio):
     return ops.maximum(ops.cast(ops.round(dilation_ratio * diagonal), "int32"), 1)
 
 
-def near_boundary(classes, void, distance):
+def boundary_regions(classes, void, distance, num_classes):
+    """Returns the class of the pixels in boundary regions, and `num_classes` for all others.
+
+    Args:
+        classes: Labels or predictions.
+        void: bool (B, H, W), the pixels to leave out.
+        distance: The width of the regions in pixels, see `boundary_distance`.
+        num_classes: C.
+
+    Returns:
+        Integers (B, H, W), on the host where `classes` has values.
+    """
+    if has_values(classes):
+        classes, void = ops.convert_to_numpy(classes), ops.convert_to_numpy(void)
+        near = _near_boundary_on_host(classes, void, distance)
+        return np.where(near, classes, np.min_scalar_type(num_classes).type(num_classes))
+    return ops.where(_near_boundary_in_graph(classes, void, distance), classes, num_classes)
+
+
+def _near_boundary_on_host(classes, void, distance):
     """Returns whether another class is within `distance` steps of a pixel; False for void."""
+    # The smallest types of OpenCV that hold all labels of a data set, and any others.
+    in_a_byte = 0 <= classes.min() and classes.max() < 256
+    classes = classes.astype(np.uint8 if in_a_byte else np.float64)
+    # In place of void these change no maximum and minimum of a window around another pixel.
+    lowest, highest = classes.min(), classes.max()
+    window = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+    near = np.empty(void.shape, bool)
+    for image, left_out, found in zip(classes, void, near, strict=True):
+        largest = cv2.dilate(np.where(left_out, lowest, image), window)
+        smallest = cv2.erode(np.where(left_out, highest, image), window)
+        found[:] = ~left_out & (largest != smallest)
+    return near
+
+
+def _near_boundary_in_graph(classes, void, distance):
+    """As `_near_boundary_on_host`; the distance may be a tensor."""
     lowest = -(10**6)
     margin = [[0, 0], [distance, distance], [distance, distance]]
     known = isinstance(distance, int)

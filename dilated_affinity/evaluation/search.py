@@ -10,13 +10,14 @@ from dilated_affinity.affinity.affinities import STEEPNESS
 from dilated_affinity.affinity.propagation import SELF_WEIGHT
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.errors import ConfigError
+from dilated_affinity.evaluation.counters import ClassCounter
 from dilated_affinity.evaluation.evaluate import (
     ITERATIONS,
     absent_classes,
     check_iterations,
     left_out,
 )
-from dilated_affinity.evaluation.metrics import MeanIoU, mean_over_classes
+from dilated_affinity.evaluation.metrics import mean_over_classes
 from dilated_affinity.evaluation.scoring import RefinedClasses, score
 from dilated_affinity.inference.network import Network, logits_fn
 from dilated_affinity.inference.refinement import Refinement, as_refinement
@@ -177,7 +178,7 @@ def search_refinement(
         raise ConfigError(
             f"A search tries settings of propagation. Received: refinement={tried[0].variant!r}"
         )
-    ious = [[MeanIoU(source.classes.num_classes) for _ in iterations] for _ in tried]
+    ious = [[ClassCounter(source.classes.num_classes) for _ in iterations] for _ in tried]
     refinements = [(make_refiner(model, each), iterations) for each in tried]
     predict = RefinedClasses(Network(logits_fn(model, views)), refinements)
     score(source, predict, [[iou] for row in ious for iou in row], "search")

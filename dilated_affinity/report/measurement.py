@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from dilated_affinity.datasets.registry import Source
-from dilated_affinity.evaluation.metrics import MeanIoU, iou_of_confusion, mean_over_classes
+from dilated_affinity.evaluation.counters import ClassCounter
+from dilated_affinity.evaluation.metrics import iou_of_confusion, mean_over_classes
 from dilated_affinity.evaluation.scoring import score
 from dilated_affinity.inference.predictor import Predictor
 
@@ -81,7 +82,7 @@ def measure(predictor: Predictor, source: Source, limit: int | None = None) -> M
         for prediction in predictor.map(example["image"] for example in examples):
             yield prediction.unrefined[np.newaxis], prediction.labels[np.newaxis]
 
-    before, after = _ImageByImage(source.classes), _ImageByImage(source.classes)
+    before, after = (_ImageByImage(source.classes.num_classes) for _ in range(2))
     score(source, predict, [[before], [after]], "report", limit)
     scores = zip(source.ids[:limit], before.mean_iou, after.mean_iou, strict=True)
     return Measurement(
@@ -94,15 +95,14 @@ def measure(predictor: Predictor, source: Source, limit: int | None = None) -> M
 
 
 class _ImageByImage:
-    """A metric that keeps the mIoU of every image, and the confusion matrix of all of them."""
+    """A counter that keeps the mIoU of every image, and the confusion matrix of all of them."""
 
-    def __init__(self, classes):
-        self._metric = MeanIoU(classes.num_classes, classes.ignore_label)
-        self.confusion = np.zeros((classes.num_classes, classes.num_classes), np.int64)
+    def __init__(self, num_classes):
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)
         self.mean_iou = []
 
     def update_state(self, label, predicted):
-        self._metric.reset_state()
-        self._metric.update_state(label, predicted)
-        self.confusion += self._metric.confusion_matrix()
-        self.mean_iou.append(float(mean_over_classes(self._metric.class_iou())))
+        image = ClassCounter(len(self.confusion))
+        image.update_state(label, predicted)
+        self.confusion += image.confusion_matrix()
+        self.mean_iou.append(float(mean_over_classes(image.class_iou())))
