@@ -13,10 +13,9 @@ from dilated_affinity.affinity.interpolation import check_grid, grid_offset
 from dilated_affinity.affinity.statistics import COUNTS
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.pixel_counts import (
-    bincount,
-    boundary_distance,
+    boundary_counts,
     confusion_matrix,
-    near_boundary,
+    label_maps,
 )
 from dilated_affinity.runtime.xla import compiled
 
@@ -94,7 +93,7 @@ class MeanIoU(_Counts):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         _refuse_sample_weight(self, sample_weight)
-        labels, predictions = _label_maps(y_true, y_pred, self.num_classes)
+        labels, predictions = label_maps(y_true, y_pred, self.num_classes)
         counts = confusion_matrix(labels, predictions, self.num_classes, self.ignore_label)
         self.add_to(self.confusion, counts)
 
@@ -145,7 +144,7 @@ class PixelAccuracy(_Counts):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         _refuse_sample_weight(self, sample_weight)
-        labels, predictions = _label_maps(y_true, y_pred)
+        labels, predictions = label_maps(y_true, y_pred)
         not_void = labels != self.ignore_label
         right = not_void & (labels == predictions)
         self.add_to(
@@ -202,18 +201,9 @@ class BoundaryIoU(_Counts):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         _refuse_sample_weight(self, sample_weight)
-        labels, predictions = _label_maps(y_true, y_pred, self.num_classes)
-        distance = boundary_distance(ops.shape(labels)[1:3], self.dilation_ratio)
-        void = labels == self.ignore_label
-        # Class C of C + 1: the pixels that belong to no boundary region.
-        regions = [
-            ops.where(near_boundary(classes, void, distance), classes, self.num_classes)
-            for classes in (labels, predictions)
-        ]
-
-        agreed = ops.where(regions[0] == regions[1], regions[0], self.num_classes)
-        counts = [bincount(each, self.num_classes) for each in (agreed, *regions)]
-        self.add_to(self.regions, ops.stack(counts))
+        labels, predictions = label_maps(y_true, y_pred, self.num_classes)
+        settings = self.num_classes, self.ignore_label, self.dilation_ratio
+        self.add_to(self.regions, boundary_counts(labels, predictions, *settings))
 
     def result(self):
         return _mean_iou(*ops.unstack(self.approximate(self.regions), num=3))
@@ -374,24 +364,6 @@ def _count_pairs(targets, logits):
         for pairs in (right, existing)
     ]
     return ops.transpose(ops.stack([ops.stack(each) for each in counts]), (0, 2, 1))
-
-
-def _label_maps(y_true, y_pred, num_classes=None):
-    """Labels and predicted classes, int32 (B, H, W)."""
-    labels, predictions = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-    if len(labels.shape) != 3 or len(predictions.shape) not in (3, 4):
-        raise ValueError(
-            "y_true must be (batch, height, width), y_pred the same or with a class axis. "
-            f"Received: shapes {tuple(labels.shape)} and {tuple(predictions.shape)}"
-        )
-    if len(predictions.shape) == 4:
-        if num_classes is not None and predictions.shape[-1] != num_classes:
-            raise ValueError(
-                f"y_pred must have {num_classes} classes. "
-                f"Received: shape {tuple(predictions.shape)}"
-            )
-        predictions = ops.argmax(predictions, axis=-1)
-    return ops.cast(labels, "int32"), ops.cast(predictions, "int32")
 
 
 def _refuse_sample_weight(metric, sample_weight):

@@ -1,10 +1,11 @@
 """Counts over label maps: confusion matrices, histograms and boundary regions.
 
-Label maps are int32 (B, H, W). Eager tensors are counted by NumPy, tensors of a graph by XLA.
+Label maps are int32 (B, H, W). Those with values are counted by NumPy, those of a graph by XLA.
 """
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -12,6 +13,42 @@ from dilated_affinity.runtime.xla import compiled, has_values
 
 _PIECE = 2**16
 """Number of pixels that NumPy counts at once."""
+
+
+def label_maps(y_true, y_pred, num_classes=None):
+    """Converts labels, and predicted classes or scores, to label maps.
+
+    Returns:
+        Two int32 (B, H, W): tensors, or under JAX arrays unless it traces, since every operation on
+        its tensors would be compiled for each size of image.
+
+    Raises:
+        ValueError: For other shapes.
+    """
+    if keras.backend.backend() == "jax" and has_values(y_true) and has_values(y_pred):
+        labels, predictions = np.asarray(y_true), np.asarray(y_pred)
+    else:
+        labels, predictions = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    if len(labels.shape) != 3 or len(predictions.shape) not in (3, 4):
+        raise ValueError(
+            "y_true must be (batch, height, width), y_pred the same or with a class axis. "
+            f"Received: shapes {tuple(labels.shape)} and {tuple(predictions.shape)}"
+        )
+    if len(predictions.shape) == 4:
+        if num_classes is not None and predictions.shape[-1] != num_classes:
+            raise ValueError(
+                f"y_pred must have {num_classes} classes. "
+                f"Received: shape {tuple(predictions.shape)}"
+            )
+        predictions = _library(predictions).argmax(predictions, axis=-1)
+    if isinstance(labels, np.ndarray):
+        return labels.astype(np.int32), predictions.astype(np.int32)
+    return ops.cast(labels, "int32"), ops.cast(predictions, "int32")
+
+
+def _library(values):
+    """NumPy for arrays, Keras' operations of the same names for tensors."""
+    return np if isinstance(values, np.ndarray) else ops
 
 
 def confusion_matrix(labels, predictions, num_classes, ignore_label):
@@ -73,6 +110,23 @@ def _sum_of_bincounts(pieces, bins):
     return counts[:bins]
 
 
+def boundary_counts(labels, predictions, num_classes, ignore_label, dilation_ratio):
+    """Counts the pixels of each class's boundary regions, int32 (3, C).
+
+    Those in the regions of both maps, of the labels, and of the predictions, see `BoundaryIoU`.
+    """
+    library = _library(labels)
+    distance = boundary_distance(library.shape(labels)[1:3], dilation_ratio)
+    void = labels == ignore_label
+    # Class C of C + 1: the pixels that belong to no boundary region.
+    regions = [
+        library.where(near_boundary(classes, void, distance), classes, num_classes)
+        for classes in (labels, predictions)
+    ]
+    agreed = library.where(regions[0] == regions[1], regions[0], num_classes)
+    return ops.stack([bincount(each, num_classes) for each in (agreed, *regions)])
+
+
 def boundary_distance(size, dilation_ratio):
     """Returns the width of boundary regions for a size of image, as a tensor if the size is one."""
     height, width = size
@@ -89,6 +143,7 @@ def near_boundary(classes, void, distance):
     margin = [[0, 0], [distance, distance], [distance, distance]]
     known = isinstance(distance, int)
     minimum = min if known else ops.minimum
+    library = _library(classes)
 
     def largest_nearby(values):
         """The maximum over the square window of radius `distance`."""
@@ -101,12 +156,13 @@ def near_boundary(classes, void, distance):
             # wide, so that the number of steps grows with the logarithm of the distance.
             step = minimum(2 * radius + 1, distance - radius)
             for axis in (1, 2):
-                forward, backward = ops.roll(values, step, axis), ops.roll(values, -step, axis)
-                values = ops.maximum(values, ops.maximum(forward, backward))
+                forward = library.roll(values, step, axis)
+                backward = library.roll(values, -step, axis)
+                values = library.maximum(values, library.maximum(forward, backward))
             return values, radius + step
 
         # Values that roll over the edge stay in the margin: the steps add up to its width.
-        wide = ops.pad(ops.where(void, lowest, values), margin, constant_values=lowest)
+        wide = library.pad(library.where(void, lowest, values), margin, constant_values=lowest)
         if known:
             # XLA does not fuse a loop with an unknown number of steps into other operations.
             radius = 0
@@ -114,7 +170,7 @@ def near_boundary(classes, void, distance):
                 wide, radius = widen(wide, radius)
         else:
             wide, _ = ops.while_loop(narrow, widen, (wide, ops.zeros_like(distance)))
-        height, width = ops.shape(values)[1:3]
+        height, width = library.shape(values)[1:3]
         return wide[:, distance : distance + height, distance : distance + width]
 
     highest, smallest = largest_nearby(classes), -largest_nearby(-classes)

@@ -81,5 +81,10 @@ class RefinedClasses:
 
 
 def classes(probabilities):
-    """The classes of largest probability, integers (B, H, W), of (B, H, W, C)."""
+    """The classes of largest probability, integers (B, H, W), of (B, H, W, C).
+
+    Those of an array are an array: under JAX a tensor's would be compiled for each size.
+    """
+    if isinstance(probabilities, np.ndarray):
+        return probabilities.argmax(axis=-1)
     return ops.argmax(probabilities, axis=-1)
