@@ -94,6 +94,10 @@ def losses():
     for padding in ("same", "symmetric"):
         loss = AffinityLoss(statistics, logits_stride=4, padding=padding)
         add(f"stride 4, {padding}", loss, targets, rng.normal(0, 3, (2, 5, 7, 16)))
+    # Under JAX three blocks of rows, the last of which is not full.
+    tall = affinity_targets(np.tile(truth, (1, 8, 1)), RATES).numpy()
+    loss = AffinityLoss(statistics, logits_stride=4)
+    add("stride 4, tall", loss, tall, rng.normal(0, 3, (2, 36, 7, 16)))
     return results
 
 

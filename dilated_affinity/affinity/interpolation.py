@@ -59,11 +59,34 @@ def interpolation_matrix(source_size, image_size, source_stride, target_stride, 
     """
     # Rounded up. Not as -(-a // b), since ONNX's integer division truncates.
     target_size = (image_size + target_stride - 1) // target_stride
+    grids = ops.arange(target_size), ops.arange(source_size, dtype="float32")
+    strides = source_stride, target_stride
+    return interpolation_weights(*grids, source_size, image_size, *strides, padding, dtype)
+
+
+def interpolation_weights(
+    targets, sources, source_size, image_size, source_stride, target_stride, padding, dtype
+):
+    """Weights as of `interpolation_matrix` of some features for some positions.
+
+    Args:
+        targets: Indices of the positions on the target grid, int (t,).
+        sources: Indices of the features, float32 (s,).
+        source_size: Number of features along the axis, int or integer scalar tensor.
+        image_size: Side of the image in pixels, likewise.
+        source_stride: As for `interpolation_matrix`.
+        target_stride: As for `interpolation_matrix`.
+        padding: As for `interpolation_matrix`.
+        dtype: As for `interpolation_matrix`.
+
+    Returns:
+        (t, s); 0 for features that do not exist, whose index is below 0 or beyond the last.
+    """
     offset = grid_offset(image_size, target_stride, padding) - grid_offset(
         image_size, source_stride, padding
     )
-    pixels = ops.arange(target_size) * target_stride + offset
+    pixels = targets * target_stride + offset
     positions = ops.cast(pixels, "float32") / source_stride
     positions = ops.clip(positions, 0.0, ops.cast(source_size - 1, "float32"))
-    distances = ops.abs(positions[:, None] - ops.arange(source_size, dtype="float32"))
+    distances = ops.abs(positions[:, None] - sources)
     return ops.cast(ops.maximum(1.0 - distances, 0.0), dtype)

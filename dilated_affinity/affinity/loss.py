@@ -14,6 +14,9 @@ from dilated_affinity.runtime.xla import compiled
 AFFINITY_REDUCTIONS = ("mean", "sum")
 """Over the 8|R| channels of a pixel."""
 
+_ROWS = 64
+"""Rows of pixels whose maps of 8|R| channels are in memory at once under JAX."""
+
 
 @keras.saving.register_keras_serializable("dilated_affinity")
 class AffinityLoss(keras.losses.Loss):
@@ -32,9 +35,9 @@ class AffinityLoss(keras.losses.Loss):
     `sample_weight` of shape (B, H, W) multiplies the pixels' losses, but not the divisor.
 
     Logits may have the decoder's stride instead of full resolution: with `logits_stride=4` the loss
-    resizes them bilinearly, image by image. Loss and gradient equal those of the resized logits, in
-    less time and memory. The loss is then a value for each image, and `sample_weight` has shape
-    (B,).
+    resizes them bilinearly, a part of the pixels at a time. Loss and gradient equal those of the
+    resized logits, in less time and memory. The loss is then a value for each image, and
+    `sample_weight` has shape (B,).
 
     Args:
         statistics: `AffinityStatistics` of the training labels.
@@ -221,34 +224,77 @@ def _focal_loss(logits, targets, weights, gamma):
 
 @compiled
 def _resized_focal_sums(logits, targets, table, gamma, stride, padding):
-    """Eq. 4 at full resolution from logits of a larger stride, one image after the other.
-
-    The full-resolution maps of a single image fit better into the processor's caches.
+    """Eq. 4 at full resolution from logits of a larger stride, a part of the pixels at a time.
 
     Returns:
         For each image the sum over pixels and channels (B,), its gradient with respect to the
         logits (B, h, w, 8|R|), and the number of non-void pixels (B,).
     """
-    height, width, channels = targets.shape[1:]
+    height, width = targets.shape[1:3]
     small_height, small_width = logits.shape[1:3]
     rows = interpolation_matrix(small_height, height, stride, 1, padding, "float32")
     columns = interpolation_matrix(small_width, width, stride, 1, padding, "float32")
+    # A loop over images would gather all of them on each of several JAX devices.
+    sums_of = _sums_by_rows if keras.backend.backend() == "jax" else _sums_by_images
+    return sums_of(rows, columns, logits, targets, table, gamma)
+
+
+def _sums_by_images(rows, columns, logits, targets, table, gamma):
+    """One image after the other: its full-resolution maps fit better into caches than a batch's."""
 
     def image_sums(image):
-        small, targets = image
-        wide = ops.reshape(ops.matmul(columns, small), (small_height, width * channels))
-        full = ops.reshape(ops.matmul(rows, wide), (height, width, channels))
-        weights, pixels = _weights_and_pixels(targets, table)
-        cross_entropy, p_target, p_other, sign = _focal_terms(full, targets)
-        slope = weights * _focal_slope(cross_entropy, p_target, p_other, sign, gamma)
-        slope = ops.reshape(slope, (height, width * channels))
-        wide = ops.reshape(ops.matmul(ops.transpose(rows), slope), (small_height, width, channels))
-        gradient = ops.matmul(ops.transpose(columns), wide)
-        return ops.sum(weights * p_other**gamma * cross_entropy), gradient, pixels
+        logits, targets = image
+        sums, slope, pixels = _sums_of_rows(rows, _wide(columns, logits), targets, table, gamma)
+        return sums, _narrow(columns, slope), pixels
 
-    # A loop over images would gather all of them on each of several JAX devices.
-    each_image = ops.vectorized_map if keras.backend.backend() == "jax" else ops.map
-    return each_image(image_sums, (logits, targets))
+    return ops.map(image_sums, (logits, targets))
+
+
+def _sums_by_rows(rows, columns, logits, targets, table, gamma):
+    """Some rows of all images after the other."""
+    batch, height = targets.shape[:2]
+    at_once = min(_ROWS, height)
+    blocks = -(-height // at_once)
+    missing = [0, blocks * at_once - height]
+    rows = ops.reshape(ops.pad(rows, [missing, [0, 0]]), (blocks, at_once, -1))
+    # Rows without a pair, which add nothing.
+    targets = ops.pad(targets, [[0, 0], missing, [0, 0], [0, 0]], constant_values=255)
+    targets = ops.reshape(targets, (batch, blocks, at_once, *targets.shape[2:]))
+    wide = _wide(columns, logits)
+
+    def add_block(totals, block):
+        rows, targets = block
+        sums = ops.vectorized_map(
+            lambda image: _sums_of_rows(rows, *image, table, gamma), (wide, targets)
+        )
+        return tuple(total + each for total, each in zip(totals, sums, strict=True)), None
+
+    start = ops.zeros((batch,)), ops.zeros_like(wide), ops.zeros((batch,))
+    (sums, slope, pixels), _ = ops.scan(add_block, start, (rows, ops.moveaxis(targets, 1, 0)))
+    return sums, _narrow(columns, slope), pixels
+
+
+def _wide(columns, logits):
+    """Logits (..., h, w, 8|R|) at full width, (..., h, W * 8|R|)."""
+    wide = ops.matmul(columns, logits)
+    return ops.reshape(wide, (*wide.shape[:-2], wide.shape[-2] * wide.shape[-1]))
+
+
+def _narrow(columns, slope):
+    """The gradient with respect to logits from that with respect to `_wide` of them."""
+    slope = ops.reshape(slope, (*slope.shape[:-1], columns.shape[0], -1))
+    return ops.matmul(ops.transpose(columns), slope)
+
+
+def _sums_of_rows(rows, wide, targets, table, gamma):
+    """Eq. 4 for some rows of pixels of one image, from its logits at full width."""
+    height, width, channels = targets.shape
+    full = ops.reshape(ops.matmul(rows, wide), (height, width, channels))
+    weights, pixels = _weights_and_pixels(targets, table)
+    cross_entropy, p_target, p_other, sign = _focal_terms(full, targets)
+    slope = weights * _focal_slope(cross_entropy, p_target, p_other, sign, gamma)
+    slope = ops.matmul(ops.transpose(rows), ops.reshape(slope, (height, width * channels)))
+    return ops.sum(weights * p_other**gamma * cross_entropy), slope, pixels
 
 
 def _resized_focal_loss(logits, targets, table, gamma, stride, padding):

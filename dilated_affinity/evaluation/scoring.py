@@ -92,7 +92,7 @@ class RefinedClasses:
 
 def classes(probabilities) -> np.ndarray:
     """The classes of largest probability, integers (B, H, W) on the host, of (B, H, W, C)."""
-    if on_gpu():
+    if on_gpu() and not isinstance(probabilities, np.ndarray):
         return ops.convert_to_numpy(ops.argmax(probabilities, axis=-1))
     # Unlike `convert_to_numpy`, this does not copy the tensor.
     return _largest(np.asarray(probabilities))

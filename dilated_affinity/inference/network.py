@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from dilated_affinity.inference.multi_view import MultiScale, SlidingWindow
-from dilated_affinity.inference.padding import PaddedShapes, pad_on_device, pad_to
+from dilated_affinity.inference.padded_network import PaddedNetwork, can_be_padded
+from dilated_affinity.inference.padding import PaddedShapes, crop, pad_on_device, pad_to
 from dilated_affinity.inference.views import Views
 from dilated_affinity.models.deeplab import affinity_rates
 from dilated_affinity.runtime.xla import trace_once
@@ -18,8 +19,9 @@ from dilated_affinity.runtime.xla import trace_once
 def logits_fn(model: keras.Model, views: Views | None = None):
     """Wraps a model into a function of uint8 images of any size, without a trace for each size.
 
-    The network sees an image as it is, never padded, so that padding reaches neither its
-    convolutions nor its image-level pooling.
+    The network sees an image as it is: no padding reaches its convolutions or its image-level
+    pooling. Under JAX a `PaddedNetwork` sees to that; a model with layers that this does not know
+    is compiled for each size.
 
     Args:
         model: As `DeepLabV3Plus` builds it.
@@ -29,7 +31,12 @@ def logits_fn(model: keras.Model, views: Views | None = None):
         Function from uint8 (1, H, W, 3) to the model's dict of logits.
     """
     views = views or Views()
-    predict = trace_once(lambda images: model(ops.cast(images, "float32"), training=False))
+    if keras.backend.backend() == "jax" and can_be_padded(model):
+        predict = PaddedNetwork(model)
+    else:
+        predict = trace_once(
+            model, lambda images: model(ops.cast(images, "float32"), training=False)
+        )
     rates = affinity_rates(model)
     if views.window:
         predict = SlidingWindow(predict, views.window, rates)
@@ -44,11 +51,14 @@ class ImageOutputs:
 
     Attributes:
         image: uint8 (H, W, 3).
-        probabilities: float32 tensor (1, H, W, C), before refinement.
-        affinity: float32 tensor (1, H, W, 8|R|) of logits; None for a model without affinity.
+        probabilities: float32 tensor (1, H, W, C), before refinement. Under JAX it may be an array.
+        affinity: float32 tensor (1, H, W, 8|R|) of logits, likewise; None for a model without
+            affinity.
         shape: Height h and width w to pad to.
         given: float32 tensor (1, h, w, 8|R|), affinities in [0, 1] to propagate with instead of the
             predicted ones; None to propagate with `affinity`.
+        padded: Tensors (1, h, w, ...) of `probabilities` and `affinity` from a network that has
+            padded them; None to pad them when they are asked for.
     """
 
     image: np.ndarray
@@ -56,6 +66,7 @@ class ImageOutputs:
     affinity: Any
     shape: tuple[int, int]
     given: Any = None
+    padded: tuple | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,12 +76,12 @@ class ImageOutputs:
     @functools.cached_property
     def padded_probabilities(self):
         """`probabilities` (1, h, w, C), padded on the device; the same tensor where it fits."""
-        return pad_on_device(self.probabilities, self.shape)
+        return self.padded[0] if self.padded else pad_on_device(self.probabilities, self.shape)
 
     @functools.cached_property
     def padded_affinity(self):
         """`affinity` (1, h, w, 8|R|), likewise."""
-        return pad_on_device(self.affinity, self.shape)
+        return self.padded[1] if self.padded else pad_on_device(self.affinity, self.shape)
 
     def pad(self, values, value=0) -> np.ndarray:
         """Pads an array of the image, such as its label (H, W), likewise: (1, h, w)."""
@@ -95,7 +106,17 @@ class Network:
         self._padded_shapes = PaddedShapes()
 
     def __call__(self, image) -> ImageOutputs:
+        if isinstance(self._predict, PaddedNetwork):
+            return self._padded_outputs(image)
         logits = self._predict(image[np.newaxis])
         probabilities = ops.softmax(logits["semantic"])
         shape = self._padded_shapes.round_up(image.shape[:2])
         return ImageOutputs(image, probabilities, logits.get("affinity"), shape)
+
+    def _padded_outputs(self, image):
+        logits, shape = self._predict.padded(image)
+        size = image.shape[:2]
+        inside = pad_to(np.ones((*size, 1), np.float32), shape)
+        padded = ops.softmax(logits["semantic"]) * inside, logits.get("affinity")
+        own = (None if values is None else crop(values, size) for values in padded)
+        return ImageOutputs(image, *own, shape, padded=padded)

@@ -1,5 +1,6 @@
 """Padding of images of many sizes to few shapes, for code that is compiled for each shape."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -86,3 +87,21 @@ def pad_on_device(values, shape):
     if not rows and not columns:
         return values
     return ops.pad(values, [[0, 0], [0, rows], [0, columns], [0, 0]])
+
+
+def crop(values, size):
+    """Cuts the padding off again.
+
+    Args:
+        values: Tensor (B, h, w, ...).
+        size: Height H and width W to keep.
+
+    Returns:
+        (B, H, W, ...): a tensor; under JAX an array in the host's memory, since a slice on the
+        device would be compiled for each size. `values` itself if it has that size.
+    """
+    if tuple(values.shape[1:3]) == tuple(size):
+        return values
+    if keras.backend.backend() == "jax":
+        values = np.asarray(values)
+    return values[:, : size[0], : size[1]]

@@ -8,6 +8,7 @@ from keras import ops
 
 from dilated_affinity.inference.model import check_images
 from dilated_affinity.inference.network import Network, logits_fn
+from dilated_affinity.inference.padding import crop
 from dilated_affinity.inference.refinement import as_refinement
 from dilated_affinity.inference.refiners import make_refiner
 from dilated_affinity.inference.views import Views
@@ -90,11 +91,11 @@ class Predictor:
             yield self._prediction(pending.popleft(), probabilities)
 
     def _prediction(self, outputs, refined):
-        unrefined = ops.convert_to_numpy(ops.argmax(outputs.probabilities, axis=-1))[0]
+        unrefined = ops.convert_to_numpy(outputs.probabilities)[0].argmax(axis=-1)
         probabilities = ops.convert_to_numpy(refined)[0]
         same = None
         if outputs.affinity is not None:
-            logits = outputs.affinity - self._refinement.threshold
-            same = ops.convert_to_numpy(ops.sigmoid(logits))[0]
+            same = ops.sigmoid(outputs.padded_affinity - self._refinement.threshold)
+            same = ops.convert_to_numpy(crop(same, outputs.size))[0]
         labels = probabilities.argmax(axis=-1)
         return Prediction(labels.astype(np.uint8), unrefined.astype(np.uint8), same, probabilities)

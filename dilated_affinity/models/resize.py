@@ -39,16 +39,11 @@ class AlignedResize(keras.layers.Layer):
 
     def call(self, inputs):
         features, images = inputs
-        batch, source_height, source_width = ops.shape(features)[:3]
+        source_height, source_width = ops.shape(features)[1:3]
         height, width = ops.shape(images)[1:3]
         rows = self._interpolation(source_height, height, features.dtype)
         columns = self._interpolation(source_width, width, features.dtype)
-        channels = features.shape[-1]
-        wide = ops.matmul(columns, features)
-        target_width = ops.shape(wide)[2]
-        wide = ops.reshape(wide, (batch, source_height, target_width * channels))
-        tall = ops.matmul(rows, wide)
-        return ops.reshape(tall, (batch, ops.shape(tall)[1], target_width, channels))
+        return interpolate(features, rows, columns)
 
     def _interpolation(self, source_size, image_size, dtype):
         return interpolation_matrix(
@@ -67,3 +62,23 @@ class AlignedResize(keras.layers.Layer):
             "target_stride": self.target_stride,
             "padding": self.padding,
         }
+
+
+def interpolate(features, rows, columns):
+    """Resizes features by the weights of each axis.
+
+    Args:
+        features: (B, h, w, C).
+        rows: (H, h), weights of the rows of features for each row of the result.
+        columns: (W, w), likewise.
+
+    Returns:
+        (B, H, W, C).
+    """
+    batch, source_height = ops.shape(features)[:2]
+    channels = features.shape[-1]
+    wide = ops.matmul(columns, features)
+    target_width = ops.shape(wide)[2]
+    wide = ops.reshape(wide, (batch, source_height, target_width * channels))
+    tall = ops.matmul(rows, wide)
+    return ops.reshape(tall, (batch, ops.shape(tall)[1], target_width, channels))

@@ -84,12 +84,18 @@ def has_values(tensor):
     return True
 
 
-def trace_once(function):
+def trace_once(model, function):
     """Converts a function of uint8 images (B, H, W, 3) to a graph, traced once for all sizes.
 
-    It is not compiled by XLA, which would compile it for each size. Under backends other than
-    TensorFlow the function itself is returned.
+    It is not compiled by XLA, which would compile it for each size. Under JAX, which knows no
+    sizes that vary, it is compiled for each. Under other backends the function itself is returned.
+
+    Args:
+        model: The `keras.Model` that the function calls.
+        function: The function.
     """
+    if keras.backend.backend() == "jax":
+        return compiled_with_weights(model, function)
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
@@ -99,3 +105,26 @@ def trace_once(function):
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)],
         autograph=False,
     )
+
+
+def compiled_with_weights(model, function):
+    """Compiles a function under JAX that calls a model in inference, for each shape of arguments.
+
+    Weights are arguments of what is compiled, so that others need no new compilation.
+
+    Args:
+        model: The `keras.Model`.
+        function: The function of tensors.
+    """
+    import jax
+
+    @jax.jit
+    def compiled_call(values, *arguments):
+        mapping = list(zip(model.variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(*arguments)
+
+    def call(*arguments):
+        return compiled_call([variable.value for variable in model.variables], *arguments)
+
+    return call

@@ -3,6 +3,7 @@
 import numpy as np
 
 from dilated_affinity.affinity.propagation import propagate
+from dilated_affinity.inference.padding import crop
 from dilated_affinity.inference.refiners.base import Refiner
 from dilated_affinity.models.deeplab import affinity_rates
 
@@ -44,8 +45,7 @@ class Propagation(Refiner):
 
     def at_image_size(self, state, outputs):
         """Probabilities (1, H, W, C) of the image from those at which propagation arrived."""
-        height, width = outputs.size
-        return state[:, :height, :width]
+        return crop(state, outputs.size)
 
     def states(self, probabilities, affinities, counts, valid):
         """Yields the probabilities (B, h, w, C) after each of ascending numbers of iterations."""
