@@ -119,7 +119,7 @@ def boundary_regions(classes, void, distance, num_classes):
     if has_values(classes):
         classes, void = ops.convert_to_numpy(classes), ops.convert_to_numpy(void)
         near = _near_boundary_on_host(classes, void, distance)
-        return np.where(near, classes, np.min_scalar_type(num_classes).type(num_classes))
+        return _select(near, classes, np.min_scalar_type(num_classes).type(num_classes))
     return ops.where(_near_boundary_in_graph(classes, void, distance), classes, num_classes)
 
 
@@ -133,10 +133,16 @@ def _near_boundary_on_host(classes, void, distance):
     window = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
     near = np.empty(void.shape, bool)
     for image, left_out, found in zip(classes, void, near, strict=True):
-        largest = cv2.dilate(np.where(left_out, lowest, image), window)
-        smallest = cv2.erode(np.where(left_out, highest, image), window)
+        largest = cv2.dilate(_select(left_out, lowest, image), window)
+        smallest = cv2.erode(_select(left_out, highest, image), window)
         found[:] = ~left_out & (largest != smallest)
     return near
+
+
+def _select(condition, values, others):
+    """As `np.where` of whole numbers, without a branch for each pixel, which takes longer."""
+    # Unsigned differences may wrap around; adding `others` wraps them back.
+    return condition.view(np.uint8) * (values - others) + others
 
 
 def _near_boundary_in_graph(classes, void, distance):
