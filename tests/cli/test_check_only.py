@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers.first_step import FirstStepReachedError, stop_at_first_step
 from helpers.tiny import tiny_config, write_camvid
 from helpers.tiny_run import command
 from PIL import Image
@@ -15,10 +16,6 @@ from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError
 from dilated_affinity.training.trainer import train
 
 
-class FirstStepReachedError(Exception):
-    """Training has accepted all and would begin."""
-
-
 @pytest.fixture
 def camvid(tmp_path):
     return write_camvid(tmp_path / "camvid", train=5, val=2)
@@ -27,10 +24,7 @@ def camvid(tmp_path):
 @pytest.fixture
 def verdicts(monkeypatch, tmp_path, capsys):
     """What the check and training say to settings: the status and the error, None for neither."""
-    monkeypatch.setattr(
-        "dilated_affinity.training.trainer.Trainer.train",
-        lambda *_: (_ for _ in ()).throw(FirstStepReachedError),
-    )
+    stop_at_first_step(monkeypatch)
 
     def judge(config, model_dir=None):
         try:

@@ -100,6 +100,7 @@ def _become(request):
     for number, path in enumerate(request["paths"], 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(request["cwd"])
+    sys.path.insert(0, request["cwd"])
     os.environ.update(request["variables"])
     sys.argv = [request["module"].rpartition(".")[2], *request["arguments"]]
     importlib.import_module(request["module"]).main()
