@@ -40,7 +40,8 @@ setup(
     ],
     packages=find_packages(include=["dilated_affinity", "dilated_affinity.*"]),
     package_data={"dilated_affinity.report": ["page.html", "page.css", "page.js"]},
-    python_requires=">=3.11",
+    # TensorFlow has no wheels for later ones.
+    python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1,<3",
         "array_record>=0.8,<1; platform_system == 'Linux'",

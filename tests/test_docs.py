@@ -12,7 +12,7 @@ from urllib.parse import unquote, urldefrag
 import keras
 import numpy as np
 import pytest
-from helpers.processes import environment
+from helpers.forked import run_forked
 from helpers.tiny import tiny_config, write_camvid
 from helpers.tiny_run import write_run
 from matplotlib import pyplot as plt
@@ -175,7 +175,7 @@ def test_a_script_trains_with_the_objective_of_extending(tmp_path):
     (module,) = (block for block in blocks if "class DiceLoss" in block)
     (script,) = (block for block in blocks if "train_main" in block)
     (tmp_path / "dice.py").write_text(module)
-    (tmp_path / "train_dice.py").write_text(f"from helpers import tiny\n{script}")
+    (tmp_path / "train_dice.py").write_text(script)
     config = tiny_config(data, train_steps=2)
     given = {**dataclasses.asdict(config), "data_dir": str(data)}
     usual = dataclasses.asdict(Config.for_dataset("camvid"))
@@ -184,14 +184,7 @@ def test_a_script_trains_with_the_objective_of_extending(tmp_path):
         for name, value in given.items()
         if value != usual[name]
     ]
-    done = subprocess.run(
-        [sys.executable, "train_dice.py", "--objective=dice", "--model_dir=run", *flags],
-        cwd=tmp_path,
-        env=environment(CUDA_VISIBLE_DEVICES="-1"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_forked("train_dice", "--objective=dice", "--model_dir=run", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines())
     assert 0 < float(row["dice_loss"]) < 1

@@ -1,13 +1,12 @@
 """Whatever `--check_only` passes, training accepts, and the reverse."""
 
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from helpers.first_step import FirstStepReachedError, stop_at_first_step
 from helpers.tiny import tiny_config, write_camvid
+from helpers.tiny_run import command
 from PIL import Image
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
@@ -15,10 +14,6 @@ from dilated_affinity.cli import train_main
 from dilated_affinity.config import Config
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError, RunError
 from dilated_affinity.training.trainer import train
-
-
-class FirstStepReachedError(Exception):
-    """Training has accepted all and would begin."""
 
 
 @pytest.fixture
@@ -29,10 +24,7 @@ def camvid(tmp_path):
 @pytest.fixture
 def verdicts(monkeypatch, tmp_path, capsys):
     """What the check and training say to settings: the status and the error, None for neither."""
-    monkeypatch.setattr(
-        "dilated_affinity.training.trainer.Trainer.train",
-        lambda *_: (_ for _ in ()).throw(FirstStepReachedError),
-    )
+    stop_at_first_step(monkeypatch)
 
     def judge(config, model_dir=None):
         try:
@@ -176,14 +168,5 @@ def test_a_bad_split_that_is_not_trained_on_is_a_note(tmp_path, verdicts):
 
 def test_as_a_command(tmp_path):
     root = folder_of(tmp_path / "data", "index,name\n1,a\n")
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "dilated_affinity.cli.train_main", "--dataset=folder"),
-            *(f"--data_dir={root}", "--check_only"),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        timeout=300,
-    )
+    result = command("train_main", "--dataset=folder", f"--data_dir={root}", "--check_only")
     assert result.returncode == 1 and "the only class 'a'" in result.stdout, result.stderr

@@ -2,24 +2,12 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
 from helpers import reference
+from helpers.tiny_run import command
 from PIL import Image
-
-
-def statistics_main(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "dilated_affinity.cli.statistics_main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-        timeout=300,
-    )
 
 
 def test_masks_in_a_compressed_archive_are_counted(tmp_path):
@@ -33,7 +21,8 @@ def test_masks_in_a_compressed_archive_are_counted(tmp_path):
             member.size = data.tell()
             data.seek(0)
             tar.addfile(member, data)
-    result = statistics_main(
+    result = command(
+        "statistics_main",
         f"--masks={archive}",
         "--num_classes=4",
         "--rates=2,(1,3)",
@@ -52,6 +41,6 @@ def test_masks_in_a_compressed_archive_are_counted(tmp_path):
 
 
 def test_masks_and_a_data_set_at_once_are_a_usage_error(tmp_path):
-    result = statistics_main(f"--masks={tmp_path}", "--dataset=camvid")
+    result = command("statistics_main", f"--masks={tmp_path}", "--dataset=camvid")
     assert result.returncode == 2, result.stderr
     assert "statistics_main: --masks counts masks" in result.stderr and result.stdout == ""

@@ -15,8 +15,9 @@ from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.evaluation.calibration import LOGIT_EDGES, _Fit, _Predictions, calibrate
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.deeplab import DeepLabV3Plus
-from dilated_affinity.run_dir.layout import CALIBRATION_FILE, load_calibration
+from dilated_affinity.run_dir.layout import BEST, CALIBRATION_FILE, load_calibration
 from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.training.run_calibration import calibrate_best
 from dilated_affinity.training.trainer import train
 
 CLASSES = ClassTable(tuple("abcd"), ((0, 0, 0),) * 4)
@@ -224,10 +225,13 @@ def test_training_ends_with_calibration_and_commands_use_it(tmp_path):
     + [{"propagation_iterations": 0}],
     ids=str,
 )
-def test_training_without_refinement_does_not_calibrate(tmp_path, settings):
-    settings = {"calibrate": "training", "train_steps": 1, "validate_every": 1, **settings}
-    train(tiny_config(write_camvid(tmp_path / "camvid"), **settings), tmp_path / "run")
-    assert load_calibration(tmp_path / "run") is None
+def test_a_run_without_refinement_is_not_calibrated(tmp_path, settings):
+    """Nothing is read, so that no run is needed."""
+    config = tiny_config("nowhere", calibrate="training")
+    with pytest.raises(DataError, match=BEST):
+        calibrate_best(tmp_path, config, None)
+    calibrate_best(tmp_path, config.replace(**settings), None)
+    assert load_calibration(tmp_path) is None
 
 
 def test_a_split_that_does_not_exist_is_refused_before_training(tmp_path):

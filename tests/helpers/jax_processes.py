@@ -50,7 +50,7 @@ def run_under_jax(script, function, folder, *arguments, processes=1, flags=""):
                 )
             )
     try:
-        statuses = [process.wait(timeout=300) for process in running]
+        statuses = [process.wait(timeout=600) for process in running]
     finally:
         for process in running:
             process.kill()

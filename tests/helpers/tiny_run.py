@@ -1,26 +1,16 @@
 """A run as training writes it, and commands in which the backbone "tiny" is registered."""
 
-import subprocess
-import sys
-
 from dilated_affinity.run_dir.checkpoints import TrainingState, write_checkpoint
 from dilated_affinity.run_dir.layout import BEST, CONFIG_FILE
 from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.version import __version__
-from helpers.processes import environment
+from helpers.forked import run_forked
 from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 
 def command(name, *arguments):
-    """Runs `dilated_affinity.cli.<name>` in a new process."""
-    program = f"from helpers import tiny; from dilated_affinity.cli import {name}; {name}.main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment(CUDA_VISIBLE_DEVICES="-1"),
-        timeout=300,
-    )
+    """Runs `dilated_affinity.cli.<name>` in a process of its own."""
+    return run_forked(f"dilated_affinity.cli.{name}", *arguments)
 
 
 def write_run(folder, **settings):

@@ -29,8 +29,9 @@ def check(figures, kills):
     assert figures["runs ended"] == figures["identical to the undisturbed"] > 0
 
 
-def test_twelve_kills(tmp_path):
-    check(figures(tmp_path, 12, seed=0), 12)
+def test_seven_kills(tmp_path):
+    """One while starting, three between saves and three inside a save, if the machine is idle."""
+    check(figures(tmp_path, 7, seed=28), 7)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.first_step import FirstStepReachedError, stop_at_first_step
 from helpers.tiny import tiny_config, write_camvid
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
@@ -24,6 +26,7 @@ from dilated_affinity.run_dir.checkpoints import (
 )
 from dilated_affinity.run_dir.layout import (
     BEST,
+    CALIBRATION_FILE,
     CHECKPOINTS,
     LOCK_FILE,
     LOG_FILE,
@@ -53,6 +56,14 @@ def undisturbed(camvid, tmp_path_factory):
     return result, model_dir
 
 
+@pytest.fixture(scope="module")
+def stopped(camvid, tmp_path_factory):
+    """The same run, stopped after its first step."""
+    model_dir = tmp_path_factory.mktemp("stopped")
+    assert train(tiny_config(camvid), model_dir, stop_after=1).step == 1
+    return model_dir
+
+
 def latest(model_dir):
     return Checkpoints(model_dir / CHECKPOINTS).latest()
 
@@ -78,6 +89,7 @@ def test_files_of_a_run(camvid, undisturbed):
         assert column in header.split(",")
     assert "affinity_accuracy" in header and len(rows) == 2
     assert read_state(model_dir / BEST).best == result.best_mean_iou
+    assert not (model_dir / CALIBRATION_FILE).exists()  # as the settings say
 
 
 @pytest.mark.slow  # the everyday kills cover it
@@ -109,16 +121,18 @@ def test_initial_weights_do_not_depend_on_reading_data(camvid, monkeypatch, tmp_
     assert_same(*runs)
 
 
-def test_misspelt_split_leaves_folder_usable(camvid, tmp_path):
+def test_misspelt_split_leaves_folder_usable(camvid, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="vall"):
         train(tiny_config(camvid, val_split="vall"), tmp_path)
-    assert train(tiny_config(camvid), tmp_path, stop_after=1).step == 1
+    stop_at_first_step(monkeypatch)
+    with pytest.raises(FirstStepReachedError):
+        train(tiny_config(camvid), tmp_path)
 
 
-def test_resume_is_exact(camvid, undisturbed, tmp_path, monkeypatch):
+def test_resume_is_exact(camvid, undisturbed, stopped, tmp_path, monkeypatch):
     """Stopped in the middle of the first interval and in the middle of the second."""
     config = tiny_config(camvid)
-    assert train(config, tmp_path, stop_after=1).step == 1
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     (here,) = trained_on(tmp_path)
     assert here["backend"] == "tensorflow" and here["hardware"]["gpus"] == []
     elsewhere = {**here, "backend": "elsewhere"}
@@ -187,9 +201,8 @@ def test_damaged_newest_checkpoint(camvid, undisturbed, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("kind", ["as once", "of two replicas"])
-def test_resume_with_metrics_of_other_replicas(camvid, undisturbed, tmp_path, kind):
-    config = tiny_config(camvid)
-    train(config, tmp_path, stop_after=1)
+def test_resume_with_metrics_of_other_replicas(camvid, undisturbed, stopped, tmp_path, kind):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     path, state = chosen_checkpoint(tmp_path, "last")
     values = [np.array(each["replicas"][0]) for each in state.metrics]
     assert len(values) > 5
@@ -199,7 +212,7 @@ def test_resume_with_metrics_of_other_replicas(camvid, undisturbed, tmp_path, ki
         parts = [(value // 2, value - value // 2) for value in values]
         state.metrics = [{"replicas": [each.tolist() for each in pair]} for pair in parts]
     write_checkpoint(path, keras.models.load_model(path), state)
-    train(config, tmp_path)
+    train(tiny_config(camvid), tmp_path)
     expected, found = (
         np.genfromtxt(folder / LOG_FILE, delimiter=",", names=True)
         for folder in (undisturbed[1], tmp_path)
@@ -223,7 +236,7 @@ def test_locked_folder(camvid, undisturbed):
 
 
 def test_on_nan(camvid, tmp_path):
-    config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="2")
+    config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="none")
     source = load_source(config.dataset, config.train_split, config.data_dir)
     ids = ", ".join(batch_ids(config, source, 1))
     wrong = (
@@ -279,6 +292,7 @@ def test_early_stopping_and_more_patience(camvid, tmp_path, monkeypatch):
     ious = Ious(monkeypatch, 0.4, 0.3, 0.5)
     result = train(config, tmp_path)
     assert (result.step, result.best_mean_iou, result.stopped_early) == (2, 0.4, True)
+    assert not (tmp_path / STATISTICS_FILE).exists()  # without affinity
     before = latest(tmp_path).read_bytes()
     assert train(config, tmp_path) == result and latest(tmp_path).read_bytes() == before
     result = train(config.replace(early_stop_patience=2), tmp_path)
@@ -438,12 +452,6 @@ def test_weight_decay_loss(camvid):
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_train_without_affinity(camvid, tmp_path):
-    result = train(tiny_config(camvid, rates="none", train_steps=2), tmp_path)
-    assert result.step == 2
-    assert not (tmp_path / "statistics.json").exists()
-
-
 def test_unreadable_image(camvid, undisturbed, tmp_path):
     data = shutil.copytree(camvid, tmp_path / "camvid")
     for path in (data / "train").iterdir():
@@ -453,44 +461,58 @@ def test_unreadable_image(camvid, undisturbed, tmp_path):
         train(tiny_config(data, statistics=statistics), tmp_path / "run")
 
 
-def test_head_multiplier(camvid):
-    """Without momentum yet, the first step is -learning_rate * multiplier * gradient."""
-    config = tiny_config(camvid, rates="none", head_multiplier=10.0, weight_decay=0.0, dropout=0.0)
-    images, targets = next(iter(training_dataset(config)))
-    steps = {}
-    for factor in (1.0, 10.0):
+@pytest.fixture(scope="module")
+def first_steps(camvid):
+    """What the first step changes, by settings: without momentum yet, so -learning_rate *
+    multiplier * gradient."""
+    plain = {"weight_decay": 0.0, "head_multiplier": 1.0, "dropout": 0.0, "rates": "2"}
+    images, targets = next(iter(training_dataset(tiny_config(camvid, **plain))))
+    labels = [np.array([[0, 1, 1, 1]])]
+
+    @functools.cache
+    def first_step(**settings):
+        config = tiny_config(camvid, **{**plain, **settings})
+        statistics = AffinityStatistics.from_labels(labels, config.affinity_rates)
         keras.utils.set_random_seed(0)
-        model = build_model(config, 11)
-        compile_model(model, config.replace(head_multiplier=factor))
+        model = build_model(config, 11, statistics)
+        trained = compile_model(model, config, statistics)
         before = {v.path: np.asarray(v) for v in model.trainable_variables}
-        model.train_on_batch(images, targets)
-        steps[factor] = {v.path: np.asarray(v) - before[v.path] for v in model.trainable_variables}
+        trained.train_on_batch(images, targets)
+        after = {v.path: np.asarray(v) for v in model.trainable_variables}
+        return before, {path: value - before[path] for path, value in after.items()}
+
+    return first_step
+
+
+def test_head_multiplier(first_steps):
+    _, plain = first_steps()
+    _, found = first_steps(head_multiplier=10.0)
     moved = 0
-    for path in steps[1.0]:
+    for path, change in plain.items():
         factor = 1.0 if path.startswith(("conv", "bn")) else 10.0
-        np.testing.assert_allclose(steps[10.0][path], factor * steps[1.0][path], atol=2e-6)
-        moved += np.abs(steps[1.0][path]).max() > 1e-5
+        np.testing.assert_allclose(found[path], factor * change, atol=2e-6)
+        moved += np.abs(change).max() > 1e-5
     assert moved > 20
 
 
-def test_bias_multiplier(camvid):
-    config = tiny_config(camvid, head_multiplier=10.0, weight_decay=0.0, dropout=0.0)
-    images, targets = next(iter(training_dataset(config)))
-    statistics = AffinityStatistics.from_labels([np.array([[0, 1, 1, 1]])], config.affinity_rates)
-    steps = {}
-    for factor in (1.0, 2.0):
-        keras.utils.set_random_seed(0)
-        model = build_model(config, 11, statistics)
-        trained = compile_model(model, config.replace(bias_multiplier=factor), statistics)
-        before = {v.path: np.asarray(v) for v in model.trainable_variables}
-        trained.train_on_batch(images, targets)
-        steps[factor] = {v.path: np.asarray(v) - before[v.path] for v in model.trainable_variables}
+def test_bias_multiplier(first_steps):
+    _, plain = first_steps()
+    _, found = first_steps(bias_multiplier=2.0)
     biases = {"semantic_logits/bias", "affinity_logits/bias"}
-    assert biases < set(steps[1.0])
-    for path in steps[1.0]:
+    assert biases < set(plain)
+    for path, change in plain.items():
         factor = 2.0 if path in biases else 1.0
-        np.testing.assert_allclose(steps[2.0][path], factor * steps[1.0][path], atol=2e-6)
-    assert all(np.abs(steps[1.0][path]).max() > 1e-4 for path in biases)
+        np.testing.assert_allclose(found[path], factor * change, atol=2e-6)
+    assert all(np.abs(plain[path]).max() > 1e-4 for path in biases)
+
+
+def test_weight_decay_step(first_steps):
+    """Nothing but kernels of ordinary convolutions is pulled."""
+    before, plain = first_steps()
+    _, decayed = first_steps(weight_decay=0.5)
+    for path, start in before.items():
+        pull = 0.01 * 0.5 * start if path.endswith("kernel") else 0.0
+        np.testing.assert_allclose(plain[path] - decayed[path], pull, atol=1e-6)
 
 
 def test_bias_multiplier_of_backbone():
@@ -502,7 +524,7 @@ def test_bias_multiplier_of_backbone():
     assert multipliers["semantic_logits/kernel"] == multipliers["decoder_conv0_bn/beta"] == 10.0
 
 
-def test_head_batch_norm_momentum(camvid, tmp_path, caplog):
+def test_head_batch_norm_momentum(camvid, tmp_path, caplog, monkeypatch):
     def momenta(**settings):
         model = build_model(tiny_config(camvid, batch_norm_momentum=0.9, **settings), 11)
         return [
@@ -512,7 +534,9 @@ def test_head_batch_norm_momentum(camvid, tmp_path, caplog):
 
     assert momenta(head_batch_norm_momentum=0.9997) == [{0.9}, {0.9997}]
     assert momenta() == [{0.9}, {0.9}]
-    train(tiny_config(camvid, head_batch_norm_momentum=0.9997), tmp_path, stop_after=1)
+    stop_at_first_step(monkeypatch)
+    with pytest.raises(FirstStepReachedError):
+        train(tiny_config(camvid, head_batch_norm_momentum=0.9997), tmp_path)
     assert "after 4 steps the statistics of ASPP and decoder still hold 100 %" in caplog.text
 
 
@@ -557,21 +581,3 @@ def test_fitted_model_shares_weights_and_loss(camvid, undisturbed):
         model.test_on_batch(images, targets, return_dict=True)["affinity_loss"],
         rtol=1e-5,
     )
-
-
-def test_weight_decay_step(camvid):
-    """Without momentum yet; nothing but kernels of ordinary convolutions is pulled."""
-    settings = {"dropout": 0.0, "learning_rate": 0.01, "head_multiplier": 1.0}
-    config = tiny_config(camvid, rates="none", **settings)
-    images, targets = next(iter(training_dataset(config)))
-    after, before = {}, {}
-    for decay in (0.0, 0.5):
-        keras.utils.set_random_seed(0)
-        model = build_model(config.replace(weight_decay=decay), 11)
-        trained = compile_model(model, config)
-        before = {v.path: np.asarray(v) for v in model.trainable_variables}
-        trained.train_on_batch(images, targets)
-        after[decay] = {v.path: np.asarray(v) for v in model.trainable_variables}
-    for path, start in before.items():
-        pull = 0.01 * 0.5 * start if path.endswith("kernel") else 0.0
-        np.testing.assert_allclose(after[0.0][path] - after[0.5][path], pull, atol=1e-6)
