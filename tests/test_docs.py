@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import html.parser
+import json
 import re
 import subprocess
 import sys
@@ -188,3 +189,11 @@ def test_a_script_trains_with_the_objective_of_extending(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines())
     assert 0 < float(row["dice_loss"]) < 1
+
+
+def test_the_times_of_an_evaluation_are_those_measured():
+    measured = json.loads((ROOT / "benchmarks/results/evaluation.json").read_text())
+    page = (DOCS / "performance.md").read_text()
+    for kind in ("clock", "processor"):
+        for ratio in measured[kind]["evaluation_over"].values():
+            assert f"{ratio:.2f}" in page

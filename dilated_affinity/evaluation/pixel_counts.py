@@ -1,8 +1,8 @@
 """Counts over label maps: confusion matrices, histograms and boundary regions.
 
-Label maps are integers (B, H, W); tensors of a graph are int32. Arrays and eager tensors are
-counted by NumPy and OpenCV, since XLA would compile once for every size of image; tensors of a
-graph by XLA.
+Label maps are int32 (B, H, W); those of `boundary_regions` may be arrays of other integers. Arrays
+and eager tensors are counted by NumPy and OpenCV, since XLA would compile once for every size of
+image; tensors of a graph by XLA.
 """
 
 import math
@@ -40,8 +40,7 @@ def _cells(labels, predictions, num_classes, ignore_label, where):
     counted = labels != ignore_label
     for classes in (labels, predictions):
         counted = counted & (classes >= 0) & (classes < num_classes)
-    # 32 bits also where the labels are bytes.
-    return where(counted, labels * np.int32(num_classes) + predictions, num_classes**2)
+    return where(counted, labels * num_classes + predictions, num_classes**2)
 
 
 @compiled

@@ -206,7 +206,7 @@ def distance_of(shape, ratio):
     return max(1, round(ratio * float(np.hypot(*shape))))
 
 
-@pytest.mark.parametrize("ratio", [0.02, 0.1, 0.2])
+@pytest.mark.parametrize("ratio", [0.02, 0.1, 0.2, 0.9])
 def test_boundary_iou_equals_loops(labels, predictions, ratio):
     metric = BoundaryIoU(CLASSES, dilation_ratio=ratio)
     metric.update_state(labels, predictions)
