@@ -176,7 +176,16 @@ def broken(camvid_dir, kind):
     return {"no label": "train_1", "truncated": image.name}.get(kind, label.name)
 
 
-@pytest.mark.parametrize("kind", ["no label", "other size", "unknown value", "truncated"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "no label",
+        # Found where "truncated" is, in the first batch, before which the model is built.
+        pytest.param("other size", marks=pytest.mark.slow),
+        "unknown value",
+        "truncated",
+    ],
+)
 def test_broken_data_is_one_line_that_names_the_file(tmp_path, kind):
     camvid_dir = write_camvid(tmp_path / "camvid")
     named = broken(camvid_dir, kind)

@@ -228,7 +228,7 @@ def test_training_ends_with_calibration_and_commands_use_it(tmp_path):
 def test_a_run_without_refinement_is_not_calibrated(tmp_path, settings):
     """Nothing is read, so that no run is needed."""
     config = tiny_config("nowhere", calibrate="training")
-    with pytest.raises(DataError, match=BEST):
+    with pytest.raises(DataError, match=BEST.name):
         calibrate_best(tmp_path, config, None)
     calibrate_best(tmp_path, config.replace(**settings), None)
     assert load_calibration(tmp_path) is None

@@ -21,20 +21,18 @@ from dilated_affinity.runtime.distribution import (
 
 SCRIPT = """
 import json, sys
-from pathlib import Path
 import numpy as np, tensorflow as tf, keras
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
 tf.config.experimental.enable_op_determinism()
-from helpers.tiny import tiny_config, write_camvid
+from helpers.tiny import tiny_config
 from dilated_affinity import AffinityStatistics, affinity_targets
 from dilated_affinity.runtime.distribution import replica_strategy
 from dilated_affinity.run_dir.model import build_model
-from dilated_affinity.run_dir.layout import LOG_FILE
 from dilated_affinity.training.compile import compile_model
-from dilated_affinity.training.trainer import train
 
-config = tiny_config("unused", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
+config = tiny_config(
+    "unused", rates="2", batch_size=4, crop_size=49, dropout=0.0, learning_rate=0.02)
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 11, (4, 7, 7)).repeat(7, 1).repeat(7, 2).astype(np.uint8)
 labels[0, 10:] = 255  # the first replica has far fewer pixels than the third
@@ -50,7 +48,7 @@ def run(replicas):
     with strategy.scope():
         model = build_model(config, 11, statistics)
         model.get_layer("affinity_logits").kernel.assign(
-            np.random.default_rng(1).normal(size=(1, 1, 16, 24)))
+            np.random.default_rng(1).normal(size=(1, 1, 16, 8)))
         for variable in model.trainable_variables:
             if variable.path.endswith("beta"):  # initially 0, so changes would be inaccurate
                 variable.assign(np.random.default_rng(2).normal(size=variable.shape))
@@ -71,19 +69,9 @@ def run(replicas):
     steps.append([int(np.asarray(model.optimizer.iterations)), np.isnan(loss).tolist(), same])
     return history, after
 
-def resumed():
-    settings = {"num_replicas": 2, "batch_size": 4, "train_steps": 3, "validate_every": 3}
-    config = tiny_config(write_camvid(folder / "camvid"), **settings)
-    train(config, folder / "whole")
-    for stop_after in (1, 2):
-        train(config, folder / "parts", stop_after)
-    return [(folder / run / LOG_FILE).read_text() for run in ("whole", "parts")]
-
-folder = Path(sys.argv[1])
 steps, synchronized = [], []
 one, four = run(1), run(4)
 print(json.dumps({
-    "logs": resumed(),
     "loss": [one[0], four[0]],
     "worst": max(
         float(np.abs(one[1][k] - four[1][k]).max() / max(np.abs(one[1][k]).max(), 0.1))
@@ -97,9 +85,9 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
+def steps():
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("replicas"))],
+        [sys.executable, "-c", SCRIPT],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
@@ -133,10 +121,36 @@ def test_non_finite_step_on_one_replica(steps):
     assert steps["steps"] == [[2, [True], True], [2, [True], True]]
 
 
-def test_resumed_run_on_two_replicas(steps):
-    """Its metrics over steps before and after a stop are those of the undisturbed run."""
-    whole, parts = steps["logs"]
-    assert whole.count("\n") == 2 and parts == whole
+RESUMED = """
+import sys
+from pathlib import Path
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 3)
+from helpers.tiny import tiny_config, write_camvid
+from dilated_affinity.training.trainer import train
+from dilated_affinity.run_dir.layout import LOG_FILE
+
+folder = Path(sys.argv[1])
+settings = {"num_replicas": 3, "batch_size": 6, "train_steps": 3, "validate_every": 3}
+config = tiny_config(write_camvid(folder / "camvid"), rates="none", **settings)
+train(config, folder / "whole")
+for steps in (1, 2):
+    train(config, folder / "parts", steps)
+assert (folder / "whole" / LOG_FILE).read_text() == (folder / "parts" / LOG_FILE).read_text()
+"""
+
+
+def test_resumed_run_on_three_replicas(tmp_path):
+    """Sums over three are rounded by their order, over two they are not."""
+    done = subprocess.run(
+        [sys.executable, "-c", RESUMED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_too_many_replicas_are_refused():

@@ -236,7 +236,7 @@ def test_locked_folder(camvid, undisturbed):
 
 
 def test_on_nan(camvid, tmp_path):
-    config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="none")
+    config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="2")
     source = load_source(config.dataset, config.train_split, config.data_dir)
     ids = ", ".join(batch_ids(config, source, 1))
     wrong = (
