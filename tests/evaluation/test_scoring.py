@@ -102,6 +102,6 @@ def test_classes_of_a_gpu_are_found_there(monkeypatch):
     expected = classes(probabilities)
     monkeypatch.setattr(scoring, "on_gpu", lambda: True)
     monkeypatch.setattr(scoring, "_largest", None)
-    found = classes(probabilities)
+    found = classes(keras.ops.convert_to_tensor(probabilities))
     assert isinstance(found, np.ndarray)
     np.testing.assert_array_equal(found, expected)
