@@ -162,13 +162,15 @@ def under_jax(folder, function, *arguments):
     return results
 
 
-def assert_equal(results, expected):
+def assert_equal(results, expected, tolerance=1e-5):
     assert set(results) == set(expected)
     for name, values in expected.items():
         values = np.asarray(values)
         assert results[name].shape == values.shape
         scale = max(np.nanmax(np.abs(values)), 1.0)
-        np.testing.assert_allclose(results[name], values, rtol=0, atol=1e-5 * scale, err_msg=name)
+        np.testing.assert_allclose(
+            results[name], values, rtol=0, atol=tolerance * scale, err_msg=name
+        )
 
 
 @needs_jax
@@ -183,7 +185,7 @@ def test_logits_equal_those_of_the_images_alone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [networks.SMALL, "resnet50", "resnet_v1_50_beta"])
 def test_logits_of_real_backbones_equal_those_of_the_images_alone(tmp_path, backbone):
-    assert_equal(under_jax(tmp_path, "logits", backbone), logits(backbone))
+    assert_equal(under_jax(tmp_path, "logits", backbone), logits(backbone), tolerance=1e-4)
 
 
 @needs_jax
