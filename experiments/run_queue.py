@@ -41,6 +41,8 @@ _MAY_DIFFER = {
 }
 """Settings that do not change the results of a run."""
 
+_DECODER_STRIDE = 4
+
 VARIED = ("dataset", "seed", "objective", "rates", "beta", "weighting")
 """Settings that the variant, the data set and the seed of a run decide."""
 
@@ -79,11 +81,27 @@ class Queue:
 
     def run(self, variants):
         """Trains and evaluates every run of the variants that is not done, seed after seed."""
+        possible = [variant for variant in variants if self.is_possible(variant)]
+        for variant in sorted(set(variants) - set(possible)):
+            logging.warning(
+                "%s: left out, for it propagates at the decoder's stride of %d, which does not "
+                "divide its rates at the scale %s",
+                variant,
+                _DECODER_STRIDE,
+                self.scale,
+            )
         for seed in self.seeds:
-            for variant in variants:
+            for variant in possible:
                 config = self.config(variant, seed)
                 if not self.is_done(variant, config):
                     self._do(variant, config)
+
+    def is_possible(self, variant) -> bool:
+        """Returns whether the rates of this scale allow what the variant does in training."""
+        if not VARIANTS[variant].train_propagation:
+            return True
+        rates = self.rates(VARIANTS[variant].rates)
+        return not any(side % _DECODER_STRIDE for rate in rates for side in rate)
 
     def name(self, variant, seed) -> str:
         """Name of a run, of its folder and of its record."""

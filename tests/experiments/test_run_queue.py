@@ -199,3 +199,18 @@ def test_figure_1_shows_a_corrected_pixel():
     after[4, 4] = 1
     assert corrected_pixel(label, before, after) == (3, 4)
     assert corrected_pixel(label, after, after) == (4, 4)
+
+
+def test_training_through_is_left_out_where_rates_do_not_allow_it(tmp_path, monkeypatch, caplog):
+    done = []
+    monkeypatch.setattr(
+        Queue, "is_done", lambda self, variant, config: done.append(variant) or True
+    )
+    monkeypatch.setattr(Queue, "config", lambda self, variant, seed: None)
+    for dataset, scale in (("shapes", "smoke"), ("camvid", "small"), ("folder", "animals")):
+        queue = Queue(dataset, scale, (0,), tmp_path, tmp_path, {})
+        queue.run(("deeplab", "trained_through"))
+    assert done == ["deeplab", "deeplab", "deeplab", "trained_through"]
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == 2 * [
+        "trained_through: left out"
+    ]
