@@ -48,7 +48,8 @@ def test_ratios_and_environment_are_recorded(measured):
 @needs_jax
 def test_memory_of_a_step(tmp_path):
     output = tmp_path / "result.json"
-    arguments = ("--steps=mobilenet_v2_0.35:65:2", f"--output={output}")
+    step = "mobilenet_v2_0.35:65:2"
+    arguments = (f"--steps={step}", f"--compared={step}", f"--output={output}")
     backend = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     done = run_module("benchmarks.step_memory", *arguments, **backend)
     assert done.returncode == 0, done.stderr[-3000:]
