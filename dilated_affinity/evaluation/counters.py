@@ -13,6 +13,7 @@ from dilated_affinity.evaluation.pixel_counts import (
     DILATION_RATIO,
     boundary_distance,
     boundary_regions,
+    outside,
 )
 
 
@@ -30,7 +31,7 @@ class LabelMap:
     def __init__(self, classes, num_classes, ignore_label=255):
         self._classes = np.asarray(classes)
         self._num_classes = num_classes
-        self._void = self._classes == ignore_label
+        self._void = (self._classes == ignore_label) | outside(self._classes, num_classes)
 
     def confusion_matrix(self, predicted) -> np.ndarray:
         """Counts the pixels of each label with each prediction: integers (C, C), rows are labels.
@@ -45,8 +46,7 @@ class LabelMap:
 
     @functools.cached_property
     def _rows(self):
-        left_out = self._void | (self._classes < 0) | (self._classes >= self._num_classes)
-        return _rows(np.where(left_out, self._num_classes, self._classes), self._num_classes)
+        return _rows(np.where(self._void, self._num_classes, self._classes), self._num_classes)
 
     @functools.cached_property
     def _boundary_rows(self):

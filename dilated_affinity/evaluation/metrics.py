@@ -165,10 +165,10 @@ class BoundaryIoU(_Counts):
 
     The boundary region of a class consists of its pixels within distance d of a pixel of another
     class, where d is `dilation_ratio` times the image diagonal (at least 1 pixel) and distance
-    counts steps to any of eight neighbours, as the authors' erosion does. Void pixels are left out
-    and form no boundary; neither does the image border (in the authors' code, for single objects,
-    it does). The mean is over the classes with a boundary region in the labels, whatever is
-    predicted.
+    counts steps to any of eight neighbours, as the authors' erosion does. Void pixels, and those
+    outside the range of classes, are left out and form no boundary; neither does the image border
+    (in the authors' code, for single objects, it does). The mean is over the classes with a
+    boundary region in the labels, whatever is predicted.
 
     Args:
         num_classes: C, at least 2.

@@ -39,7 +39,7 @@ def _cells(labels, predictions, num_classes, ignore_label, where):
     """
     counted = labels != ignore_label
     for classes in (labels, predictions):
-        counted = counted & (classes >= 0) & (classes < num_classes)
+        counted = counted & ~outside(classes, num_classes)
     return where(counted, labels * num_classes + predictions, num_classes**2)
 
 
@@ -47,6 +47,11 @@ def _cells(labels, predictions, num_classes, ignore_label, where):
 def _confusion_in_graph(labels, predictions, num_classes, ignore_label):
     cells = _cells(labels, predictions, num_classes, ignore_label, ops.where)
     return ops.reshape(bincount(cells, num_classes**2), (num_classes, num_classes))
+
+
+def outside(classes, num_classes):
+    """Returns where labels or predictions are none of the classes 0 to `num_classes` - 1."""
+    return (classes < 0) | (classes >= num_classes)
 
 
 def bincount(values, bins):
@@ -86,6 +91,8 @@ def boundary_counts(labels, predictions, num_classes, ignore_label, dilation_rat
     """
     distance = boundary_distance(ops.shape(labels)[1:3], dilation_ratio)
     void = labels == ignore_label
+    for classes in (labels, predictions):
+        void = void | outside(classes, num_classes)
     regions = [
         boundary_regions(classes, void, distance, num_classes) for classes in (labels, predictions)
     ]

@@ -79,6 +79,24 @@ def test_counters_and_eager_metrics_count_as_graphs(name, signature):
     np.testing.assert_equal(classes.pixel_accuracy(), eager.pixel_accuracy())
 
 
+def test_a_void_label_among_the_classes_is_left_out_as_are_labels_outside_of_them():
+    labels, predictions = LABELS["odd"], predictions_for("odd")
+    label = LabelMap(labels, CLASSES, ignore_label=1)
+    for build, counter in (
+        (MeanIoU, ClassCounter(CLASSES)),
+        (BoundaryIoU, BoundaryCounter(CLASSES)),
+    ):
+        counter.update_state(label, predictions)
+        eager, graph = build(CLASSES, ignore_label=1), build(CLASSES, ignore_label=1)
+        eager.update_state(labels, predictions)
+        in_graph(graph)(tf.constant(labels), tf.constant(predictions))
+        both = build(CLASSES)
+        both.update_state(np.where(labels == 1, 255, labels), predictions)
+        assert (labels == 255).any() and (labels == 1).any() and np.isnan(both.class_iou()[1])
+        for each in (counter, eager, graph):
+            np.testing.assert_array_equal(each.class_iou(), both.class_iou())
+
+
 @pytest.mark.parametrize("name", [name for name, labels in LABELS.items() if labels.size < 1000])
 def test_counters_count_as_loops(name):
     labels, predictions = LABELS[name], predictions_for(name)
