@@ -166,8 +166,9 @@ class Queue:
         now = recorded_settings(dataclasses.asdict(config))
         # Settings that the record lacks were added later, with their defaults at that time.
         earlier = {**_DEFAULTS, **read_json(path)["config"]}
+        unused = set() if VARIANTS[variant].has_affinity else {"beta"}
         changed = sorted(
-            name for name in now if name not in _MAY_DIFFER and earlier[name] != now[name]
+            name for name in now if name not in _MAY_DIFFER | unused and earlier[name] != now[name]
         )
         if changed:
             raise RunError(
