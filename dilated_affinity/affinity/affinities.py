@@ -70,16 +70,18 @@ def symmetric_logits(logits, rates, valid_mask=None):
         )
     if valid_mask is not None:
         valid_mask = ops.cast(valid_mask, "float32")
-    return _symmetric_logits(ops.cast(logits, "float32"), valid_mask, rates)
+    _, height, width, _ = ops.shape(logits)
+    # Arguments, since XLA would compute all indices while it compiles if it knew these.
+    rows = ops.reshape(ops.arange(height), (-1, 1, 1))
+    columns = ops.reshape(ops.arange(width), (-1, 1))
+    return _symmetric_logits(ops.cast(logits, "float32"), valid_mask, rows, columns, rates)
 
 
 @compiled
-def _symmetric_logits(logits, valid, rates):
+def _symmetric_logits(logits, valid, rows, columns, rates):
     # One gather instead of a slice for each channel, which XLA would not fuse into one pass.
     batch, height, width, channels = ops.shape(logits)
     dy, dx = neighbor_offsets(rates).T.astype("int32")
-    rows = ops.reshape(ops.arange(height), (-1, 1, 1))
-    columns = ops.reshape(ops.arange(width), (-1, 1))
     exists = (rows + dy >= 0) & (rows + dy < height) & (columns + dx >= 0) & (columns + dx < width)
     pixel = rows * width + columns
     neighbor = ops.where(exists, pixel + dy * width + dx, pixel)

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import sys
-from logging import WARNING
+from logging import WARNING, getLogger
 
 from absl import app, flags, logging
 
@@ -47,7 +47,8 @@ def run(main, description=None):
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_Plain())
-    logging.get_absl_handler().addFilter(_concerns_the_user)
+    for place in (logging.get_absl_handler(), getLogger("tensorflow")):  # which has its own handler
+        place.addFilter(_concerns_the_user)
     app.run(
         lambda arguments: sys.exit(_status(main)),
         flags_parser=lambda arguments: _parse(arguments, main.__module__, description),
