@@ -1,11 +1,15 @@
 """Tests of affinities from logits, against loops over pixels."""
 
+import math
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import reference
 
+from dilated_affinity.affinity import affinities
 from dilated_affinity.affinity.affinities import steep_sigmoid, symmetric_logits
 from dilated_affinity.affinity.geometry import neighbor_offsets
 from dilated_affinity.affinity.propagation import AffinityPropagation, propagate
@@ -52,6 +56,22 @@ def test_symmetric_logits_equal_loops(rates, size, masked):
     valid = np.ones((2, *size), bool) if mask is None else mask
     expected = reference.symmetric_logits(logits, neighbor_offsets(rates), valid)
     np.testing.assert_allclose(result[valid], expected[valid], rtol=1e-6)
+
+
+def test_xla_does_not_compute_the_indices_of_symmetric_logits(monkeypatch):
+    """It would do so while it compiles: seconds for a photograph, and a message like an error."""
+    compiled, calls = affinities._symmetric_logits, []
+
+    def spy(*arguments):
+        calls.append(arguments)
+        return compiled(*arguments)
+
+    monkeypatch.setattr(affinities, "_symmetric_logits", spy)
+    symmetric_logits(tf.zeros((1, 48, 64, 8)), ((1, 1),))
+    program = compiled.experimental_get_compiler_ir(*calls[0])(stage="optimized_hlo")
+    constants = re.findall(r"\w+\[([\d,]*)\]\S* constant\(", program)
+    assert constants
+    assert all(math.prod(map(int, shape.split(","))) <= 8 for shape in constants if shape)
 
 
 @pytest.mark.parametrize("rates", RATE_SETS, ids=str)
