@@ -41,6 +41,9 @@ _MAY_DIFFER = {
 }
 """Settings that do not change the results of a run."""
 
+_OF_AFFINITY = {"beta", "affinity_head_multiplier"}
+"""Settings that do not change those of a run without affinity."""
+
 _DECODER_STRIDE = 4
 
 VARIED = ("dataset", "seed", "objective", "rates", "beta", "weighting")
@@ -166,7 +169,7 @@ class Queue:
         now = recorded_settings(dataclasses.asdict(config))
         # Settings that the record lacks were added later, with their defaults at that time.
         earlier = {**_DEFAULTS, **read_json(path)["config"]}
-        unused = set() if VARIANTS[variant].has_affinity else {"beta"}
+        unused = set() if VARIANTS[variant].has_affinity else _OF_AFFINITY
         changed = sorted(
             name for name in now if name not in _MAY_DIFFER | unused and earlier[name] != now[name]
         )

@@ -13,6 +13,7 @@ from dilated_affinity.training.trainer import train
 from experiments import beta_search, run_queue
 from experiments.paper_figures import corrected_pixel
 from experiments.paper_tables import Row
+from experiments.records import write_json
 from experiments.run_queue import Queue
 from experiments.tables import Records
 from experiments.variants import SCALES, VARIANTS, Scale
@@ -55,6 +56,20 @@ def test_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
     changed = dataclasses.replace(queue, given={**queue.given, "beta": 9.0, "gamma": 1.0})
     with pytest.raises(RunError, match="another gamma"):
         changed.run(["rates_8_16"])
+
+
+def test_settings_of_the_affinity_do_not_matter_to_other_runs(queue):
+    queue.results_dir.mkdir()
+    for variant in ("deeplab", "rates_8_16"):
+        config = queue.config(variant, 0)
+        record = {"config": dataclasses.asdict(config)}
+        write_json(queue.results_dir / f"{queue.name(variant, 0)}.json", record)
+        changed = config.replace(affinity_head_multiplier=8.0)
+        if variant == "deeplab":
+            assert queue.is_done(variant, changed)
+        else:
+            with pytest.raises(RunError, match="another affinity_head_multiplier"):
+                queue.is_done(variant, changed)
 
 
 def test_searched_settings_replace_the_defaults(queue):
