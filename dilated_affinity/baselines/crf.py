@@ -1,7 +1,7 @@
 """Dense CRF (Krähenbühl and Koltun, NIPS 2011) on a network's probabilities, a row of Table 5."""
 
 import collections
-import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import itertools
 import multiprocessing
@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from dilated_affinity.errors import ConfigError
+from dilated_affinity.errors import ConfigError, DilatedAffinityError
 
 _FEW = 8
 """Images that one process refines in about the time that it takes to start others."""
@@ -114,6 +114,7 @@ class DenseCRF:
 
         Raises:
             ConfigError: If `workers` is below 1.
+            DilatedAffinityError: If a process ends, for want of the guard or of memory.
         """
         pairs = iter(pairs)
         if workers is None:
@@ -125,6 +126,16 @@ class DenseCRF:
         if workers == 1:
             yield from itertools.starmap(self, pairs)
             return
+        try:
+            yield from self._in_processes(pairs, workers)
+        except concurrent.futures.process.BrokenProcessPool:
+            raise DilatedAffinityError(
+                "a process of the dense CRF ended. Either memory ran out, or the calling script, "
+                "which these processes import, has no guard: it must start its work below "
+                f'`if __name__ == "__main__":`. Received: workers={workers}'
+            ) from None
+
+    def _in_processes(self, pairs, workers):
         # pydensecrf keeps the interpreter lock, so threads would not help; and TensorFlow's
         # threads do not survive a fork.
         context = multiprocessing.get_context("spawn")

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import numpy as np
@@ -80,6 +81,25 @@ def test_processes_give_the_same_in_order(by_hand):
     for first, second, pair in zip(here, there, pairs, strict=True):
         np.testing.assert_array_equal(first, second)
         np.testing.assert_array_equal(first, crf(*pair))
+
+
+UNGUARDED = """
+import numpy as np
+from dilated_affinity.baselines.crf import DenseCRF
+
+pair = np.zeros((4, 5, 3), np.uint8), np.full((4, 5, 2), 0.5, np.float32)
+list(DenseCRF().map([pair] * 3, workers=2))
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert 'it must start its work below `if __name__ == "__main__":`' in last, done.stderr
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
