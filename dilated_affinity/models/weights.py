@@ -64,8 +64,9 @@ def _download_application(backbone):
         return backbone.application(weights="imagenet", input_shape=(224, 224, 3))
     except Exception as error:  # keras raises a bare Exception when a download fails
         raise DataError(
-            "ImageNet weights could not be downloaded; on a machine without network pass the "
-            f"path of a .weights.h5 file instead. Received: {first_line(error)}"
+            "ImageNet weights could not be downloaded; on a machine without network, set "
+            "backbone_weights to the path of a .weights.h5 file. "
+            f"Received: {first_line(error)}"
         ) from error
 
 
