@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 
+from absl import logging
+
 from dilated_affinity.affinity.geometry import format_rates
 from dilated_affinity.affinity.statistics import AffinityStatistics
 from dilated_affinity.config import Config
@@ -24,6 +26,7 @@ from dilated_affinity.version import __version__
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 STATISTICS_FILE = "statistics.json"
+CLASS_WEIGHTS_FILE = "class_weights.json"
 CALIBRATION_FILE = "calibration.json"
 TRAINED_ON_FILE = "trained_on.json"
 LOG_FILE = "log.csv"
@@ -55,9 +58,9 @@ def _lock(model_dir, config, stack):
         raise RunError(f"{model_dir}: another process is training in this folder.") from None
     except OSError as error:
         raise _cannot_write(model_dir, error) from None
-    if (model_dir / CONFIG_FILE).is_file():
-        refuse_other_settings(model_dir, config)
+    refuse_other_settings(model_dir, config)
     try:
+        _forget_other_settings(model_dir, config)
         # Only here: other processes, such as an evaluation, may be writing in the other folders.
         remove_unfinished(model_dir / CHECKPOINTS)
     except OSError as error:
@@ -65,15 +68,31 @@ def _lock(model_dir, config, stack):
 
 
 def refuse_other_settings(model_dir: Path, config: Config):
-    """Raises `RunError` if `config` changes settings of the run in `model_dir`."""
-    changes = Config.load(model_dir / CONFIG_FILE).changes(config, "now")
-    if changes:
+    """Raises `RunError` if `config` changes settings of a run in `model_dir` that has trained."""
+    changes = _changes(model_dir, config)
+    trained = (model_dir / LOG_FILE).exists() or (model_dir / CHECKPOINTS).exists()
+    if changes and trained:
         raise RunError(
             f"{model_dir}: holds a run of another configuration: {changes}. Give the same settings "
             "to continue it (the learning rate of every step depends on train_steps, so that more "
             "of them make another run); or another model_dir, with "
             f"--initial_model={model_dir} to start from this run's weights; or remove the folder."
         )
+
+
+def _changes(model_dir, config):
+    """The settings of the run in `model_dir` that `config` changes, as text."""
+    path = model_dir / CONFIG_FILE
+    return Config.load(path).changes(config, "now") if path.is_file() else ""
+
+
+def _forget_other_settings(model_dir, config):
+    """Removes what a run of other settings has left that ended before it trained."""
+    if changes := _changes(model_dir, config):
+        logging.info("%s: begins anew, since nothing was trained with %s", model_dir, changes)
+        # The settings last: until then another start finds them, and removes the rest.
+        for name in (CLASSES_FILE, STATISTICS_FILE, CLASS_WEIGHTS_FILE, CONFIG_FILE):
+            (model_dir / name).unlink(missing_ok=True)
 
 
 def save_settings(model_dir: Path, config: Config, classes: ClassTable):

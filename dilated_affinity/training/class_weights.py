@@ -13,13 +13,11 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers
 from dilated_affinity.errors import ConfigError, DataError, first_line
+from dilated_affinity.run_dir.layout import CLASS_WEIGHTS_FILE
 from dilated_affinity.runtime.distribution import broadcast
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
 from dilated_affinity.training.losses import check_class_weights
-
-CLASS_WEIGHTS_FILE = "class_weights.json"
-"""File of a run with its class weights."""
 
 
 def count_class_pixels(source: Source) -> np.ndarray:

@@ -9,7 +9,7 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers, load_source
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
-from dilated_affinity.run_dir.layout import CONFIG_FILE, given_statistics, refuse_other_settings
+from dilated_affinity.run_dir.layout import given_statistics, refuse_other_settings
 from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.distribution import check_batch_split, find_replicas
 from dilated_affinity.runtime.progress import progress
@@ -80,7 +80,7 @@ def check_run(config: Config, classes: ClassTable, model_dir=None):
             rates.
     """
     check_batch_split(config, find_replicas(config.num_replicas))
-    if model_dir is not None and (Path(model_dir) / CONFIG_FILE).is_file():
+    if model_dir is not None:
         refuse_other_settings(Path(model_dir), config)
     if config.tensorboard:
         check_tensorboard()

@@ -10,9 +10,9 @@ from helpers.tiny import ListSource, tiny_config, write_camvid
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.run_dir.layout import CLASS_WEIGHTS_FILE
 from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.class_weights import (
-    CLASS_WEIGHTS_FILE,
     balanced_weights,
     count_class_pixels,
     read_class_weights,

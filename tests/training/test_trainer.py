@@ -160,6 +160,22 @@ def test_damaged_environment_record(tmp_path, content, message):
         trained_on(tmp_path)
 
 
+def test_settings_may_change_until_something_is_trained(camvid, tmp_path):
+    run = tmp_path / "run"
+    missing = str(tmp_path / "missing.weights.h5")
+    with pytest.raises(DataError, match="missing.weights.h5: no such file"):
+        train(tiny_config(camvid, backbone_weights=missing, class_weights="balanced"), run)
+    left = {"config.json", "classes.json", "statistics.json", "class_weights.json"}
+    assert {path.name for path in run.iterdir()} == {*left, ".lock"}
+    changed = tiny_config(camvid, rates="3", class_weights="none")
+    assert train(changed, run, stop_after=1).step == 1
+    assert json.loads((run / "config.json").read_text())["config"]["rates"] == "3"
+    assert json.loads((run / "statistics.json").read_text())["rates"] == [[3, 3]]
+    assert not (run / "class_weights.json").exists()
+    with pytest.raises(RunError, match="another configuration: rates='3'"):
+        train(tiny_config(camvid), run)
+
+
 def test_other_settings_are_refused(camvid, undisturbed):
     message = r"another configuration: beta=6.0 \(now 2.0\).*--initial_model=.* to start from this"
     with pytest.raises(RunError, match=message):
