@@ -142,7 +142,6 @@ SCALES = {
                 "batch_size": 8,
                 "learning_rate": 0.001,
                 "head_multiplier": 50.0,
-                "affinity_head_multiplier": 8.0,
                 "crop_size": 257,
             },
             beta_factor=5.0,
