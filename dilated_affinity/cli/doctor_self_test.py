@@ -140,7 +140,7 @@ def _export(folder):
 
     config, model = load_run(folder / "run")
     image, _ = draw_example("val", 0)
-    refinement = Refinement.from_config(config)
+    refinement = Refinement.from_config(config.replace(refine="none"))
     agreement = export_model(
         model, folder / "export", image[:65, :65], jit_compile=False, refinement=refinement
     )
