@@ -142,6 +142,7 @@ def test_both_refuse_what_is_wrong(tmp_path, verdicts, make, kind, message):
 
 def test_both_refuse_a_folder_of_other_settings(camvid, tmp_path, verdicts):
     settings(camvid, beta=2.0).save(tmp_path / "run" / "config.json", "1")
+    (tmp_path / "run" / "log.csv").touch()  # something was trained
     status, text, error = verdicts(settings(camvid), tmp_path / "run")
     assert status == 1 and "beta=2.0" in text and "beta=2.0" in str(error)
 
