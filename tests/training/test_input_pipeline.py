@@ -61,6 +61,12 @@ def test_targets_of_augmented_labels(camvid):
         np.testing.assert_array_equal(targets["affinity"], expected)
 
 
+@pytest.mark.parametrize("make", [training_dataset, evaluation_dataset])
+def test_no_thread_tunes_the_parallelism(camvid, make):
+    """The end of an epoch would wait for it."""
+    assert make(tiny_config(camvid)).options().autotune.enabled is False
+
+
 def test_no_affinity_targets_without_rates(camvid):
     assert set(batches(tiny_config(camvid, rates="none"))[0][1]) == {"semantic"}
 
