@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scipy import stats
 
+from dilated_affinity.errors import DataError
 from experiments.paper_tables import Row, Table
 from experiments.records import read_json
 
@@ -46,7 +47,10 @@ class Records:
             record = read_json(path)
             if "variant" in record:
                 key = record["dataset"], record["scale"], record["variant"]
-                self._records.setdefault(key, {})[record["config"]["seed"]] = record
+                runs, seed = self._records.setdefault(key, {}), record["config"]["seed"]
+                if seed in runs:
+                    raise DataError(f"{path}: another record is of the same run. Received: {key}")
+                runs[seed] = record
 
     def settings(self) -> list[tuple[str, str]]:
         """Pairs of data set and scale for which there are runs."""

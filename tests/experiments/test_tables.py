@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dilated_affinity.errors import DataError
 from experiments.paper_tables import TABLES, Row, Table
 from experiments.plots import accuracy_figure, mean_accuracy
 from experiments.report import figure_sections, table_sections
@@ -57,6 +58,14 @@ def test_summary_agrees_with_scipy():
     )
     np.testing.assert_allclose(summary.deviation, np.std(values, ddof=1))
     assert Summary.of([3.0]) == Summary(1, 3.0, None, None)
+
+
+def test_two_records_of_one_run_are_refused(tmp_path):
+    write(tmp_path, "deeplab", 0, 0.50)
+    path = tmp_path / "camvid_small_deeplab_seed0.json"
+    (tmp_path / "trial.json").write_text(path.read_text())
+    with pytest.raises(DataError, match="trial.json: another record is of the same run"):
+        Records(tmp_path)
 
 
 def test_cell_compares_runs_of_the_same_seed(tmp_path):
