@@ -153,8 +153,8 @@ def read_examples(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
         }
 
     # The thread that tunes the parallelism may miss that an iterator is deleted, and the deletion
-    # then waits for it, up to a minute (TensorFlow 2.21). Without it, AUTOTUNE allows up to 16 calls
-    # at once. The option holds for everything that is made of this data set.
+    # then waits for it, up to a minute (TensorFlow 2.21). Without it, AUTOTUNE allows up to 16
+    # calls at once. The option holds for everything that is made of this data set.
     options = tf.data.Options()
     options.autotune.enabled = False
     examples = indices.map(read_in_graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
