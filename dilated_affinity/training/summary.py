@@ -18,7 +18,7 @@ def log_training_summary(
     model_dir,
     devices: int,
 ):
-    """Logs data, model and steps of a run, and warns if batch norm keeps its initial values.
+    """Logs data, model and steps of a run, and warns if batch norm keeps its initial statistics.
 
     Args:
         config: The run's settings.
@@ -37,6 +37,12 @@ def log_training_summary(
             config.head_batch_norm_momentum,
             config.train_steps,
             100 * left,
+        )
+    untrained = config.backbone_weights == "none" and not config.initial_model
+    if untrained and config.batch_norm == "frozen":
+        logging.warning(
+            "batch_norm=frozen keeps the backbone's statistics, which with backbone_weights=none "
+            "are of no data. Take trained weights, or batch_norm=sync."
         )
     log_run_summary(
         config,

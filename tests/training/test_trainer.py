@@ -556,6 +556,17 @@ def test_head_batch_norm_momentum(camvid, tmp_path, caplog, monkeypatch):
     assert "after 4 steps the statistics of ASPP and decoder still hold 100 %" in caplog.text
 
 
+@pytest.mark.parametrize("batch_norm, warns", [("frozen", True), ("sync", False)])
+def test_frozen_statistics_of_an_untrained_backbone(
+    camvid, tmp_path, caplog, monkeypatch, batch_norm, warns
+):
+    stop_at_first_step(monkeypatch)
+    with pytest.raises(FirstStepReachedError):
+        train(tiny_config(camvid, batch_norm=batch_norm), tmp_path)
+    warned = "batch_norm=frozen keeps the backbone's statistics" in caplog.text
+    assert warned == warns
+
+
 @pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_mixed_precision(camvid, tmp_path, precision):
     config = tiny_config(camvid, mixed_precision=precision, train_steps=2)
