@@ -98,7 +98,7 @@ EXPERIMENTS = {
 }
 """The commands that share the queue of runs and its flags."""
 
-MODULES = ("refinement_variants", "record_run", "report")
+MODULES = ("refinement_variants", "mixed_affinity", "record_run", "report")
 """The other commands: modules with flags of their own and a function `main()`."""
 
 
