@@ -144,8 +144,10 @@ SCALES = {
                 "head_multiplier": 20.0,
                 "crop_size": 257,
                 "max_scale": 1.5,
+                # Twice the sum's rate: see `affinity_head_multiplier` in `Config`.
+                "affinity_head_multiplier": 64.0,
             },
-            beta_factor=5.0,
+            beta_factor=2.0,
         )
     },
     "smoke": {name: _SMOKE for name in ("shapes", "camvid", "voc2012_aug", "cityscapes")},
