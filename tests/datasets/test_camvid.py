@@ -1,5 +1,6 @@
 import pickle
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -58,6 +59,13 @@ def test_builder(camvid_dir):
         "val",
         "valannot",
     ]
+
+
+def test_leaves_no_temporary_files(camvid_dir, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    load_source("camvid", "train", camvid_dir)
+    assert not list(folder.iterdir())
 
 
 def test_parts_of_splits(camvid_dir):

@@ -80,6 +80,13 @@ class PairedFilesSource(Sequence):
             logging.warning("%s: the first of the %s; --check_only counts them", path, remark)
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """Information about a data set that TFDS does not host."""
+
+    def initialize_from_bucket(self):
+        """Does nothing, where TFDS would leave an empty temporary folder."""
+
+
 class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
     """Base class of the TFDS builders that read pairs of files in place.
 
@@ -174,7 +181,7 @@ class PairedFilesBuilder(tfds.core.DatasetBuilder, skip_registration=True):
         return decode_label
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=inspect.getdoc(type(self)),
             homepage=self.HOMEPAGE,
