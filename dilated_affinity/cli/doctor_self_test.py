@@ -1,7 +1,9 @@
 """The self-test of `doctor`: training, propagation and export, on images drawn for it."""
 
+import contextlib
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ _IMAGES = {"train": 4, "val": 1}
 _SETTINGS = {
     "backbone": "doctor",
     "backbone_weights": "none",
+    "batch_norm": "sync",
     "separable": False,
     "rates": "4",
     "filters": 8,
@@ -69,10 +72,31 @@ def _train(folder):
     )
     _draw(folder / "data")
     config = Config.for_dataset("folder", data_dir=str(folder / "data"), **_SETTINGS)
-    result = train(config, folder / "run")
+    with _eager_functions():
+        result = train(config, folder / "run")
     return (
         f"{result.step} steps on drawn shapes, validation mIoU {100 * result.best_mean_iou:.1f} %"
     )
+
+
+@contextlib.contextmanager
+def _eager_functions():
+    """Context in which TensorFlow runs functions operation by operation.
+
+    Tracing those of a training takes longer than two steps of it. The propagation and the export
+    are traced and compiled as always.
+    """
+    import tensorflow as tf
+
+    eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            # That tf.data traces its functions nevertheless.
+            warnings.filterwarnings("ignore", "Even though the `tf.config", UserWarning)
+            yield
+    finally:
+        tf.config.run_functions_eagerly(eager)
 
 
 def _small_network(weights, input_shape):
@@ -133,6 +157,8 @@ def _equation_6(probabilities, affinities, rates, iterations, self_weight=6.0):
 
 
 def _export(folder):
+    import keras
+
     from dilated_affinity.datasets.shapes.drawing import draw_example
     from dilated_affinity.export.export import export_model
     from dilated_affinity.inference.refinement import Refinement
@@ -141,7 +167,10 @@ def _export(folder):
     config, model = load_run(folder / "run")
     image, _ = draw_example("val", 0)
     refinement = Refinement.from_config(config.replace(refine="none"))
-    agreement = export_model(
-        model, folder / "export", image[:65, :65], jit_compile=False, refinement=refinement
-    )
-    return f"a SavedModel, read back, gives probabilities within {agreement.probabilities:.0e}"
+    # Other backends cannot write a SavedModel.
+    tensorflow = keras.backend.backend() == "tensorflow"
+    output, format = ("export", "saved_model") if tensorflow else ("export.keras", "keras")
+    settings = {"format": format, "jit_compile": False, "refinement": refinement}
+    agreement = export_model(model, folder / output, image[:65, :65], **settings)
+    name = "SavedModel" if tensorflow else "Keras model"
+    return f"a {name}, read back, gives probabilities within {agreement.probabilities:.0e}"

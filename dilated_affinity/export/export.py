@@ -184,6 +184,11 @@ def check_output(
 ):
     """Checks these arguments of `export_model` before a model is loaded; raises its errors."""
     check_choice("format", format, FORMATS)
+    if format != "keras" and (backend := keras.backend.backend()) != "tensorflow":
+        raise ConfigError(
+            f"the format {format} needs Keras' TensorFlow backend, which loads what others train. "
+            f"Received: backend={backend!r}"
+        )
     suffix, packages = FORMATS[format].suffix, FORMATS[format].packages
     precisions = FORMATS[format].mixed_precision
     missing = [name for name in packages if not importlib.util.find_spec(name)]

@@ -117,6 +117,17 @@ def test_unsupported_precisions_are_refused(model, tmp_path, monkeypatch, format
         export_model(model, tmp_path / f"model{suffix}", IMAGE, format, mixed_precision="bfloat16")
 
 
+@pytest.mark.parametrize(("format", "suffix"), [("saved_model", ""), ("litert", ".tflite")])
+def test_formats_that_need_tensorflow_are_refused_under_jax(
+    model, tmp_path, monkeypatch, format, suffix
+):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    message = f"the format {format} needs Keras' TensorFlow backend.* Received: backend='jax'"
+    with pytest.raises(ConfigError, match=message):
+        export_model(model, tmp_path / f"model{suffix}", IMAGE, format)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
