@@ -7,7 +7,7 @@ from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.evaluation.evaluate import evaluate
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.deeplab import AffinityHead
-from experiments.mixed_affinity import COUNTS, SHARES, measure
+from experiments.affinity_mixtures import COUNTS, SHARES, measure
 
 RATES = ((1, 2), (2, 1))
 
