@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 
@@ -139,6 +140,7 @@ def test_little_space_fails(monkeypatch, tmp_path):
 
 def test_the_self_test_passes():
     findings = list(doctor_self_test.self_test())
+    assert not tf.config.functions_run_eagerly()
     assert [each.status for each in findings] == [OK] * 3, findings
     texts = [each.text for each in findings]
     assert texts[0].startswith("training: 2 steps on drawn shapes, validation mIoU ")
