@@ -20,6 +20,7 @@ _SETTINGS = {
     "batch_norm": "sync",
     "separable": False,
     "rates": "4",
+    "atrous_rates": "1",
     "filters": 8,
     "crop_size": 65,
     "batch_size": 2,
