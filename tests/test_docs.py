@@ -169,6 +169,7 @@ def test_the_examples_of_extending_work(tmp_path, known_names):
     assert logs["dice_loss"] > 0.1
 
 
+@pytest.mark.slow
 def test_a_script_trains_with_the_objective_of_extending(tmp_path):
     """As printed, with the small network of the tests."""
     data = write_camvid(tmp_path / "camvid")

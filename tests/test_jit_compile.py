@@ -13,6 +13,7 @@ from dilated_affinity import BoundaryIoU, MeanIoU
 CLASSES = 4
 
 
+@pytest.mark.slow
 def test_compiled_fit_equals_loops():
     logs, weights = compiled_fit.fit()
     for name, value in compiled_fit.expected_logs().items():

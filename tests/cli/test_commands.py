@@ -155,6 +155,7 @@ def test_a_bad_command_line_is_one_line(tmp_path, arguments, status, words):
     refused(result, status, *words)
 
 
+@pytest.mark.slow
 def test_a_missing_model_dir_is_one_line(tmp_path):
     """As a user types them, the second under its short name."""
     refused(run_module("dilated_affinity.cli.train_main"), 2, "--model_dir must be given")

@@ -22,6 +22,7 @@ def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("run"), propagation_iterations=3, mu=20.0)
 
 
+@pytest.mark.slow
 def test_exports_with_the_settings_of_the_run(run, tmp_path):
     config, model_dir = run
     output = tmp_path / "exports" / "model"
@@ -80,6 +81,7 @@ def test_a_bad_command_line_is_one_line_before_anything_is_loaded(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_image_of_ones_own_without_the_data_set(run, tmp_path):
     config, model_dir = run
     photograph = tmp_path / "photograph.png"

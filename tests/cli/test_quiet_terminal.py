@@ -49,6 +49,7 @@ SLOW = re.compile(r"step \d of 2: computing for \d+ s.*|[a-z ]+: \d+ of \d+ imag
 """Lines of a machine that is so busy that work takes more than 30 seconds."""
 
 
+@pytest.mark.slow
 def test_training_writes_only_its_own_lines(tmp_path):
     script = tmp_path / "train_main"
     script.write_text(SCRIPT)

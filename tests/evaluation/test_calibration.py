@@ -200,6 +200,7 @@ def test_invalid_calibrations_are_refused():
         calibrate(model, void)
 
 
+@pytest.mark.slow
 def test_training_ends_with_calibration_and_commands_use_it(tmp_path):
     config = tiny_config(write_camvid(tmp_path / "camvid"), calibrate="training", rates="4,8")
     train(config, tmp_path / "run")

@@ -30,6 +30,7 @@ def queue(tmp_path, monkeypatch):
     return Queue("camvid", "smoke", (0,), tmp_path / "runs", tmp_path / "results", given)
 
 
+@pytest.mark.slow
 def test_run_is_resumed_recorded_and_not_repeated(queue, monkeypatch):
     config = queue.config("rates_8_16", 0)
     assert config.affinity_rates == ((2, 2), (4, 4)) and config.beta == 1.5

@@ -394,6 +394,7 @@ with tf.device("CPU:1"):  # in the place of a GPU
 """
 
 
+@pytest.mark.slow
 def test_the_comparison_uses_the_cpu_and_float32(tmp_path):
     """On a GPU the model would round to TF32, and LiteRT and ONNX on the processor not."""
     done = subprocess.run(

@@ -104,6 +104,7 @@ def steps():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_of_global_batch(steps):
     one, four = steps["loss"]
     assert set(one) == set(four)
@@ -112,6 +113,7 @@ def test_losses_and_metrics_of_global_batch(steps):
     assert one["semantic_loss"][0] > 0.1 and one["affinity_loss"][0] > 0.01
 
 
+@pytest.mark.slow
 def test_weights_and_moving_statistics_equal_one_device(steps):
     assert steps["variables"] > 50
     assert steps["moved"] > 50
@@ -119,15 +121,18 @@ def test_weights_and_moving_statistics_equal_one_device(steps):
     assert steps["worst"] < 5e-5
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm(steps):
     one, four = steps["synchronized"]
     assert len(one) > 5 and not any(one) and all(four)
 
 
+@pytest.mark.slow
 def test_non_finite_step_on_one_replica(steps):
     assert steps["steps"] == [[2, [True], True], [2, [True], True]]
 
 
+@pytest.mark.slow
 def test_each_replica_is_given_its_part_of_the_metrics(steps):
     """Not their sum to one of them, which would be rounded in another order."""
     for replicas, (parts, same) in zip((1, 4), steps["metrics"], strict=True):

@@ -151,6 +151,7 @@ def test_json_round_trip():
         assert InitialModel.from_json(initial.to_json()) == initial
 
 
+@pytest.mark.slow
 def test_resume_does_not_need_initial_model(tmp_path):
     data = write_camvid(tmp_path / "camvid")
     source = write_source(tmp_path / "first")

@@ -150,6 +150,7 @@ def test_evaluation_dataset_has_the_targets_of_training(two_sizes, settings):
             assert values.shape[:3] == evaluation[0].shape[:3]
 
 
+@pytest.mark.slow
 def test_evaluation_dataset_as_validation_data(two_sizes):
     config = tiny_config(two_sizes, train_steps=2)
     source = load_source("camvid", "val", two_sizes)

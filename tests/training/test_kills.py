@@ -29,6 +29,7 @@ def check(figures, kills):
     assert figures["runs ended"] == figures["identical to the undisturbed"] > 0
 
 
+@pytest.mark.slow
 def test_five_kills(tmp_path):
     """One while starting, two between saves and two inside a save, if the machine is idle."""
     check(figures(tmp_path, 5, seed=5), 5)

@@ -130,6 +130,7 @@ def last_weights(model_dir):
     return model, [np.asarray(each) for each in (*model.weights, *model.optimizer.variables)]
 
 
+@pytest.mark.slow
 def test_registered_objective_is_trained_logged_and_resumed(camvid, tmp_path, brightness):
     settings = {"train_steps": 2, "validate_every": 2, "head_multiplier": 10.0}
     config = tiny_config(camvid, objective="brightness", **settings)

@@ -73,6 +73,7 @@ def test_learned_settings_are_those_of_the_run(run):
     assert load_run(folder, calibrated=False)[0].mu == 7.0
 
 
+@pytest.mark.slow
 def test_resumed_run_learns_the_same(run, tmp_path):
     config, folder = run
     train(config, tmp_path, stop_after=3)

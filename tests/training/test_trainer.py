@@ -216,6 +216,7 @@ def test_damaged_newest_checkpoint(camvid, undisturbed, tmp_path, caplog):
     assert_same(undisturbed[1], model_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["as once", "of two replicas"])
 def test_resume_with_metrics_of_other_replicas(camvid, undisturbed, stopped, tmp_path, kind):
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
@@ -251,6 +252,7 @@ def test_locked_folder(camvid, undisturbed):
             train(tiny_config(camvid), model_dir)
 
 
+@pytest.mark.slow
 def test_on_nan(camvid, tmp_path):
     config = tiny_config(camvid, learning_rate=1e30, checkpoint_every=1, rates="2")
     source = load_source(config.dataset, config.train_split, config.data_dir)
@@ -302,6 +304,7 @@ class Ious:
         return np.array([self.values[self.taken - 1]])
 
 
+@pytest.mark.slow
 def test_early_stopping_and_more_patience(camvid, tmp_path, monkeypatch):
     settings = {"rates": "none", "train_steps": 3, "validate_every": 1}
     config = tiny_config(camvid, **settings, early_stop_patience=1)
@@ -500,6 +503,7 @@ def first_steps(camvid):
     return first_step
 
 
+@pytest.mark.slow
 def test_head_multiplier(first_steps):
     _, plain = first_steps()
     _, found = first_steps(head_multiplier=10.0)
