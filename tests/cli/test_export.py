@@ -52,6 +52,7 @@ def test_exports_with_the_settings_of_the_run(run, tmp_path):
     assert metadata["mixed_precision"] == "none" and metadata["fold_batch_norm"] is True
 
 
+@pytest.mark.slow
 def test_another_precision_than_the_runs(run, tmp_path):
     _, model_dir = run
     output = tmp_path / "model.keras"

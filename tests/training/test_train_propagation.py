@@ -61,6 +61,7 @@ def last_layer(folder):
     return keras.models.load_model(path).get_layer("learned_propagation")
 
 
+@pytest.mark.slow
 def test_learned_settings_are_those_of_the_run(run):
     _, folder = run
     content = json.loads((folder / CALIBRATION_FILE).read_text())
@@ -81,6 +82,7 @@ def test_resumed_run_learns_the_same(run, tmp_path):
     assert last_layer(tmp_path).settings() == last_layer(folder).settings()
 
 
+@pytest.mark.slow
 def test_calibration_starts_from_what_was_learned(run, camvid, tmp_path):
     config, folder = run
     train(config.replace(calibrate="training"), tmp_path)

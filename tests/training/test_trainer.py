@@ -334,6 +334,7 @@ def test_early_stopping_with_resume(camvid, tmp_path, monkeypatch):
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_batches_of_one_image(camvid, tmp_path):
     """Batch norm over one image would cancel the image-level features, but only in training."""
     settings = {"batch_norm": "frozen", "rates": "none", "train_steps": 2, "dropout": 0.0}
