@@ -43,6 +43,9 @@ def _crf(default, text, low):
 
 _DEEPLAB = "tensorflow/models research/deeplab"
 
+_TRAINED_THROUGH = ("self_weight", "mu", "affinity_threshold", "symmetric_affinity")
+"""Settings of refinement that change weights where `train_propagation` trains through it."""
+
 OBJECTIVES = {"none": False, "affinity": True, "aaf": False, "boundary": False}
 """Names of the training objectives beside the classes, and whether they predict affinity.
 
@@ -660,11 +663,15 @@ class Config:
         return dataclasses.replace(self, **_with_new_names(changes))
 
     def differences(self, other):
-        """Names of the settings in which a run of `other` could not continue a run of this one."""
+        """Names of the settings in which a run of `other` could not continue a run of this one.
+
+        With `train_propagation`, those of the propagation that is trained through are among them.
+        """
+        trained = _TRAINED_THROUGH if self.train_propagation else ()
         return [
             field.name
             for field in dataclasses.fields(self)
-            if not field.metadata["resumable"]
+            if (not field.metadata["resumable"] or field.name in trained)
             and getattr(self, field.name) != getattr(other, field.name)
         ]
 
@@ -720,7 +727,7 @@ def _with_new_names(settings):
 
 def _rates_as_text(rates):
     """Returns rates, given as text, numbers or pairs, as normalised text; `"none"` for None."""
-    if rates is None or rates == "none":
+    if rates is None or (isinstance(rates, str) and rates == "none"):
         return "none"
     return format_rates(check_rates(rates))
 

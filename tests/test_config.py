@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from dilated_affinity.config import Config
@@ -128,6 +129,19 @@ def test_differences_leave_out_resumable_settings():
     config = Config()
     other = config.replace(data_dir="elsewhere", backbone_weights="none", learning_rate=0.1)
     assert config.differences(other) == ["learning_rate"]
+
+
+def test_trained_through_refinement_may_not_change():
+    config = Config()
+    other = {"self_weight": 2.0, "mu": 50.0, "affinity_threshold": 2.0, "symmetric_affinity": True}
+    changed = {**other, "propagation_iterations": 3}
+    assert config.differences(config.replace(**changed)) == []
+    config = config.replace(train_propagation=2)
+    assert sorted(config.differences(config.replace(**changed))) == sorted(other)
+
+
+def test_rates_as_an_array():
+    assert Config(rates=np.array([8, 16])).rates == "8,16"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from absl import flags
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.errors import ConfigError
 from dilated_affinity.evaluation.calibration import IMAGES
-from dilated_affinity.run_dir.layout import chosen_checkpoint
+from dilated_affinity.run_dir.describe import log_run_summary
+from dilated_affinity.run_dir.layout import CALIBRATION_FILE, chosen_checkpoint
 from dilated_affinity.run_dir.load import load_run
 from dilated_affinity.training.run_calibration import calibrate_run
 
@@ -42,6 +43,10 @@ def _calibrate():
             f"calibrate={config.calibrate!r}"
         )
     step = chosen_checkpoint(model_dir, _CHECKPOINT.value)[1].step
+    images = f"{_IMAGES.value} images of {config.calibration_split}"
+    work = f"calibration of the {_CHECKPOINT.value} checkpoint"
+    num_classes = model.get_layer("semantic_logits").filters
+    log_run_summary(config, model, num_classes, images, work, model_dir / CALIBRATION_FILE)
     found = calibrate_run(model_dir, config, model, step, images=_IMAGES.value)
     print(f"{model_dir}: {found}")
 

@@ -23,8 +23,9 @@ import tensorflow as tf
 from absl import flags, logging
 
 from dilated_affinity.cli import app, config_flags
-from dilated_affinity.datasets.files.images import decode_image, read_bytes
+from dilated_affinity.datasets.files.images import read_bytes, read_image
 from dilated_affinity.datasets.files.pairs import images_by_id, raise_first
+from dilated_affinity.datasets.notes import log_once
 from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.datasets.shapes.drawing import draw_example
 from dilated_affinity.errors import MissingDataError
@@ -157,6 +158,7 @@ def _calibration_images(config):
     if _CALIBRATION_DIR.value:
         found = images_by_id(_CALIBRATION_DIR.value)
         raise_first(found.problems)
+        log_once(found.notes.lines())
         return [_read_image(path) for path in found.files.values()]
     try:
         source = load_source(config.dataset, config.train_split, config.data_dir)
@@ -167,7 +169,10 @@ def _calibration_images(config):
 
 
 def _read_image(path):
-    return decode_image(read_bytes(path), str(path))
+    image, remarks = read_image(read_bytes(path), str(path))
+    for remark in remarks:
+        logging.warning("%s: one of the %s", path, remark)
+    return image
 
 
 def _bytes_of(path):

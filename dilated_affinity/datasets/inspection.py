@@ -96,15 +96,15 @@ def inspect_pair(pair: Pair, decode: Decoder = decode_label) -> Inspection:
     image, image_remarks = read_image(image_data, pair.image_path)
     values = decode(mask_data, pair.label_path)
     check_sizes(image, values, pair, image_data)
-    is_image = not pair.label_path.endswith(".mat")
+    is_mat = pair.label_path.endswith(".mat")
     turned = any("EXIF" in remark for remark in image_remarks)
     return Inspection(
         size=(values.shape[1], values.shape[0]),
         counts=count_values(values),
         digest=hashlib.blake2b(image.tobytes(), digest_size=16).digest(),
         image_remarks=image_remarks,
-        mask_remarks=label_remarks(mask_data, pair.label_path) if is_image else (),
-        palette=palette_colors(mask_data, pair.label_path) if is_image else {},
+        mask_remarks=label_remarks(mask_data, pair.label_path),
+        palette={} if is_mat else palette_colors(mask_data, pair.label_path),
         stored_fits=fits_as_stored(image, values, stored_orientation(image_data))
         if turned
         else None,

@@ -131,7 +131,7 @@ def load_initial_weights(
             raise DataError(
                 f"{initial.path}: initial_model: the weights of another network, which has no "
                 f"{missing[0]} of this shape. The backbone, filters, separable and atrous_rates "
-                "must be those it was trained with."
+                "must be those it was trained with, and the file no export of export_main."
             )
         if layer.name in left_out:
             values.update({id(variable): fresh[id(variable)] for variable in layer.weights})

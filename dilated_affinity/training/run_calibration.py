@@ -11,7 +11,12 @@ from dilated_affinity.evaluation.calibration import IMAGES, calibrate
 from dilated_affinity.evaluation.search import settings_as_flags
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.checkpoints import read_state
-from dilated_affinity.run_dir.layout import BEST, load_calibration, save_calibration
+from dilated_affinity.run_dir.layout import (
+    BEST,
+    chosen_checkpoint,
+    load_calibration,
+    save_calibration,
+)
 from dilated_affinity.run_dir.load import load_checkpoint, load_run
 from dilated_affinity.runtime.distribution import broadcast, on_own_devices
 from dilated_affinity.training.objectives.affinity import LEARNED
@@ -36,7 +41,8 @@ def calibrate_best(model_dir: Path, config: Config, source: Source):
 
     def calibrate_once():
         step = read_state(model_dir / BEST).step
-        if is_calibrated(model_dir, step):
+        # A search or `calibrate_main` may have saved settings for the last checkpoint.
+        if is_calibrated(model_dir, step, chosen_checkpoint(model_dir, "last")[1].step):
             return
         given = Refinement.from_config(config)
         if config.train_refinement:
@@ -53,10 +59,17 @@ def calibrate_best(model_dir: Path, config: Config, source: Source):
         broadcast(calibrate_once)
 
 
-def is_calibrated(model_dir: Path, step: int) -> bool:
-    """Returns whether the folder holds settings that were fitted to the model of a step."""
+def is_calibrated(model_dir: Path, *steps: int) -> bool:
+    """Returns whether the folder holds settings that were fitted to the model of one of the steps.
+
+    If they are of another model, they are about to be replaced, and the log says so.
+    """
     found = load_calibration(model_dir)
-    return found is not None and found.get("step") == step
+    if found is None or found.get("step") in steps:
+        return found is not None
+    by, at = found.get("by", "calibration"), found.get("step")
+    logging.info("the refinement that a %s saved at step %s is replaced", by, at)
+    return False
 
 
 def calibrate_run(

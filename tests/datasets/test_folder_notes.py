@@ -442,10 +442,16 @@ def test_masks_with_different_palettes(tmp_path):
     assert ": 2 (1: (48, 112, 32) in" in line and "masks/train/3.png" in line
 
 
-def test_masks_with_exif_orientation(tmp_path):
+def test_masks_with_exif_orientation(tmp_path, logged):
     report = check_folder(write(tmp_path, save_mask=save_turned(3, True)))
     assert counted(note(report, "masks turned upright by their EXIF orientation 3"), 6)
-    np.testing.assert_array_equal(load_source("folder", "val", tmp_path)[0]["label"], scene(4)[1])
+    source = load_source("folder", "val", tmp_path)
+    np.testing.assert_array_equal(source[0]["label"], scene(4)[1])
+    list(source)
+    (line,) = logged
+    assert "0.png: the first of the masks turned upright by their EXIF orientation 3" in line
+    np.testing.assert_array_equal(load_source("folder", "val", tmp_path).label(0), scene(4)[1])
+    assert len(logged) == 2
 
 
 # Masks drawn in colours.

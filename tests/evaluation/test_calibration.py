@@ -11,13 +11,15 @@ from helpers.tiny_run import command, write_run
 
 from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.evaluation.calibration import LOGIT_EDGES, _Fit, _Predictions, calibrate
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.deeplab import DeepLabV3Plus
-from dilated_affinity.run_dir.layout import BEST, CALIBRATION_FILE, load_calibration
-from dilated_affinity.run_dir.load import load_run
-from dilated_affinity.training.run_calibration import calibrate_best
+from dilated_affinity.run_dir.checkpoints import Checkpoints, TrainingState, write_checkpoint
+from dilated_affinity.run_dir.layout import BEST, CALIBRATION_FILE, CHECKPOINTS, load_calibration
+from dilated_affinity.run_dir.load import load_checkpoint, load_run
+from dilated_affinity.training.run_calibration import calibrate_best, save_searched
 from dilated_affinity.training.trainer import train
 
 CLASSES = ClassTable(tuple("abcd"), ((0, 0, 0),) * 4)
@@ -267,7 +269,27 @@ def test_calibrate_main(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{model_dir}: calibrated on 3 images of val: ")
+    assert ", rates 4,8; " in result.stderr and "on CPU, float32; writing to " in result.stderr
     content = load_calibration(model_dir)
     assert content["split"] == "val" and content["iterations"] == [0, 1, 3, 4]
     assert config.mu == 7  # config.json stays what the run was trained with
     assert load_run(model_dir, calibrated=False)[0].mu == 7
+
+
+def test_settings_saved_for_the_last_checkpoint_are_kept(tmp_path, caplog):
+    """`eval_main --search --save --checkpoint=last` saves them; training is called again."""
+    config, model_dir = write_run(tmp_path, rates="4,8", calibrate="training")
+    best = TrainingState(step=1)
+    model = load_checkpoint(model_dir / BEST)
+    write_checkpoint(model_dir / BEST, model, best)
+    Checkpoints(model_dir / CHECKPOINTS).write(model, TrainingState(step=2))
+    source = load_source("camvid", "train", config.data_dir)
+    save_searched(model_dir, Refinement(iterations=3), "val", step=2)
+    calibrate_best(model_dir, config, source)
+    assert load_calibration(model_dir)["by"] == "search"
+    save_searched(model_dir, Refinement(iterations=3), "val", step=9)
+    with caplog.at_level("INFO", "absl"):
+        calibrate_best(model_dir, config, source)
+    found = load_calibration(model_dir)
+    assert (found["by"], found["step"]) == ("calibration", 1)
+    assert "the refinement that a search saved at step 9 is replaced" in caplog.text

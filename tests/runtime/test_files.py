@@ -76,6 +76,8 @@ def test_write_atomically_on_windows(tmp_path, monkeypatch):
 WITHOUT_FCNTL = """
 import sys
 sys.modules["fcntl"] = None  # importing it raises ImportError, as on Windows
+import os
+del os.O_NONBLOCK
 import numpy as np
 from PIL import Image
 import dilated_affinity as da

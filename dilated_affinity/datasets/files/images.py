@@ -34,6 +34,9 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_BITS_PER_SAMPLE = 258
 _EXIF_ORIENTATION = 0x0112
 
+# Key of `Image.info` for the orientation of a TIFF, which Pillow turns upright while decoding it.
+_TURNED_FROM = "dilated_affinity: turned from"
+
 # Errors that Pillow's decoders raise for damaged files; UnidentifiedImageError is an OSError.
 _DECODER_ERRORS = (
     OSError,
@@ -90,12 +93,12 @@ def read_image(data: bytes, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def label_remarks(data: bytes, name: str) -> tuple[str, ...]:
-    """Returns remarks on the conversion of a label file; see `read_image`.
+    """Returns remarks on the conversion of a label file; see `read_image`. None for a .mat file.
 
     Raises:
         DataError: If the file is damaged.
     """
-    return _remarks(_open(data, name), name, "masks")
+    return () if name.endswith(".mat") else _remarks(_open(data, name), name, "masks")
 
 
 def palette_colors(data: bytes, name: str) -> dict[int, tuple[int, int, int]]:
@@ -206,7 +209,8 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def _open_nonblocking(path, flags):
-    return os.open(path, flags | os.O_NONBLOCK)
+    # Windows has neither such pipes nor, without O_BINARY, files as they are.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def stored_orientation(data: bytes) -> int:
@@ -224,7 +228,9 @@ def _open(data: bytes, name: str) -> Image.Image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _too_large(name, f"{width}x{height} pixels")
+        turned_from = image.getexif().get(_EXIF_ORIENTATION, 1) if image.format == "TIFF" else 1
         image.load()
+        image.info[_TURNED_FROM] = turned_from
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
@@ -289,7 +295,7 @@ def _frames_remark(image: Image.Image) -> str:
 
 def _orientation(image: Image.Image, name: str) -> int:
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(_EXIF_ORIENTATION, image.info[_TURNED_FROM])
     except _DECODER_ERRORS as error:
         raise _unreadable_orientation(name, error) from error
     return orientation if orientation in range(2, 9) else 1

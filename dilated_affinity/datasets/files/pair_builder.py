@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dilated_affinity.datasets.classes import ClassTable
-from dilated_affinity.datasets.files.images import decode_label
+from dilated_affinity.datasets.files.images import decode_label, label_remarks, read_bytes
 from dilated_affinity.datasets.files.pairs import Decoder, Pair, label_table, read_label, read_pair
 from dilated_affinity.datasets.inspection import Inspection, inspect_pair
 from dilated_affinity.datasets.notes import Notes, log_once
@@ -45,6 +45,7 @@ class PairedFilesSource(Sequence):
         self._table = table
         self._decode = decode
         self._logged: dict[str, str] = {}
+        self._masks_read: set[str] = set()
         self.classes = classes
         self.ids = [pair.id for pair in self._pairs]
 
@@ -52,13 +53,17 @@ class PairedFilesSource(Sequence):
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict:
-        return read_pair(
-            self._pairs[index], self.classes, self._table, self._decode, self._log_remark
-        )
+        pair = self._pairs[index]
+        example = read_pair(pair, self.classes, self._table, self._decode, self._log_remark)
+        self._remark_on_mask(pair.label_path)
+        return example
 
     def label(self, index: int) -> np.ndarray:
         """Reads the label of an example without its image."""
-        return read_label(self._pairs[index], self.classes, self._table, self._decode)
+        pair = self._pairs[index]
+        label = read_label(pair, self.classes, self._table, self._decode)
+        self._remark_on_mask(pair.label_path)
+        return label
 
     def inspect(self, index: int) -> tuple[Pair, Inspection]:
         """Reads and inspects an example; its label values need not be classes.
@@ -73,6 +78,13 @@ class PairedFilesSource(Sequence):
     def table(self) -> np.ndarray:
         """The class of each value in label files; see `label_table`."""
         return self._table
+
+    def _remark_on_mask(self, path: str) -> None:
+        """Logs what the conversion of a mask changes or ignores, when it is first read."""
+        if path not in self._masks_read:
+            self._masks_read.add(path)
+            for remark in label_remarks(read_bytes(path), path):
+                self._log_remark(remark, path)
 
     def _log_remark(self, remark: str, path: str) -> None:
         # Logs the first file of each kind only; several threads may read one.

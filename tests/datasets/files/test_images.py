@@ -12,7 +12,10 @@ from dilated_affinity.datasets.files.images import (
     decode_label,
     decode_label_colors,
     has_colors,
+    label_remarks,
     read_bytes,
+    read_image,
+    stored_orientation,
 )
 from dilated_affinity.errors import DataError
 
@@ -43,13 +46,19 @@ def test_images_become_rgb():
     np.testing.assert_array_equal(decode_image(encoded(palette), "a"), colors[GREY % 4])
 
 
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
+def test_exif_orientation_is_applied(orientation, format):
     stored = np.zeros((16, 24, 3), np.uint8)
     stored[:8, :8] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
-    upright = decode_image(encoded(stored, "PNG", exif=exif), "a")
+    data = encoded(stored, format, exif=exif)
+    upright, remarks = read_image(data, "a")
+    remark = f"turned upright by their EXIF orientation {orientation}"
+    assert remarks == ((f"images {remark}",) if orientation > 1 else ())
+    assert label_remarks(data, "a") == ((f"masks {remark}",) if orientation > 1 else ())
+    assert stored_orientation(data) == orientation
     expected = {
         1: stored,
         2: stored[:, ::-1],
