@@ -126,6 +126,7 @@ class Queue:
             settings["beta"] = self.beta(variant)
             if chosen.train_propagation:
                 settings["train_propagation"] = chosen.train_propagation
+                settings.setdefault("train_propagation_weight", chosen.train_propagation_weight)
             if variant in self.choices():
                 # Choices of version 0.1.0 without it are of the mean.
                 reduction = self.choices()[variant].get("affinity_reduction", "mean")

@@ -13,6 +13,7 @@ class Variant:
         beta: The paper's weight of the affinity loss.
         weighting: The setting of this name.
         train_propagation: The setting of this name.
+        train_propagation_weight: The setting of this name.
         crf: Whether the dense CRF is measured too.
     """
 
@@ -21,6 +22,7 @@ class Variant:
     beta: float | None = None
     weighting: str = "sqrt_neighbor"
     train_propagation: int = 0
+    train_propagation_weight: float = 1.0
     crf: bool = False
 
     @property
@@ -47,7 +49,9 @@ VARIANTS = {
     "rates_8_12x24_16": Variant(rates="8,(12,24),16", beta=1.2, crf=True),
     "rates_8_12x24_16_32x64_48": Variant(rates="8,(12,24),16,(32,64),48", beta=0.9),
     # Beyond the paper
-    "trained_through": Variant(rates="8,(12,24),16", beta=1.2, train_propagation=3),
+    "trained_through": Variant(
+        rates="8,(12,24),16", beta=1.2, train_propagation=3, train_propagation_weight=0.25
+    ),
 }
 
 

@@ -230,3 +230,11 @@ def test_training_through_is_left_out_where_rates_do_not_allow_it(tmp_path, monk
     assert [record.getMessage().split(",")[0] for record in caplog.records] == 2 * [
         "trained_through: left out"
     ]
+
+
+def test_weight_of_training_through_is_the_variants_unless_given(tmp_path):
+    queue = Queue("folder", "animals", (0,), tmp_path, tmp_path, {"data_dir": "animals"})
+    assert queue.config("trained_through", 0).train_propagation_weight == 0.25
+    assert queue.config("rates_8_12x24_16", 0).train_propagation_weight == 1.0
+    given = dataclasses.replace(queue, given={**queue.given, "train_propagation_weight": 0.5})
+    assert given.config("trained_through", 0).train_propagation_weight == 0.5
