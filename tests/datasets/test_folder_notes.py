@@ -562,3 +562,15 @@ def test_notes_of_other_data_sets(camvid_dir, logged):
     assert counted(note(report, "macOS"), 1)
     assert "val_0.png" in note(report, "images turned upright by their EXIF orientation 3")
     assert any(line.startswith("camvid: files that macOS") for line in logged)
+
+
+def test_broken_links_and_unread_columns(tmp_path, logged):
+    """A folder of images on a disk that is not mounted, and a table of another tool."""
+    write(tmp_path)
+    (tmp_path / "images" / "train" / "second").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "classes.csv").write_text("index,name,Supercategory\n0,a,x\n1,b,y\n2,c,x\n")
+    report = check_folder(tmp_path)
+    assert report.problems == []
+    assert "images/train/second" in note(report, "links that lead nowhere, ignored: 1 (")
+    (line,) = logged
+    assert line.endswith("classes.csv: columns that are not read: supercategory")

@@ -13,6 +13,7 @@ MACOS_FILES = "files that macOS writes beside others (._*), ignored"
 HIDDEN_FILES = "hidden files, ignored"
 HIDDEN_FOLDERS = "hidden folders, ignored"
 LINKED_FOLDERS = "folders that are links, followed"
+BROKEN_LINKS = "links that lead nowhere, ignored"
 LINKED_AGAIN = "folders reached again through links, ignored"
 
 
@@ -76,9 +77,12 @@ def list_images(folder: str | os.PathLike) -> Listing:
             elif entry.name.startswith("."):
                 found.notes.add(HIDDEN_FILES, path)
             elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                others.append(path)
+                if path.is_symlink() and not path.exists():
+                    found.notes.add(BROKEN_LINKS, path)
+                else:
+                    others.append(path)
             else:
-                # Broken links included: reading them raises the error.
+                # Broken links to images included: reading them raises the error.
                 found.images.append(path)
     note_files_of_other_kinds(others, found.notes)
     found.images.sort()

@@ -20,7 +20,7 @@ from dilated_affinity.datasets.files.images import (
     has_colors,
 )
 from dilated_affinity.datasets.files.pairs import label_table
-from dilated_affinity.datasets.notes import abbreviate
+from dilated_affinity.datasets.notes import abbreviate, log_once
 from dilated_affinity.errors import DataError
 
 VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
@@ -209,6 +209,9 @@ def read_class_file(data: bytes, name: str, by_palette=False) -> MaskClasses:
             f"{name}: the first line must name the columns, name,r,g,b or index,name or "
             f"index,name,r,g,b. Received: {','.join(rows[0][1]) if rows else 'an empty file'!r}"
         )
+    unread = [cell for cell in header if cell not in ("name", "index", *_CHANNELS)]
+    if unread:
+        log_once([f"{name}: columns that are not read: {', '.join(unread)}"])
     seen: set = set()
     entries = []
     for number, row in rows[1:]:
