@@ -43,7 +43,7 @@ def _calibrate():
             f"calibrate={config.calibrate!r}"
         )
     step = chosen_checkpoint(model_dir, _CHECKPOINT.value)[1].step
-    images = f"{_IMAGES.value} images of {config.calibration_split}"
+    images = f"up to {_IMAGES.value} images of {config.calibration_split}"
     work = f"calibration of the {_CHECKPOINT.value} checkpoint"
     num_classes = model.get_layer("semantic_logits").filters
     log_run_summary(config, model, num_classes, images, work, model_dir / CALIBRATION_FILE)
