@@ -93,6 +93,17 @@ _SMOKE = Scale(
     calibration_images=1,
 )
 
+# Minutes on two CPU cores: the backbone has been trained for the segmentation of VOC before.
+_ANIMALS = {
+    "backbone": "mobilenet_v2",
+    "eval_output_stride": 16,
+    "filters": 128,
+    "batch_norm": "frozen",
+    "batch_size": 8,
+    "learning_rate": 0.001,
+    "crop_size": 257,
+}
+
 SCALES = {
     "paper": {name: Scale() for name in ("voc2012_aug", "cityscapes")},
     # Larger betas were better in short trainings of `shapes`. On CamVid, whose recipe freezes batch
@@ -133,25 +144,32 @@ SCALES = {
             }
         ),
     },
-    # Minutes on two CPU cores: the backbone has been trained for the segmentation of VOC before.
     "animals": {
+        # Twice the sum's rate: see `affinity_head_multiplier` in `Config`.
         "folder": Scale(
             {
-                "backbone": "mobilenet_v2",
-                "eval_output_stride": 16,
-                "filters": 128,
-                "batch_norm": "frozen",
+                **_ANIMALS,
                 "train_steps": 400,
                 "validate_every": 400,
-                "batch_size": 8,
-                "learning_rate": 0.001,
                 "head_multiplier": 20.0,
-                "crop_size": 257,
                 "max_scale": 1.5,
-                # Twice the sum's rate: see `affinity_head_multiplier` in `Config`.
                 "affinity_head_multiplier": 64.0,
             },
             beta_factor=2.0,
+        )
+    },
+    # Twice as long.
+    "animals_800": {
+        "folder": Scale(
+            {
+                **_ANIMALS,
+                "train_steps": 800,
+                "validate_every": 800,
+                "head_multiplier": 10.0,
+                "max_scale": 2.0,
+                "affinity_head_multiplier": 1.0,
+            },
+            beta_factor=5.0,
         )
     },
     "smoke": {name: _SMOKE for name in ("shapes", "camvid", "voc2012_aug", "cityscapes")},
