@@ -11,6 +11,8 @@
 - Its share of the inference of ResNet-101 at output stride 8.
 - Training steps with and without the affinity branch, in float32 and bfloat16 and, under
   TensorFlow, with and without deterministic operations; images per second, and peak memory.
+- Affinity targets computed by the input pipeline against those computed on the device beside the
+  loss, from labels that are 8|R| times smaller: steps that read from the pipeline.
 - Images per second of the input pipeline on this machine's CPU.
 
 Times are medians of several rounds in which the alternatives take turns.
@@ -31,17 +33,19 @@ from benchmarks.steps import (
     in_graph,
     plain_propagation,
     propagation_inputs,
+    training_setup,
     training_step,
 )
 from dilated_affinity.affinity.geometry import parse_rates
 from dilated_affinity.affinity.propagation import propagate
+from dilated_affinity.affinity.targets import affinity_targets
 from dilated_affinity.config import Config
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.runtime.distribution import gpu_names
 from dilated_affinity.training.input_pipeline import training_dataset
 
-PARTS = ("propagation", "network", "training", "pipeline")
+PARTS = ("propagation", "network", "training", "targets", "pipeline")
 
 _RATES = flags.DEFINE_string("rates", "8,(12,24),16", "Dilation rates.")
 _SIZES = flags.DEFINE_list(
@@ -207,6 +211,58 @@ def _training(name, precision, deterministic):
     return measured
 
 
+def _targets(name):
+    """Seconds per step with targets of the pipeline and with those computed in the step."""
+    backbone, crop, batch = name.split(":")
+    config = Config.for_dataset(
+        "shapes",
+        backbone=backbone,
+        backbone_weights="none",
+        rates=_RATES.value,
+        crop_size=int(crop),
+        batch_size=int(batch),
+    )
+    source = load_source("shapes", "train", config.data_dir)
+    read = {"pipeline": config, "device": config.replace(rates="none")}
+    trained, batches = {}, {}
+    steps = 2 + 2 * _ROUNDS.value
+    for place in read:
+        keras.utils.set_random_seed(0)
+        trained[place] = training_setup(config)[0]
+        dataset = training_dataset(read[place], source, 0, steps)
+        jax = keras.backend.backend() == "jax"
+        batches[place] = dataset.as_numpy_iterator() if jax else iter(dataset)
+    _compute_targets_in_steps(trained["device"], config.affinity_rates)
+    measured, losses = {place: [] for place in read}, {place: [] for place in read}
+    for _ in range(steps):
+        for place in read:
+            start = time.perf_counter()
+            images, targets = next(batches[place])
+            found = trained[place].train_on_batch(images, targets, return_dict=True)
+            measured[place].append(time.perf_counter() - start)
+            losses[place].append(float(found["loss"]))
+    seconds = {place: statistics.median(values[2:]) for place, values in measured.items()}
+    return {
+        "step": name,
+        "seconds": seconds,
+        "losses": losses,
+        "device_over_pipeline": seconds["device"] / seconds["pipeline"],
+    }
+
+
+def _compute_targets_in_steps(model, rates):
+    """Lets the training step of a model compute the affinity targets from the labels."""
+    inner = model.train_step
+
+    def train_step(*given):
+        *state, data = given
+        images, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+        targets = {**targets, "affinity": affinity_targets(targets["semantic"], rates)}
+        return inner(*state, (images, targets))
+
+    model.train_step = train_step
+
+
 def _pipeline():
     """Images per second from images of `shapes`, enlarged to the paper's crops."""
     config = Config.for_dataset(
@@ -246,8 +302,8 @@ def measure() -> dict:
                 f"propagation is {100 * each['share_of_propagation']:.1f} % of both",
                 flush=True,
             )
+    steps = ["mobilenet_v2_0.35:65:2"] if tiny else _STEPS.value
     if "training" in parts:
-        steps = ["mobilenet_v2_0.35:65:2"] if tiny else _STEPS.value
         result["training"] = []
         for step in steps:
             for precision in _PRECISIONS.value[: 1 if tiny else None]:
@@ -256,6 +312,14 @@ def measure() -> dict:
                     each = _training(step, precision, deterministic)
                     result["training"].append(each)
                     _print_training(each)
+    if "targets" in parts:
+        result["targets"] = [_targets(step) for step in steps]
+        for each in result["targets"]:
+            print(
+                f"{each['step']}: targets of the pipeline {each['seconds']['pipeline']:.3f} s, "
+                f"on the device {each['seconds']['device']:.3f} s",
+                flush=True,
+            )
     if "pipeline" in parts:
         result["pipeline"] = _pipeline()
         print(f"input pipeline: {result['pipeline']['images_per_second']:.1f} images/s")

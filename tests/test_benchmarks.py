@@ -45,6 +45,13 @@ def test_ratios_and_environment_are_recorded(measured):
         assert each["with_over_without"] == pytest.approx(ratio)
 
 
+def test_targets_of_the_device_are_those_of_the_pipeline(measured):
+    (targets,) = measured["targets"]
+    losses = targets["losses"]
+    np.testing.assert_allclose(losses["device"], losses["pipeline"], rtol=1e-3)
+    assert len(losses["device"]) == 4 and min(targets["seconds"].values()) > 0
+
+
 @needs_jax
 def test_memory_of_a_step(tmp_path):
     output = tmp_path / "result.json"

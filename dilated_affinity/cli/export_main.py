@@ -24,7 +24,8 @@ from absl import flags, logging
 
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.files.images import read_bytes, read_image
-from dilated_affinity.datasets.files.pairs import images_by_id, raise_first
+from dilated_affinity.datasets.files.listing import find_images
+from dilated_affinity.datasets.files.pairs import raise_first
 from dilated_affinity.datasets.notes import log_once
 from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.datasets.shapes.drawing import draw_example
@@ -156,10 +157,10 @@ def _image_to_check_with(config, model_dir):
 
 def _calibration_images(config):
     if _CALIBRATION_DIR.value:
-        found = images_by_id(_CALIBRATION_DIR.value)
+        found = find_images(_CALIBRATION_DIR.value)
         raise_first(found.problems)
         log_once(found.notes.lines())
-        return [_read_image(path) for path in found.files.values()]
+        return [_read_image(path) for path in found.images]
     try:
         source = load_source(config.dataset, config.train_split, config.data_dir)
     except MissingDataError as error:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from helpers.tiny import NUM_CLASSES
 from helpers.tiny_run import command, write_run
+from PIL import Image
 
 from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.datasets.registry import load_source
@@ -114,3 +115,32 @@ def test_calibrated_with_the_training_split_or_a_folder(run, tmp_path):
         result = command("export_main", *arguments, calibration)
         assert result.returncode == 0, result.stderr
         assert "litert written, 0.1 MB; on val_0" in result.stdout
+
+
+@pytest.mark.slow
+def test_files_for_calibration_are_noted_or_refused(run, tmp_path):
+    _, model_dir = run
+    output, images = tmp_path / "model.tflite", tmp_path / "images"
+    images.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 3
+    # Two images may have one name here: there are no masks to go with them.
+    Image.fromarray(pixels).save(images / "a.png")
+    Image.fromarray(pixels).save(images / "a.jpg", exif=exif)
+    (images / "._a.jpg").write_bytes(b"")
+    (images / "notes.txt").write_text("")
+    arguments = (f"--model_dir={model_dir}", "--format=litert", "--quantization=int8")
+    arguments = (*arguments, "--propagation_iterations=0", f"--output={output}")
+    result = command("export_main", *arguments, f"--calibration_dir={images}")
+    assert result.returncode == 0, result.stderr
+    assert "a.jpg: one of the images turned" in result.stderr
+    assert "files that macOS writes beside others (._*), ignored: 1" in result.stderr
+    assert "ignored (1 .txt): 1" in result.stderr
+    before = output.read_bytes()
+    (images / "b.png").write_bytes(b"")
+    for folder, words in ((images, "b.png"), (tmp_path / "none", "Received: no such folder")):
+        result = command("export_main", *arguments, "--overwrite", f"--calibration_dir={folder}")
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert words in result.stderr.splitlines()[-1]
+        assert output.read_bytes() == before

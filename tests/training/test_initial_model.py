@@ -7,6 +7,7 @@ from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.export.export import export_model
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -126,6 +127,13 @@ def test_other_networks_are_refused(tmp_path):
     with pytest.raises(DataError, match="best.keras: initial_model: the weights of another netw"):
         load_initial_weights(model, find_initial_model(str(tmp_path / "run")), CAMVID)
     assert same(model.get_weights(), before)
+
+
+def test_an_export_is_refused(tmp_path):
+    network = build_model(tiny_config("nowhere"), NUM_CLASSES)
+    export_model(network, tmp_path / "export.keras", np.zeros((33, 33, 3), "uint8"), "keras")
+    with pytest.raises(DataError, match="export.keras: initial_model: .* no export of export_main"):
+        loaded(tmp_path / "export.keras")
 
 
 @pytest.mark.parametrize(

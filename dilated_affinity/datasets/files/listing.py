@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES
 from dilated_affinity.datasets.notes import Notes, abbreviate
+from dilated_affinity.errors import DataError
 
 MACOS_FILES = "files that macOS writes beside others (._*), ignored"
 HIDDEN_FILES = "hidden files, ignored"
@@ -87,6 +88,24 @@ def list_images(folder: str | os.PathLike) -> Listing:
     note_files_of_other_kinds(others, found.notes)
     found.images.sort()
     return found
+
+
+def find_images(folder: str | os.PathLike) -> Listing:
+    """Does the same as `list_images` for a folder that must contain images.
+
+    Raises:
+        DataError: If the folder is missing or contains no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of images. Received: no such folder")
+    listing = list_images(folder)
+    if not listing.images:
+        passed = "".join(f"; {line}" for line in listing.notes.lines())
+        raise DataError(
+            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}). Received: none{passed}"
+        )
+    return listing
 
 
 def note_files_of_other_kinds(paths: Sequence[Path], notes: Notes) -> None:

@@ -10,13 +10,12 @@ import numpy as np
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
 from dilated_affinity.datasets.files.images import (
-    IMAGE_SUFFIXES,
     decode_label,
     read_bytes,
     read_image,
     stored_orientation,
 )
-from dilated_affinity.datasets.files.listing import list_images
+from dilated_affinity.datasets.files.listing import find_images
 from dilated_affinity.datasets.notes import Notes, log_once
 from dilated_affinity.errors import DataError
 
@@ -336,7 +335,7 @@ class Files(NamedTuple):
 
 
 def images_by_id(folder: str | os.PathLike) -> Files:
-    """Finds the image files below a folder; see `list_images`.
+    """Finds the image files below a folder by their names; see `list_images`.
 
     Args:
         folder: A folder, with or without sub-folders.
@@ -344,10 +343,7 @@ def images_by_id(folder: str | os.PathLike) -> Files:
     Raises:
         DataError: If the folder is missing or contains no image.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of images. Received: no such folder")
-    listing = list_images(folder)
+    folder, listing = Path(folder), find_images(folder)
     files: dict[str, Path] = {}
     problems = listing.problems
     for path in listing.images:
@@ -359,11 +355,6 @@ def images_by_id(folder: str | os.PathLike) -> Files:
             )
         else:
             files[key] = path
-    if not files:
-        passed = "".join(f"; {line}" for line in listing.notes.lines())
-        raise DataError(
-            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}). Received: none{passed}"
-        )
     return Files(files, problems, listing.notes)
 
 
