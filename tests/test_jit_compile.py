@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from helpers import compiled_fit, reference
 
-from dilated_affinity import BoundaryIoU, MeanIoU
+from dilated_affinity import AffinityAccuracy, BoundaryIoU, MeanIoU
 
 CLASSES = 4
 
@@ -41,6 +41,22 @@ def test_metrics_of_unknown_size(jit_compile):
     assert update.experimental_get_tracing_count() == 2, "no size was unknown"
     np.testing.assert_array_equal(metrics[0].confusion, expected[0].confusion)
     np.testing.assert_array_equal(metrics[1].regions, expected[1].regions)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_affinity_accuracy_of_unknown_size_on_a_grid(jit_compile):
+    metric, expected = (AffinityAccuracy(((1, 1),), logits_stride=4) for _ in range(2))
+    signature = [tf.TensorSpec((None, None, None, 8), dtype) for dtype in ("uint8", "float32")]
+    update = tf.function(metric.update_state, signature, jit_compile=jit_compile)
+    for size in ((18, 25), (1, 2), (9, 17)):
+        labels = reference.random_labels(1, (1, *size), CLASSES)
+        targets = tf.constant(reference.batch_targets(labels, ((1, 1),)))
+        sides = [-(-side // 4) for side in size]
+        logits = np.random.default_rng(2).normal(size=(1, *sides, 8)).astype(np.float32)
+        update(targets, tf.constant(logits))
+        expected.update_state(targets, logits)
+    np.testing.assert_array_equal(metric.pairs, expected.pairs)
+    assert np.sum(metric.pairs) > 100
 
 
 @pytest.mark.parametrize("metric", [MeanIoU(CLASSES), BoundaryIoU(CLASSES)])

@@ -230,8 +230,8 @@ def _resized_focal_sums(logits, targets, table, gamma, stride, padding):
         For each image the sum over pixels and channels (B,), its gradient with respect to the
         logits (B, h, w, 8|R|), and the number of non-void pixels (B,).
     """
-    height, width = targets.shape[1:3]
-    small_height, small_width = logits.shape[1:3]
+    height, width = ops.shape(targets)[1:3]
+    small_height, small_width = ops.shape(logits)[1:3]
     rows = interpolation_matrix(small_height, height, stride, 1, padding, "float32")
     columns = interpolation_matrix(small_width, width, stride, 1, padding, "float32")
     # A loop over images would gather all of them on each of several JAX devices.
@@ -277,18 +277,21 @@ def _sums_by_rows(rows, columns, logits, targets, table, gamma):
 def _wide(columns, logits):
     """Logits (..., h, w, 8|R|) at full width, (..., h, W * 8|R|)."""
     wide = ops.matmul(columns, logits)
-    return ops.reshape(wide, (*wide.shape[:-2], wide.shape[-2] * wide.shape[-1]))
+    *before, width, channels = ops.shape(wide)
+    return ops.reshape(wide, (*before, width * channels))
 
 
 def _narrow(columns, slope):
     """The gradient with respect to logits from that with respect to `_wide` of them."""
-    slope = ops.reshape(slope, (*slope.shape[:-1], columns.shape[0], -1))
+    *before, together = ops.shape(slope)
+    width = ops.shape(columns)[0]
+    slope = ops.reshape(slope, (*before, width, together // width))
     return ops.matmul(ops.transpose(columns), slope)
 
 
 def _sums_of_rows(rows, wide, targets, table, gamma):
     """Eq. 4 for some rows of pixels of one image, from its logits at full width."""
-    height, width, channels = targets.shape
+    height, width, channels = ops.shape(targets)
     full = ops.reshape(ops.matmul(rows, wide), (height, width, channels))
     weights, pixels = _weights_and_pixels(targets, table)
     cross_entropy, p_target, p_other, sign = _focal_terms(full, targets)

@@ -258,12 +258,13 @@ class AffinityAccuracy(_Counts):
                 f"Received: shapes {tuple(targets.shape)} and {tuple(logits.shape)}"
             )
         if self.logits_stride > 1:
-            height, width = targets.shape[1:3]
+            height, width = ops.shape(targets)[1:3]
             top = grid_offset(height, self.logits_stride, self.padding)
             left = grid_offset(width, self.logits_stride, self.padding)
             # The last feature may belong to a pixel beyond the border, which has no target.
             targets = targets[:, top :: self.logits_stride, left :: self.logits_stride]
-            logits = logits[:, : targets.shape[1], : targets.shape[2]]
+            height, width = ops.shape(targets)[1:3]
+            logits = logits[:, :height, :width]
         self.add_to(self.pairs, pair_counts(targets, logits))
 
     def result(self):

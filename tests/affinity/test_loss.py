@@ -288,14 +288,29 @@ def test_from_config_reads_get_config():
     assert AffinityLoss.from_config(loss.get_config()).get_config() == loss.get_config()
 
 
-def test_loss_of_unknown_size_inside_a_function():
-    statistics = statistics_of(((1, 1),))
-    targets, logits = batch(reference.random_labels(5, (2, 6, 7)), ((1, 1),))
-    signature = [tf.TensorSpec((None, None, None, 8), dtype) for dtype in ("uint8", "float32")]
-    traced = tf.function(AffinityLoss(statistics), input_signature=signature)
-    np.testing.assert_allclose(
-        traced(targets, logits), AffinityLoss(statistics)(targets, logits), rtol=1e-6
-    )
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_loss_of_unknown_size_inside_a_function(stride, jit_compile):
+    rates = ((1, 1), (2, 3))
+    loss = AffinityLoss(statistics_of(rates), logits_stride=stride)
+
+    def value_and_gradient(targets, logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(targets, logits)
+        return value, tape.gradient(value, logits)
+
+    signature = [tf.TensorSpec((None, None, None, 16), dtype) for dtype in ("uint8", "float32")]
+    traced = tf.function(value_and_gradient, signature, jit_compile=jit_compile)
+    for size in ((6, 7), (1, 1), (17, 10)):
+        targets = tf.constant(
+            reference.batch_targets(reference.random_labels(5, (2, *size)), rates)
+        )
+        sides = [-(-side // stride) for side in size]
+        logits = np.random.default_rng(0).normal(size=(2, *sides, 16)).astype(np.float32)
+        given = targets, tf.constant(logits)
+        for found, expected in zip(traced(*given), value_and_gradient(*given), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
 def resized_by_the_model(logits, stride, padding, size):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import tiny  # noqa: F401 - the backbone "tiny"
+from helpers.tiny import NUM_CLASSES, tiny_config, write_camvid
 
 import dilated_affinity as da
 from dilated_affinity.errors import ConfigError
@@ -48,6 +48,30 @@ def test_fit_equals_fit_of_the_given_model(jit_compile):
         np.testing.assert_allclose(first, second, atol=1e-5)
         moved += np.abs(first - start).max() > 1e-4
     assert moved > 10
+
+
+def test_validation_on_images_of_unknown_size(tmp_path):
+    config = tiny_config(write_camvid(tmp_path / "camvid"), train_steps=1, rates="2,4")
+    train = da.training_dataset(config)
+    labels = next(iter(train))[1]["semantic"].numpy()
+    statistics = da.AffinityStatistics.from_labels(labels, RATES)
+    model, grid = da.training_model(
+        da.DeepLabV3Plus(NUM_CLASSES, RATES, "tiny", weights=None, filters=8)
+    )
+    model.compile(
+        "sgd",
+        loss={"semantic": da.SemanticLoss(), "affinity": da.AffinityLoss(statistics, **grid)},
+        metrics={"affinity": [da.AffinityAccuracy(RATES, **grid)]},
+        jit_compile=False,
+    )
+    validation = da.evaluation_dataset(config)
+    history = model.fit(train, validation_data=validation, verbose=0).history
+    images, targets = next(iter(validation.take(1)))
+    assert validation.element_spec[0].shape[1] is None
+    expected = da.AffinityLoss(statistics, **grid)(targets["affinity"], model(images)["affinity"])
+    one = model.evaluate(validation.take(1), return_dict=True, verbose=0)
+    assert one["affinity_loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert 0 < history["val_affinity_accuracy"][0] < 1
 
 
 def test_training_model_without_affinity():
