@@ -54,3 +54,9 @@ def test_no_requirement_is_listed_twice(metadata):
         assert len(names(requirements)) == len(requirements)
     assert names(metadata.install_requires).isdisjoint(names(extras["test"]))
     assert names(extras["experiments"]) <= names(extras["test"])
+
+
+def test_the_extra_gpu_adds_cuda_to_the_required_tensorflow(metadata):
+    (required,) = [each for each in metadata.install_requires if names([each]) == {"tensorflow"}]
+    (extra,) = metadata.extras_require["gpu"]
+    assert extra.replace("[and-cuda]", "", 1) == required and "[and-cuda]" in extra

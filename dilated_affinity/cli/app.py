@@ -126,6 +126,7 @@ def _refuse(error):
 def _status(main):
     try:
         find_devices()
+        _warn_of_unused_gpu()
         main()
     except KeyboardInterrupt:
         complain("interrupted")
@@ -136,6 +137,14 @@ def _status(main):
         complain(_explained(error))
         return USAGE_ERROR if isinstance(error, ConfigError) else RUN_ERROR
     return 0
+
+
+def _warn_of_unused_gpu():
+    """Before everything else that a command says, if it computes."""
+    if "keras" in sys.modules:
+        from dilated_affinity.runtime.unused_gpu import warn_of_unused_gpu
+
+        warn_of_unused_gpu()
 
 
 def _explained(error):

@@ -1,8 +1,5 @@
 """Descriptions of a run for people: the first line that a command logs, and its parts."""
 
-import os
-from collections.abc import Mapping
-
 import keras
 from absl import logging
 
@@ -11,9 +8,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.inference.refiners import METHODS
 from dilated_affinity.inference.views import Views
 from dilated_affinity.runtime.distribution import gpu_names
-from dilated_affinity.runtime.nvidia import NVIDIA_FILES, nvidia_gpu_wanted
-
-_FOR_GPUS = {"tensorflow": "pip install -e '.[gpu]'", "jax": "pip install 'jax[cuda13]'"}
+from dilated_affinity.runtime.unused_gpu import warn_of_unused_gpu
 
 
 def log_run_summary(
@@ -27,6 +22,8 @@ def log_run_summary(
 ):
     """Logs data, sizes, model, work, devices, precision and output in one line.
 
+    A warning comes before it where a GPU is there that the backend does not see.
+
     Args:
         config: The settings in force.
         model: The model that is trained or used.
@@ -36,6 +33,7 @@ def log_run_summary(
         output: The file or folder to write.
         devices: Number of devices that share the work. Defaults to 1.
     """
+    warn_of_unused_gpu()
     rates, precision = config.affinity_rates, config.mixed_precision
     logging.info(
         "%s: %s, %d classes, rates %s; %s with %s parameters; %s; on %s, %s; writing to %s",
@@ -123,29 +121,6 @@ def describe_affinity(self_weight, mu, threshold=0.0, symmetric=False) -> str:
     return ", ".join(words)
 
 
-def unused_gpu(nvidia_files, environment: Mapping[str, str]) -> str | None:
-    """Warns of an NVIDIA GPU that the backend does not see.
-
-    Args:
-        nvidia_files: Paths of which one exists on a machine with such a GPU.
-        environment: Environment variables, some of which hide GPUs from the backend on purpose.
-
-    Returns:
-        A warning that names the package to install; None if GPUs are visible, hidden on purpose, or
-        absent.
-    """
-    backend = keras.backend.backend()
-    platforms = environment.get("JAX_PLATFORMS", "")
-    if backend == "jax" and platforms and "cuda" not in platforms and "gpu" not in platforms:
-        return None
-    if backend not in _FOR_GPUS or not nvidia_gpu_wanted(environment, nvidia_files) or gpu_names():
-        return None
-    name = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend]
-    return f"WARNING: {name} does not see the NVIDIA GPU of this machine; {_FOR_GPUS[backend]}"
-
-
 def _devices_in_words(count):
     kind = next(iter(gpu_names()), "CPU")
-    if warning := unused_gpu(NVIDIA_FILES, os.environ):
-        kind = f"{kind} ({warning})"
     return kind if count == 1 else f"{count} devices ({kind})"

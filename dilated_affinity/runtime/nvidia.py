@@ -3,8 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-NVIDIA_FILES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia"))
-"""Files of which Linux has one where there is an NVIDIA device, whatever is installed to use it."""
+NVIDIA_FILES = (
+    Path("/dev/nvidia0"),
+    Path("/proc/driver/nvidia"),
+    Path("/usr/lib/wsl/lib/libcuda.so.1"),
+)
+"""Files of which Linux has one where there is an NVIDIA device, whatever is installed to use it.
+
+The last one is that of Linux under Windows (WSL 2).
+"""
 
 
 def nvidia_gpu_wanted(environment: Mapping[str, str], files=NVIDIA_FILES) -> bool:
