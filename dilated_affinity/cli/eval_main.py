@@ -100,18 +100,17 @@ def _evaluate():
     # Now, and not when all is measured: training may find a better model meanwhile.
     step = chosen_checkpoint(model_dir, _CHECKPOINT.value)[1].step
     source = load_source(config.dataset, config.val_split, config.data_dir)
-    biased = selection_bias(model_dir, _CHECKPOINT.value, config, source)
-    if biased:
-        logging.warning("%s: %s (--checkpoint=last)", model_dir, biased)
     if _SAVE.value and not _SEARCH.value:
         raise ConfigError("--save is of a search; add --search.")
+    cautions = selection_bias(model_dir, _CHECKPOINT.value, config, source, _CALIBRATED.value)
     if _SEARCH.value:
-        _search(config, model, step, source)
+        _search(config, model, step, source, cautions)
         return
     refinement = Refinement.from_config(config)
     iterations = _iterations(config, refinement)
     output = Path(_OUTPUT.value or model_dir / f"evaluation_{_name(refinement)}.json")
     _log_summary(config, model, source, refinement_in_words(config, iterations), output)
+    _warn(model_dir, cautions)
     result = evaluation.evaluate(
         model, source, iterations, _AFFINITY_SOURCE.value, refinement, config.views
     )
@@ -131,7 +130,7 @@ def _name(refinement):
     return "given" if given else _AFFINITY_SOURCE.value
 
 
-def _search(config, model, step, source):
+def _search(config, model, step, source, cautions):
     if _AFFINITY_SOURCE.value != "predicted":
         raise ConfigError(
             "--search propagates with the predicted affinity. "
@@ -152,6 +151,7 @@ def _search(config, model, step, source):
     count = math.prod(map(len, grid))
     work = f"search of {count} settings at {len(iterations)} numbers of iterations"
     _log_summary(config, model, source, work, output)
+    _warn(_MODEL_DIR.value, cautions)
     result = search.search_refinement(
         model,
         source,
@@ -164,7 +164,12 @@ def _search(config, model, step, source):
     figure = refinement_search_figure(result)
     write_atomically(plot, lambda path: figure.savefig(path, dpi=120))
     if _SAVE.value:
-        save_searched(Path(_MODEL_DIR.value), result.best, config.val_split, step)
+        print(save_searched(Path(_MODEL_DIR.value), result.best, config.val_split, step))
+
+
+def _warn(model_dir, cautions):
+    for caution in cautions:
+        logging.warning("%s: %s", model_dir, caution)
 
 
 def _log_summary(config, model, source, work, output):
@@ -233,6 +238,9 @@ def _iterations(config, refinement):
         return tuple(sorted({0, refinement.iterations}))
     if config.affinity_rates is None and not given:
         return (0,)
+    if not given:
+        # Those that the settings stop at as well, such as a saved search found.
+        return tuple(sorted({*evaluation.ITERATIONS, refinement.iterations}))
     try:
         return tuple(int(count) for count in _ITERATIONS.value)
     except ValueError:

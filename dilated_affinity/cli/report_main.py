@@ -53,9 +53,6 @@ def _report():
         )
     files = RunFiles.read(model_dir, _CHECKPOINT.value)
     source = load_source(config.dataset, config.val_split, config.data_dir)
-    biased = selection_bias(model_dir, _CHECKPOINT.value, config, source)
-    if biased:
-        logging.warning("%s: %s (--checkpoint=last)", model_dir, biased)
     predictor = Predictor(model, None, Refinement.from_config(config), config.views)
     log_run_summary(
         config,
@@ -65,8 +62,11 @@ def _report():
         f"{_CHECKPOINT.value} checkpoint; {views_in_words(config)}; {refinement_in_words(config)}",
         output,
     )
+    cautions = selection_bias(model_dir, _CHECKPOINT.value, config, source, _CALIBRATED.value)
+    for caution in cautions:
+        logging.warning("%s: %s", model_dir, caution)
     measurement = measure(predictor, source, _LIMIT.value)
-    page = report_page(config, files, measurement, predictor, source, _EXAMPLES.value, biased)
+    page = report_page(config, files, measurement, predictor, source, _EXAMPLES.value, cautions)
     write_atomically(output, page.encode())
     print(f"{output}: report of {len(measurement.scores)} images")
 

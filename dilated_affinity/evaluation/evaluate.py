@@ -94,9 +94,9 @@ class Evaluation:
             "refine": self.refine,
             "affinity_source": self.affinity_source,
             "iterations": list(self.iterations),
-            "mean_iou": list(self.mean_iou),
-            "pixel_accuracy": list(self.pixel_accuracy),
-            "boundary_iou": list(self.boundary_iou),
+            "mean_iou": _json_numbers(self.mean_iou),
+            "pixel_accuracy": _json_numbers(self.pixel_accuracy),
+            "boundary_iou": _json_numbers(self.boundary_iou),
             "class_iou": {
                 name: _json_numbers(ious)
                 for name, ious in zip(self.class_names, self.class_iou.T, strict=True)

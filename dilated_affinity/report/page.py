@@ -1,5 +1,6 @@
 """The report as one self-contained HTML page."""
 
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -32,7 +33,7 @@ def report_page(
     predictor: Predictor,
     source: Source,
     examples: int = 3,
-    caution: str = "",
+    cautions: Sequence[str] = (),
 ) -> str:
     """Renders the report of a run.
 
@@ -43,13 +44,13 @@ def report_page(
         predictor: Predicts the images to show.
         source: The examples that were measured.
         examples: Number of the best and of the worst images to show. Defaults to 3.
-        caution: A remark about the numbers, such as that of `selection_bias`. Defaults to none.
+        cautions: Remarks about the numbers, such as those of `selection_bias`. Defaults to none.
 
     Returns:
         HTML that loads no other file: styles, script and pictures are included.
     """
     sections = [
-        _summary(config, files, measurement, caution),
+        _summary(config, files, measurement, cautions),
         _curves(files),
         _classes(config, measurement, source.classes),
         _confusion(measurement, source.classes),
@@ -85,7 +86,7 @@ def _figure(figure, alt):
     return f'<img src="{pictures.figure_source(figure)}" alt="{escape(alt)}">'
 
 
-def _summary(config, files, measurement, caution):
+def _summary(config, files, measurement, cautions):
     before, after = measurement.mean_iou
     refines = config.propagates
     name = "mIoU before refinement" if refines else "mIoU"
@@ -102,8 +103,9 @@ def _summary(config, files, measurement, caution):
         f'<div class="tile"><b>{value}</b><span>{escape(name)}</span></div>'
         for name, value in tiles
     )
-    note = f'<p class="note">{escape(caution[0].upper() + caution[1:])}.</p>' if caution else ""
-    return f'<div class="tiles">{"".join(cells)}</div>{note}'
+    sentences = (escape(caution[0].upper() + caution[1:]) for caution in cautions)
+    notes = "".join(f'<p class="note">{sentence}.</p>' for sentence in sentences)
+    return f'<div class="tiles">{"".join(cells)}</div>{notes}'
 
 
 def _curves(files):

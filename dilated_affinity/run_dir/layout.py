@@ -33,6 +33,9 @@ LOG_FILE = "log.csv"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 BEST = Path(CHECKPOINTS, "best.keras")
+_OF_THE_START = ("initial_model", "backbone_weights", "statistics")
+"""Settings that are read when a run begins, and then never again."""
+
 WHICH = ("best", "last")
 """Names of checkpoints: that of the best validation, and the newest."""
 
@@ -70,14 +73,37 @@ def _lock(model_dir, config, stack):
 def refuse_other_settings(model_dir: Path, config: Config):
     """Raises `RunError` if `config` changes settings of a run in `model_dir` that has trained."""
     changes = _changes(model_dir, config)
-    trained = (model_dir / LOG_FILE).exists() or (model_dir / CHECKPOINTS).exists()
-    if changes and trained:
+    if changes and has_trained(model_dir):
         raise RunError(
             f"{model_dir}: holds a run of another configuration: {changes}. Give the same settings "
             "to continue it (the learning rate of every step depends on train_steps, so that more "
             "of them make another run); or another model_dir, with "
             f"--initial_model={model_dir} to start from this run's weights; or remove the folder."
         )
+
+
+def has_trained(model_dir: Path) -> bool:
+    """Returns whether a run has written anything that depends on its training."""
+    return (model_dir / LOG_FILE).exists() or (model_dir / CHECKPOINTS).exists()
+
+
+def as_begun(model_dir: Path, config: Config) -> Config:
+    """Returns settings in which those of a run's start are as the run in `model_dir` began.
+
+    They name files that are read where there is no checkpoint yet. The log names those that are
+    passed over.
+    """
+    if not Checkpoints(model_dir / CHECKPOINTS).paths():
+        return config
+    begun = Config.load(model_dir / CONFIG_FILE)
+    for name in _OF_THE_START:
+        now, then = getattr(config, name), getattr(begun, name)
+        if now != then:
+            logging.warning(
+                "%s: continues from its last checkpoint; %s=%s is not read (the run began with %s)",
+                *(model_dir, name, now or "none", then or "none"),
+            )
+    return config.replace(**{name: getattr(begun, name) for name in _OF_THE_START})
 
 
 def _changes(model_dir, config):
@@ -280,29 +306,63 @@ def read_log(model_dir: str | os.PathLike) -> list[dict[str, str]]:
         raise DataError(f"{path}: not the log of a run: {error}") from None
 
 
-def selection_bias(model_dir: str | os.PathLike, which: str, config: Config, source: Source) -> str:
-    """Returns a warning if the evaluated images have also chosen the checkpoint; else "".
+def selection_bias(
+    model_dir: str | os.PathLike,
+    which: str,
+    config: Config,
+    source: Source,
+    calibrated: bool = True,
+) -> list[str]:
+    """Returns a line for each choice that the evaluated images have also made.
 
     Args:
         model_dir: The run's folder.
         which: The evaluated checkpoint, as for `chosen_checkpoint`.
         config: The settings in force; `val_split` is the evaluated split.
         source: Its examples.
+        calibrated: Whether the refinement is that which calibration or a search saved in the run.
     """
+    model_dir, found = Path(model_dir), []
     validations = len(read_log(model_dir))
-    if which != "best" or validations < 2:
-        return ""
-    split = Config.load(Path(model_dir) / CONFIG_FILE).val_split
-    if split != config.val_split:
-        if not _names(split) & _names(config.val_split):
-            return ""
-        chosen_on = load_source(config.dataset, split, config.data_dir).ids
-        if not set(chosen_on) & set(source.ids):
-            return ""
+    run = Config.load(model_dir / CONFIG_FILE)
+    # Only now, since reading a split may take long.
+    if validations > 1 and _overlap(run.val_split, config, source):
+        on = f"{run.val_split}, which is measured here as well"
+        stopped = validations * run.validation_interval < run.train_steps
+        early = 0 < run.early_stop_patience < validations and stopped
+        # The best of all may be the last, which nothing would then have chosen.
+        if which == "best" and not _is_last(model_dir):
+            remedy = "" if early else "; --checkpoint=last is free of this choice"
+            found.append(f"the checkpoint is the best of {validations} by mIoU on {on}{remedy}")
+        elif early:
+            found.append(f"training was stopped early by mIoU on {on}")
+    calibration = load_calibration(model_dir) if calibrated else None
+    fitted = calibration["settings"].items() if calibration else ()
+    if fitted and all(getattr(config, name) == value for name, value in fitted):
+        split = calibration.get("split", run.train_split)
+        if _overlap(split, config, source):
+            by = calibration.get("by", "calibration")
+            found.append(
+                f"the refinement was chosen by {by} on {split}, which is measured here as well; "
+                "--nocalibrated is free of this choice"
+            )
+    return found
+
+
+def _is_last(model_dir):
+    checkpoints = Checkpoints(model_dir / CHECKPOINTS).paths()
     return (
-        f"the checkpoint is the best of {validations} by mIoU on {split}, which is measured here "
-        "as well; the last checkpoint is free of this choice"
+        bool(checkpoints) and read_state(checkpoints[-1]).step == read_state(model_dir / BEST).step
     )
+
+
+def _overlap(split, config, source):
+    """Whether a split shares examples with the evaluated one."""
+    if split == config.val_split:
+        return True
+    if not _names(split) & _names(config.val_split):
+        return False
+    return bool(set(load_source(config.dataset, split, config.data_dir).ids) & set(source.ids))
 
 
 def _names(split):

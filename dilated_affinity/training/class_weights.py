@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from dilated_affinity.config import Config
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers
 from dilated_affinity.errors import ConfigError, DataError, first_line
-from dilated_affinity.run_dir.layout import CLASS_WEIGHTS_FILE
+from dilated_affinity.run_dir.layout import CLASS_WEIGHTS_FILE, has_trained
 from dilated_affinity.runtime.distribution import broadcast
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
@@ -76,24 +77,56 @@ def read_class_weights(path: str | os.PathLike, classes: ClassTable) -> list[flo
             numbers of at least 0, one of them above 0.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_by_name)
     except OSError as error:
         raise DataError(f"{path}: cannot read class weights: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: class weights must be JSON: {first_line(error)}") from None
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from None
     if isinstance(content, dict):
-        if set(content) != set(classes.names):
-            missing = sorted(set(classes.names) - set(content))
-            others = sorted(set(content) - set(classes.names))
+        names = [_composed(name) for name in classes.names]
+        if content.keys() != set(names):
+            missing = sorted(set(names) - content.keys())
+            others = sorted(content.keys() - set(names))
             raise DataError(
                 f"{path}: class weights must name each class once. "
                 f"Received: no weight for {missing}, and weights for unknown classes {others}"
             )
-        content = [content[name] for name in classes.names]
+        content = [content[name] for name in names]
     try:
         return list(check_class_weights(content, classes.num_classes))
     except ConfigError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _by_name(pairs):
+    content = {_composed(name): value for name, value in pairs}
+    if len(content) < len(pairs):
+        raise ConfigError(
+            "class weights must name each class once. "
+            f"Received: {', '.join(name for name, _ in pairs)}"
+        )
+    return content
+
+
+def _composed(name):
+    """The name with accents as part of their letters, which macOS separates."""
+    return unicodedata.normalize("NFC", name)
+
+
+def check_classes_occur(config: Config, source: Source):
+    """Raises `DataError` if a file of weights has only classes above 0 that no label contains."""
+    if config.class_weights in ("none", "balanced"):
+        return
+    weights = read_class_weights(config.class_weights, source.classes)
+    counted = np.flatnonzero(weights)
+    if not any(np.isin(read(), counted).any() for read in label_readers(source)):
+        names = ", ".join(source.classes.names[index] for index in counted)
+        raise DataError(
+            f"{config.class_weights}: a class with a weight above 0 must occur in "
+            f"{config.train_split}, or the loss is always 0. Received: weights for {names} alone"
+        )
 
 
 def run_class_weights(config: Config, source: Source, model_dir: Path) -> list[float] | None:
@@ -111,14 +144,24 @@ def run_class_weights(config: Config, source: Source, model_dir: Path) -> list[f
 
 
 def _class_weights(config, source, path):
-    classes = source.classes
-    if path.is_file():
-        weights = read_class_weights(path, classes)
+    classes, given = source.classes, None
+    if config.class_weights != "balanced" and Path(config.class_weights).is_file():
+        given = read_class_weights(config.class_weights, classes)
+    saved = read_class_weights(path, classes) if path.is_file() else None
+    if saved is not None and has_trained(path.parent):
+        if given not in (None, saved):
+            logging.warning(
+                "%s: its weights have changed since training began, and are not read; those of %s "
+                "are used",
+                config.class_weights,
+                path,
+            )
+        weights = saved
     elif config.class_weights == "balanced":
-        weights = balanced_weights(count_class_pixels(source)).tolist()
+        weights = saved or balanced_weights(count_class_pixels(source)).tolist()
     else:
-        weights = read_class_weights(config.class_weights, classes)
-    if not path.is_file():
+        weights = given or saved or read_class_weights(config.class_weights, classes)
+    if weights != saved:
         content = dict(zip(classes.names, weights, strict=True))
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     logging.info("%s", class_weights_in_words(weights, classes))

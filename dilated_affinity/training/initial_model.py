@@ -154,7 +154,9 @@ def _foreign_heads(model, initial, classes):
         reason = f"its {len(initial.classes)} classes are others than the {len(classes.names)} here"
         found = dict.fromkeys((name for name in present if name in of_classes), reason)
     rates = affinity_rates(model)
-    if rates is not None and initial.rates not in (..., rates):
+    if rates is None and initial.rates not in (..., None):
+        found[_RATES] = f"its rates are {format_rates(initial.rates)}, this run has no affinity"
+    elif rates is not None and initial.rates not in (..., rates):
         theirs = "none" if initial.rates is None else format_rates(initial.rates)
         found[_RATES] = f"its rates are {theirs}, here {format_rates(rates)}"
     return found

@@ -1,6 +1,9 @@
 """The semantic loss."""
 
-import math
+import contextlib
+import sys
+from collections.abc import Mapping, Set
+from numbers import Real
 
 import keras
 import numpy as np
@@ -27,8 +30,8 @@ class SemanticLoss(keras.losses.Loss):
 
     Args:
         ignore_label: The void label. Defaults to 255.
-        class_weights: A number of at least 0 for each class, one of them above 0; None for the
-            plain mean. Defaults to None.
+        class_weights: A number of at least 0 for each class in order, one of them above 0; None
+            for the plain mean. Defaults to None.
         reduction: See `keras.losses.Loss`.
         name: Name of the loss.
 
@@ -74,7 +77,9 @@ class SemanticLoss(keras.losses.Loss):
                     f"y_pred must have {len(self.class_weights)} classes, as class_weights. "
                     f"Received: shape {tuple(y_pred.shape)}"
                 )
-            table = np.array(self.class_weights, "float32")
+            # Only ratios matter, and those of any weights are finite in float32.
+            table = np.array(self.class_weights) / max(self.class_weights)
+            table = table.astype("float32")
             counted = counted * ops.take(table, ops.where(not_void, labels, 0))
         return mean_over_counted(losses * counted, ops.sum(counted))
 
@@ -90,24 +95,31 @@ def check_class_weights(class_weights, num_classes: int | None = None) -> tuple[
     """Returns class weights as a tuple of floats.
 
     Args:
-        class_weights: Numbers of at least 0, one of them above 0.
+        class_weights: A sequence of numbers of at least 0, one of them above 0, in the order of the
+            classes; no dict as of Keras' `class_weight`.
         num_classes: Number of classes; None for any.
 
     Raises:
         ConfigError: If they are invalid.
     """
-    try:
-        weights = tuple(float(weight) for weight in class_weights)
-    except (TypeError, ValueError):
-        weights = ()
-    if not any(weights) or not all(math.isfinite(each) and each >= 0 for each in weights):
+    weights = ()
+    if not isinstance(class_weights, str | bytes | Mapping | Set):
+        with contextlib.suppress(TypeError):  # of what has no elements
+            weights = tuple(class_weights)
+    if not all(map(_is_weight, weights)) or not any(weights):
         raise ConfigError(
-            "class_weights must be finite numbers of at least 0, one of them above 0. "
-            f"Received: {str(class_weights)[:200]}"
+            "class_weights must be a sequence of finite numbers of at least 0, one of them above "
+            f"0. Received: {str(class_weights)[:200]}"
         )
+    weights = tuple(map(float, weights))
     if num_classes is not None and len(weights) != num_classes:
         raise ConfigError(
             f"class_weights must be {num_classes} numbers, one for each class. "
             f"Received: {len(weights)} numbers"
         )
     return weights
+
+
+def _is_weight(value):
+    is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    return is_number and 0 <= value <= sys.float_info.max

@@ -23,7 +23,7 @@ def initial_model(
 ) -> keras.Model:
     """Builds the model of a run with its initial weights.
 
-    Those of `config.initial_model` are loaded unless a checkpoint will replace them.
+    Files of weights are read unless a checkpoint will replace them.
 
     Args:
         config: The run's settings.
@@ -37,12 +37,13 @@ def initial_model(
     """
     classes = source.classes
     begun = broadcast(lambda: bool(checkpoints.paths()))
+    without_weights = config.replace(backbone_weights="none")
     if begun or not config.initial_model:
-        return add_objective(build_model(config, classes.num_classes, statistics), config)
+        given = without_weights if begun else config
+        return add_objective(build_model(given, classes.num_classes, statistics), config)
     initial = InitialModel.from_json(
         broadcast(lambda: find_initial_model(config.initial_model).to_json())
     )
-    without_weights = config.replace(backbone_weights="none")
     model = build_model(without_weights, classes.num_classes, statistics)
     model = add_objective(model, config)
     with file_of_first_process(initial.path) as file:

@@ -13,6 +13,8 @@ from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.checkpoints import read_state
 from dilated_affinity.run_dir.layout import (
     BEST,
+    CALIBRATION_FILE,
+    CONFIG_FILE,
     chosen_checkpoint,
     load_calibration,
     save_calibration,
@@ -37,6 +39,8 @@ def calibrate_best(model_dir: Path, config: Config, source: Source):
         RunError: If the folder cannot be written.
     """
     if config.calibration_split is None and not config.train_refinement:
+        if config.affinity_rates is not None and load_calibration(model_dir) is not None:
+            logging.warning("%s stays in force; --nocalibrated ignores it", _file(model_dir))
         return
 
     def calibrate_once():
@@ -50,7 +54,7 @@ def calibrate_best(model_dir: Path, config: Config, source: Source):
             given = given.replace(**layer.settings())
             logging.info("learned in training: %s", settings_as_flags(given))
         if config.calibration_split is None:
-            _save(model_dir, "training", config.train_split, step, given)
+            _save(model_dir, "training", config.train_split, step, given.to_config())
             return
         _, model = load_run(model_dir, calibrated=False)
         logging.info("%s", calibrate_run(model_dir, config, model, step, source, given=given))
@@ -62,14 +66,28 @@ def calibrate_best(model_dir: Path, config: Config, source: Source):
 def is_calibrated(model_dir: Path, *steps: int) -> bool:
     """Returns whether the folder holds settings that were fitted to the model of one of the steps.
 
-    If they are of another model, they are about to be replaced, and the log says so.
+    If they are of another model, or were fitted to a refinement that the run no longer has, they
+    are about to be replaced, and the log says so. Those of a search are kept, as its user chose
+    them.
     """
     found = load_calibration(model_dir)
-    if found is None or found.get("step") in steps:
-        return found is not None
+    if found is None:
+        return False
     by, at = found.get("by", "calibration"), found.get("step")
-    logging.info("the refinement that a %s saved at step %s is replaced", by, at)
-    return False
+    changed = found.get("run") not in (None, _refinement_of_run(model_dir))
+    if at not in steps:
+        logging.info("the refinement that a %s saved at step %s is replaced", by, at)
+        return False
+    if changed and by == "search":
+        logging.warning(
+            "%s, saved by a search, stays in force though the settings of the refinement have "
+            "changed since; --nocalibrated ignores it",
+            _file(model_dir),
+        )
+        return True
+    if changed:
+        logging.info("the settings of the refinement have changed: it is calibrated again")
+    return not changed
 
 
 def calibrate_run(
@@ -105,20 +123,37 @@ def calibrate_run(
     if source is None or split != config.train_split:
         source = load_source(config.dataset, split, config.data_dir)
     found = calibrate(model, source, given or Refinement.from_config(config), images)
-    fitted = {"by": "calibration", "split": split, "step": step}
-    save_calibration(model_dir, {**fitted, **found.to_json()})
+    _save(model_dir, "calibration", split, step, **found.to_json())
     return f"calibrated on {found.images} images of {split}: {found}"
 
 
-def save_searched(model_dir: Path, refinement: Refinement, split: str, step: int):
+def save_searched(model_dir: Path, refinement: Refinement, split: str, step: int) -> str:
     """Saves the settings that a search found best in a run's folder, as calibration does.
+
+    Returns:
+        One line that says where.
 
     Raises:
         RunError: If the folder cannot be written.
     """
-    _save(model_dir, "search", split, step, refinement)
+    settings = {**refinement.to_config(), "refine": refinement.variant}
+    if refinement.variant == "propagation_early_stop":
+        settings["stop_patience"] = refinement.stop.patience
+        settings["stop_tolerance"] = refinement.stop.tolerance
+    _save(model_dir, "search", split, step, settings)
+    return f"saved in {_file(model_dir)}, which every command uses (--nocalibrated ignores it)"
 
 
-def _save(model_dir, by, split, step, refinement):
-    content = {"by": by, "split": split, "step": step, "settings": refinement.to_config()}
-    save_calibration(model_dir, content)
+def _save(model_dir, by, split, step, settings, **more):
+    content = {"by": by, "split": split, "step": step, "run": _refinement_of_run(model_dir)}
+    save_calibration(model_dir, {**content, "settings": settings, **more})
+
+
+def _refinement_of_run(model_dir):
+    """The settings that the run itself has, without those that were fitted."""
+    refinement = Refinement.from_config(Config.load(model_dir / CONFIG_FILE))
+    return {**refinement.to_config(), "refine": refinement.variant}
+
+
+def _file(model_dir):
+    return model_dir / CALIBRATION_FILE

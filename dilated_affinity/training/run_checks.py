@@ -9,11 +9,17 @@ from dilated_affinity.datasets.classes import IGNORE_LABEL, ClassTable
 from dilated_affinity.datasets.registry import Source, label_readers, load_source
 from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
-from dilated_affinity.run_dir.layout import given_statistics, refuse_other_settings
+from dilated_affinity.run_dir.checkpoints import Checkpoints
+from dilated_affinity.run_dir.layout import (
+    CHECKPOINTS,
+    as_begun,
+    given_statistics,
+    refuse_other_settings,
+)
 from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.distribution import check_batch_split, find_replicas
 from dilated_affinity.runtime.progress import progress
-from dilated_affinity.training.class_weights import read_class_weights
+from dilated_affinity.training.class_weights import check_classes_occur, read_class_weights
 from dilated_affinity.training.compile import add_objective
 from dilated_affinity.training.initial_model import find_initial_model, load_initial_weights
 from dilated_affinity.training.objectives.registry import objective_of
@@ -26,7 +32,7 @@ def load_sources(config: Config) -> tuple[Source, Source]:
     Raises:
         ConfigError: If there is no such data set or split, or none to calibrate on.
         DataError: If the data set is missing or incomplete, has only one class, or a split has no
-            examples or only void pixels.
+            examples or only void pixels, or none of a class with a weight above 0.
     """
     sources = []
     for split in (config.train_split, config.val_split):
@@ -46,6 +52,7 @@ def load_sources(config: Config) -> tuple[Source, Source]:
                 f"{config.dataset}: in the labels of the split {split} every pixel is void."
             )
         sources.append(source)
+    check_classes_occur(config, sources[0])
     if config.calibration_split not in (None, config.train_split):
         load_source(config.dataset, config.calibration_split, config.data_dir)
     return tuple(sources)
@@ -80,17 +87,21 @@ def check_run(config: Config, classes: ClassTable, model_dir=None):
             rates.
     """
     check_batch_split(config, find_replicas(config.num_replicas))
+    begun = False
     if model_dir is not None:
         refuse_other_settings(Path(model_dir), config)
+        config = as_begun(Path(model_dir), config)
+        begun = bool(Checkpoints(Path(model_dir, CHECKPOINTS)).paths())
     if config.tensorboard:
         check_tensorboard()
-    if config.affinity_rates is not None and config.statistics:
+    if config.affinity_rates is not None and config.statistics and not begun:
         given_statistics(config, config.statistics)
     if config.class_weights not in ("none", "balanced"):
         read_class_weights(config.class_weights, classes)
-    initial = find_initial_model(config.initial_model) if config.initial_model else None
+    starts_from_model = config.initial_model and not begun
+    initial = find_initial_model(config.initial_model) if starts_from_model else None
     downloaded = config.backbone_weights == "imagenet"
-    keep = "none" if downloaded or initial else config.backbone_weights
+    keep = "none" if downloaded or initial or begun else config.backbone_weights
     model = build_model(config.replace(backbone_weights=keep), classes.num_classes)
     model = add_objective(model, config)
     if initial is not None:

@@ -28,6 +28,7 @@ from dilated_affinity.run_dir.checkpoints import Checkpoints, write_checkpoint
 from dilated_affinity.run_dir.layout import (
     BEST,
     CHECKPOINTS,
+    as_begun,
     lock_run_dir,
     record_environment,
     run_statistics,
@@ -90,7 +91,8 @@ def train(config: Config, model_dir: str | os.PathLike, stop_after: int = 0) -> 
 
     Python's and NumPy's generators, signal handlers and whether TensorFlow's operations are
     deterministic are afterwards as they were before; TensorFlow's global seed is not changed. Under
-    JAX, TensorFlow, which feeds the data, is kept from the GPUs from then on.
+    JAX, TensorFlow, which feeds the data, is kept from the GPUs from then on. Messages go to
+    `absl.logging`, which gives Python's root logger a handler if it has none.
 
     In several processes (see `distribution.join_processes`) each calls this with the same settings.
     They compute every batch together; the first one alone reads and writes `model_dir`.
@@ -134,7 +136,8 @@ class Trainer:
     """
 
     def __init__(self, config: Config, model_dir: Path, replicas, request: StopRequest):
-        self.config = config
+        begun = broadcast(lambda: dataclasses.asdict(as_begun(model_dir, config)))
+        self.config = config = Config(**begun)
         self.model_dir = model_dir
         self.replicas = replicas
         self.request = request
@@ -261,18 +264,19 @@ class Trainer:
         self._save()
 
     def _stopped_early(self):
-        return 0 < self.config.early_stop_patience <= self.state.validations_since_best
+        waited = 0 < self.config.early_stop_patience <= self.state.validations_since_best
+        return waited and self.state.step < self.config.train_steps
 
     def _finish(self):
         """Calibrates the refinement of a run that has come to its end."""
         state, steps = self.state, self.config.train_steps
         stopped = self._stopped_early()
         if stopped:
+            count = state.validations_since_best
             logging.info(
-                "step %d of %d: no better validation mIoU in %d validations; stopped",
-                state.step,
-                steps,
-                state.validations_since_best,
+                "step %d of %d: no better validation mIoU in %s; stopped",
+                *(state.step, steps),
+                f"{count} validations" if count > 1 else "a validation",
             )
         if stopped or state.step >= steps:
             calibrate_best(self.model_dir, self.config, self.source)

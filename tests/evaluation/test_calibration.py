@@ -9,17 +9,24 @@ from helpers import reference
 from helpers.tiny import ListSource, tiny_config, write_camvid
 from helpers.tiny_run import command, write_run
 
+from dilated_affinity.affinity.early_stopping import EarlyStop
 from dilated_affinity.affinity.targets import affinity_targets
-from dilated_affinity.datasets.classes import ClassTable
+from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.evaluation.calibration import LOGIT_EDGES, _Fit, _Predictions, calibrate
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.models.deeplab import DeepLabV3Plus
 from dilated_affinity.run_dir.checkpoints import Checkpoints, TrainingState, write_checkpoint
-from dilated_affinity.run_dir.layout import BEST, CALIBRATION_FILE, CHECKPOINTS, load_calibration
+from dilated_affinity.run_dir.layout import (
+    BEST,
+    CALIBRATION_FILE,
+    CHECKPOINTS,
+    load_calibration,
+    save_settings,
+)
 from dilated_affinity.run_dir.load import load_checkpoint, load_run
-from dilated_affinity.training.run_calibration import calibrate_best, save_searched
+from dilated_affinity.training.run_calibration import calibrate_best, is_calibrated, save_searched
 from dilated_affinity.training.trainer import train
 
 CLASSES = ClassTable(tuple("abcd"), ((0, 0, 0),) * 4)
@@ -293,3 +300,46 @@ def test_settings_saved_for_the_last_checkpoint_are_kept(tmp_path, caplog):
     found = load_calibration(model_dir)
     assert (found["by"], found["step"]) == ("calibration", 1)
     assert "the refinement that a search saved at step 9 is replaced" in caplog.text
+
+
+def test_a_changed_refinement_is_calibrated_again(tmp_path, caplog):
+    """Training is called again with other settings of the refinement, which it accepts."""
+    caplog.set_level("INFO", "absl")
+    config, model_dir = write_run(tmp_path, rates="4,8", calibrate="training")
+    Checkpoints(model_dir / CHECKPOINTS).write(load_checkpoint(model_dir / BEST), TrainingState())
+    source = load_source("camvid", "train", config.data_dir)
+    calibrate_best(model_dir, config, source)
+    first = (model_dir / CALIBRATION_FILE).read_bytes()
+    calibrate_best(model_dir, config, source)
+    assert (model_dir / CALIBRATION_FILE).read_bytes() == first
+    changed = config.replace(propagation_iterations=2, mu=20.0)
+    save_settings(model_dir, changed, CAMVID)
+    calibrate_best(model_dir, changed, source)
+    assert "the settings of the refinement have changed: it is calibrated again" in caplog.text
+    found = load_calibration(model_dir)
+    assert found["iterations"] == [0, 1, 2] and found["given"]["mu"] == 20
+    # What a user chose with a search is kept, and the log says so.
+    save_searched(model_dir, Refinement(iterations=3), "val", step=0)
+    assert is_calibrated(model_dir, 0) and "stays in force" not in caplog.text
+    save_settings(model_dir, config, CAMVID)
+    calibrate_best(model_dir, config, source)
+    assert "calibration.json, saved by a search, stays in force" in caplog.text
+    assert load_calibration(model_dir)["by"] == "search"
+    caplog.clear()
+    calibrate_best(model_dir, config.replace(calibrate="none"), source)
+    assert "calibration.json stays in force" in caplog.text
+
+
+@pytest.mark.parametrize("variant", ["propagation", "propagation_early_stop"])
+def test_a_saved_search_brings_its_method(tmp_path, variant):
+    """Also into a run that was not refined."""
+    _, model_dir = write_run(tmp_path, refine="none")
+    searched = Refinement(3, mu=9.0, variant=variant, stop=EarlyStop(2, 0.5))
+    assert "calibration.json, which every command uses" in save_searched(
+        model_dir, searched, "val", 0
+    )
+    used = Refinement.from_config(load_run(model_dir)[0])
+    assert used.to_config() == searched.to_config() and used.variant == variant
+    assert variant == "propagation" or used.stop == searched.stop
+    assert load_run(model_dir, calibrated=False)[0].refine == "none"
+    assert load_run(model_dir, refine="none")[0].refine == "none"

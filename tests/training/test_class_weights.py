@@ -10,7 +10,7 @@ from helpers.tiny import ListSource, tiny_config, write_camvid
 from dilated_affinity.datasets.classes import CAMVID, ClassTable
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError
-from dilated_affinity.run_dir.layout import CLASS_WEIGHTS_FILE
+from dilated_affinity.run_dir.layout import CLASS_WEIGHTS_FILE, LOG_FILE
 from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.training.class_weights import (
     balanced_weights,
@@ -19,7 +19,8 @@ from dilated_affinity.training.class_weights import (
     run_class_weights,
 )
 from dilated_affinity.training.compile import compile_model
-from dilated_affinity.training.losses import SemanticLoss
+from dilated_affinity.training.losses import SemanticLoss, check_class_weights
+from dilated_affinity.training.run_checks import load_sources
 
 CLASSES = ClassTable(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
@@ -56,10 +57,27 @@ def test_equal_weights_give_plain_mean():
     assert float(SemanticLoss(class_weights=[7] * 3)(labels, logits)) == pytest.approx(plain)
 
 
-@pytest.mark.parametrize("weights", [(), (0, 0), (1, -1), (1, float("nan")), "ab", 3])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        *[(), (0, 0), (1, -1), (1, float("nan")), (1, 10**400), "ab", "123", b"12", 3, None],
+        # Keras' own class_weight has this form; its keys would be taken for weights.
+        *[{0: 1.0, 1: 2.0}, {1.0, 2.0}, ("1", 2), (True, 2), np.array([True, False])],
+    ],
+    ids=str,
+)
 def test_invalid_weights(weights):
     with pytest.raises(ConfigError, match="class_weights must be .*Received"):
-        SemanticLoss(class_weights=weights)
+        check_class_weights(weights)
+
+
+@pytest.mark.parametrize("largest", [np.float32(3), np.int64(7), 1e39, 1e-320])
+def test_only_ratios_matter(largest):
+    """Also where the weights themselves are beyond float32."""
+    rng = np.random.default_rng(2)
+    labels, logits = rng.integers(0, 2, (1, 4, 5)), rng.normal(size=(1, 4, 5, 2))
+    found = float(SemanticLoss(class_weights=(largest, largest / 2))(labels, logits))
+    assert found == pytest.approx(weighted_mean(labels, logits, (1, 0.5)), rel=1e-5)
 
 
 def test_wrong_number_of_classes():
@@ -93,14 +111,17 @@ def test_file_by_name_or_in_order(tmp_path):
     ("content", "message"),
     [
         ("{", "must be JSON"),
-        ("3", "must be finite numbers"),
+        ("3", "must be a sequence of finite numbers"),
         (
             '{"a": 1, "b": 2, "d": 3}',
             r"no weight for \['c'\], and weights for unknown classes \['d'\]",
         ),
         ("[1, 2]", "must be 3 numbers.* Received: 2"),
-        ('[1, 2, "x"]', "must be finite numbers"),
+        ('[1, 2, "x"]', "must be a sequence of finite numbers"),
         ("[0, 0, 0]", "one of them above 0"),
+        ('["1", 2, 3]', "must be a sequence of finite numbers"),
+        ("[true, 1, 2]", "must be a sequence of finite numbers"),
+        ('{"a": 1, "b": 2, "a": 3, "c": 1}', "must name each class once. Received: a, b, a, c"),
     ],
 )
 def test_invalid_files(tmp_path, content, message):
@@ -112,7 +133,7 @@ def test_invalid_files(tmp_path, content, message):
         read_class_weights(tmp_path / "none.json", CLASSES)
 
 
-def test_weights_are_saved_with_the_run(tmp_path):
+def test_weights_are_saved_with_the_run(tmp_path, caplog):
     config = tiny_config(write_camvid(tmp_path / "camvid"), rates="none")
     source = load_source(config.dataset, config.train_split, config.data_dir)
     assert run_class_weights(config, source, tmp_path) is None
@@ -127,16 +148,39 @@ def test_weights_are_saved_with_the_run(tmp_path):
     )
     content = json.loads((tmp_path / CLASS_WEIGHTS_FILE).read_text())
     assert list(content) == list(CAMVID.names) and list(content.values()) == weights
-    # From now on they are the folder's, whatever becomes of the file or the data.
+    # Until something is trained, a file may still be corrected.
     given = tmp_path / "given.json"
-    given.write_text(json.dumps([1.0] * 10 + [3.0]))
     settings = config.replace(class_weights=str(given))
-    assert run_class_weights(settings, source, tmp_path) == weights
-    other = tmp_path / "other"
-    other.mkdir()
-    assert run_class_weights(settings, source, other)[-1] == 3
+    for largest in (3.0, 4.0):
+        given.write_text(json.dumps([1.0] * 10 + [largest]))
+        assert run_class_weights(settings, source, tmp_path)[-1] == largest
+    # From then on they are the folder's, whatever becomes of the file.
+    (tmp_path / LOG_FILE).touch()
+    given.write_text(json.dumps([1.0] * 10 + [5.0]))
+    caplog.clear()
+    assert run_class_weights(settings, source, tmp_path)[-1] == 4
+    assert f"{given}: its weights have changed since training began, and are not" in caplog.text
     given.unlink()
-    assert run_class_weights(settings, source, other)[-1] == 3
+    assert run_class_weights(settings, source, tmp_path)[-1] == 4
 
     trained = compile_model(build_model(config, 11), config, class_weights=weights)
     assert trained.loss["semantic"].class_weights == tuple(weights)
+
+
+def test_names_in_another_unicode_form(tmp_path):
+    path, classes = tmp_path / "weights.json", ClassTable(("B\u00e4ume",), ((0, 0, 0),))
+    path.write_text(json.dumps({"Ba\u0308ume": 2}))
+    assert read_class_weights(path, classes) == [2]
+
+
+def test_weights_of_classes_that_no_label_has_are_refused(tmp_path):
+    config = tiny_config(write_camvid(tmp_path / "camvid"), rates="none")
+    source = load_source(config.dataset, config.train_split, config.data_dir)
+    missing = int(np.flatnonzero(count_class_pixels(source) == 0)[0])
+    path = tmp_path / "weights.json"
+    config = config.replace(class_weights=str(path))
+    path.write_text(json.dumps([float(index == missing) for index in range(11)]))
+    with pytest.raises(DataError, match=f"weights for {CAMVID.names[missing]} alone"):
+        load_sources(config)
+    path.write_text(json.dumps([1.0] * 11))
+    load_sources(config)

@@ -105,6 +105,12 @@ def test_heads_of_other_classes_or_rates_are_left_out(
     assert words in caplog.text and ("left out" in caplog.text) == bool(left_out)
 
 
+def test_an_affinity_head_that_is_not_wanted_is_named(tmp_path, caplog):
+    write_source(tmp_path / "run", rates="2,4")
+    loaded(tmp_path / "run", rates="none")
+    assert "left out: affinity_logits (its rates are 2,4, this run has no affinity)" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_files_outside_of_runs(tmp_path, suffix):
     source = build_model(tiny_config("nowhere", rates="4"), 5)

@@ -15,9 +15,12 @@ from helpers.first_step import FirstStepReachedError, stop_at_first_step
 from helpers.tiny import tiny_config, write_camvid
 
 from dilated_affinity.affinity.statistics import AffinityStatistics
+from dilated_affinity.config import Config
+from dilated_affinity.datasets.classes import CAMVID
 from dilated_affinity.datasets.registry import load_source
 from dilated_affinity.errors import ConfigError, DataError, RunError
 from dilated_affinity.evaluation.evaluate import evaluate
+from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.checkpoints import (
     Checkpoints,
     TrainingState,
@@ -28,18 +31,23 @@ from dilated_affinity.run_dir.layout import (
     BEST,
     CALIBRATION_FILE,
     CHECKPOINTS,
+    CONFIG_FILE,
     LOCK_FILE,
     LOG_FILE,
     STATISTICS_FILE,
     chosen_checkpoint,
+    load_calibration,
+    save_settings,
     selection_bias,
     trained_on,
 )
-from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.run_dir.load import load_checkpoint, load_run
 from dilated_affinity.run_dir.model import build_model
 from dilated_affinity.runtime.files import exclusive_lock
 from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import batch_ids, training_dataset
+from dilated_affinity.training.run_calibration import save_searched
+from dilated_affinity.training.run_checks import check_run
 from dilated_affinity.training.trainer import train
 
 
@@ -403,24 +411,64 @@ def test_load_run_last_checkpoint(undisturbed, tmp_path):
         load_run(model_dir, checkpoint="last")
 
 
-def test_selection_bias(camvid, undisturbed):
-    config, model_dir = tiny_config(camvid), undisturbed[1]
-
-    def bias(which, split):
-        source = load_source(config.dataset, split, config.data_dir)
-        return selection_bias(model_dir, which, config.replace(val_split=split), source)
-
-    assert "best of 2 by mIoU on val, which is measured here" in bias("best", "val")
-    assert bias("best", "val[1:]") and bias("best", "train+val[:1]")
-    assert bias("last", "val") == bias("best", "train") == ""
-
-
-def test_selection_bias_of_one_validation(camvid, undisturbed, tmp_path):
+def test_selection_bias(camvid, undisturbed, tmp_path):
+    config = tiny_config(camvid)
     model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+
+    def bias(which, split, **settings):
+        source = load_source(config.dataset, split, config.data_dir)
+        return selection_bias(model_dir, which, config.replace(val_split=split, **settings), source)
+
+    # The better of two validations, which was not the last.
+    write_checkpoint(model_dir / BEST, load_checkpoint(model_dir / BEST), TrainingState(step=2))
+    (line,) = bias("best", "val")
+    assert "best of 2 by mIoU on val, which is measured here" in line
+    assert line.endswith("--checkpoint=last is free of this choice")
+    assert bias("best", "val[1:]") and bias("best", "train+val[:1]")
+    assert bias("last", "val") == bias("best", "train") == []
+    # The refinement, unless other settings are in force.
+    save_searched(model_dir, Refinement(3, mu=9.0), "val[:2]", 4)
+    saved = load_calibration(model_dir)["settings"]
+    (line,) = bias("last", "val", **saved)
+    assert "the refinement was chosen by search on val[:2], which is measured here" in line
+    assert bias("last", "val", **{**saved, "mu": 8.0}) == bias("last", "train", **saved) == []
+    # The length of the training.
+    save_settings(model_dir, config.replace(train_steps=6, early_stop_patience=1), CAMVID)
+    assert bias("last", "val")[0].startswith("training was stopped early by mIoU on val,")
+    assert "--checkpoint=last" not in bias("best", "val")[0]
+
+
+def test_selection_bias_of_one_validation_or_the_last(camvid, undisturbed, tmp_path):
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    source = load_source("camvid", "val", camvid)
+    write_checkpoint(model_dir / BEST, load_checkpoint(model_dir / BEST), TrainingState(step=4))
+    assert selection_bias(model_dir, "best", tiny_config(camvid), source) == []
+    write_checkpoint(model_dir / BEST, load_checkpoint(model_dir / BEST), TrainingState(step=2))
     log = model_dir / LOG_FILE
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
-    source = load_source("camvid", "val", camvid)
-    assert selection_bias(model_dir, "best", tiny_config(camvid), source) == ""
+    assert selection_bias(model_dir, "best", tiny_config(camvid), source) == []
+
+
+def test_files_of_the_start_are_not_read_again(camvid, undisturbed, tmp_path, caplog):
+    """And the run keeps saying which they were."""
+    model_dir = shutil.copytree(undisturbed[1], tmp_path / "run")
+    others = {"initial_model": "elsewhere", "backbone_weights": "b.h5", "statistics": "s.json"}
+    config = tiny_config(camvid, **others)
+    before = latest(model_dir).read_bytes()
+    assert train(config, model_dir).step == 4
+    assert latest(model_dir).read_bytes() == before
+    recorded = Config.load(model_dir / CONFIG_FILE)
+    for name, value in others.items():
+        assert f"continues from its last checkpoint; {name}={value} is not read" in caplog.text
+        assert getattr(recorded, name) == getattr(tiny_config(camvid), name)
+    caplog.clear()
+    check_run(config, CAMVID, model_dir)
+    assert "initial_model=elsewhere is not read" in caplog.text
+    # A run that has no checkpoint does read them.
+    with pytest.raises(DataError, match="s.json: cannot read affinity statistics"):
+        train(config, tmp_path / "new")
+    with pytest.raises(ConfigError, match="Received: initial_model='elsewhere'"):
+        train(config.replace(statistics=""), tmp_path / "new")
 
 
 def test_validation_equals_evaluate(camvid, undisturbed):
