@@ -29,7 +29,7 @@ from dilated_affinity.datasets.files.pairs import raise_first
 from dilated_affinity.datasets.notes import log_once
 from dilated_affinity.datasets.registry import load_source, make_builder
 from dilated_affinity.datasets.shapes.drawing import draw_example
-from dilated_affinity.errors import MissingDataError
+from dilated_affinity.errors import ConfigError, DataError, MissingDataError
 from dilated_affinity.export.export import check_output, export_model
 from dilated_affinity.export.formats import FORMATS, QUANTIZATIONS
 from dilated_affinity.inference.refinement import Refinement
@@ -102,11 +102,17 @@ def _export():
     given = _given()
     precision, quantization = given.get("mixed_precision"), _QUANTIZATION.value
     check_output(output, _FORMAT.value, _OVERWRITE.value, precision, quantization)
+    _check_calibration_flags(quantization)
     config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **given)
     if config.views != Views():
         logging.warning(
             "The export predicts whole images at one scale; the run's eval_scales, eval_flip and "
             "eval_window are for eval_main and predict_main."
+        )
+    if quantization == "int8" and config.propagates:
+        raise ConfigError(
+            "--quantization=int8 is for the network alone, with --propagation_iterations=0. "
+            f"Received: {config.propagation_iterations} iterations of propagation"
         )
     image, name, classes = _image_to_check_with(config, Path(model_dir))
     log_run_summary(
@@ -138,6 +144,23 @@ def _export():
     print(f"{output}: {_FORMAT.value} written, {size}; on {name} in several sizes {agreement}")
 
 
+def _check_calibration_flags(quantization):
+    given = [
+        f"--{flag.name}={flag.value}"
+        for flag in (_CALIBRATION_DIR, _CALIBRATION_IMAGES)
+        if flag.present
+    ]
+    if given and quantization != "int8":
+        raise ConfigError(
+            f"{given[0]} is for --quantization=int8. Received: --quantization={quantization}"
+        )
+    if len(given) > 1:
+        raise ConfigError(
+            "--calibration_images is for the training split; all images of --calibration_dir are "
+            f"taken. Received: {' '.join(given)}"
+        )
+
+
 def _image_to_check_with(config, model_dir):
     """An image, its name in messages, and the classes of the run."""
     classes = load_classes(model_dir)
@@ -147,12 +170,12 @@ def _image_to_check_with(config, model_dir):
         return _read_image(_IMAGE.value), _IMAGE.value, classes
     try:
         source = load_source(config.dataset, config.val_split, config.data_dir)
-    except MissingDataError as error:
+        return source[0]["image"], source.ids[0], source.classes
+    except DataError as error:
         if classes is None:
             raise
-        logging.warning("%s The export is checked on a drawn image; see --image.", error)
+        logging.warning("%s; the export is checked on a drawn image, see --image", error)
         return draw_example("val", 0)[0], "a drawn image", classes
-    return source[0]["image"], source.ids[0], source.classes
 
 
 def _calibration_images(config):

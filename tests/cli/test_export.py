@@ -1,6 +1,7 @@
 """`export_main`, on a run whose backbone only the tests know."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -83,6 +84,38 @@ def test_a_bad_command_line_is_one_line_before_anything_is_loaded(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--calibration_dir=a", "--quantization=float16"), "--calibration_dir=a is for --quanti"),
+        (("--calibration_images=3",), "--calibration_images=3 is for --quantization=int8"),
+        (
+            ("--calibration_images=3", "--calibration_dir=a", "--quantization=int8"),
+            "all images of --calibration_dir are taken. Received: --calibration_dir=a",
+        ),
+    ],
+)
+def test_flags_of_calibration_that_have_no_use_are_refused(tmp_path, arguments, message):
+    output = f"--output={tmp_path / 'model.tflite'}"
+    result = command("export_main", "--model_dir=no", output, "--format=litert", *arguments)
+    assert result.returncode == 2 and message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_incomplete_data_set_does_not_stop_the_export(run, tmp_path):
+    config, model_dir = run
+    save_settings(model_dir, config, CAMVID)
+    data = shutil.copytree(config.data_dir, tmp_path / "data")
+    for path in (data / "val").iterdir():
+        path.write_bytes(b"")
+    arguments = (f"--model_dir={model_dir}", f"--data_dir={data}", "--format=keras")
+    result = command("export_main", *arguments, f"--output={tmp_path / 'model.keras'}")
+    assert result.returncode == 0, result.stderr
+    assert (
+        "val_0.png: " in result.stderr and "checked on a drawn image, see --image" in result.stderr
+    )
+
+
 @pytest.mark.slow
 def test_an_image_of_ones_own_without_the_data_set(run, tmp_path):
     config, model_dir = run
@@ -109,7 +142,8 @@ def test_calibrated_with_the_training_split_or_a_folder(run, tmp_path):
     arguments = (f"--model_dir={model_dir}", "--format=litert", "--quantization=int8")
     output = tmp_path / "model.tflite"
     result = command("export_main", *arguments, f"--output={output}")
-    assert result.returncode == 2 and "for the network alone" in result.stderr
+    assert result.returncode == 2
+    assert "with --propagation_iterations=0. Received: 3 iterations" in result.stderr
     arguments = (*arguments, "--propagation_iterations=0", "--overwrite", f"--output={output}")
     for calibration in ("--calibration_images=3", f"--calibration_dir={config.data_dir}/train"):
         result = command("export_main", *arguments, calibration)
