@@ -18,7 +18,7 @@ from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES, read_bytes, r
 from dilated_affinity.datasets.files.listing import list_images
 from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.registry import Source
-from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
@@ -54,6 +54,18 @@ class PredictedFiles:
     kept: list[Path] = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
     notes: Notes = dataclasses.field(default_factory=Notes)
+
+
+class PredictionStoppedError(DilatedAffinityError):
+    """A file could not be written, for example on a full disk, and the prediction ended there.
+
+    Attributes:
+        result: The `PredictedFiles` until then.
+    """
+
+    def __init__(self, message: str, result: PredictedFiles):
+        super().__init__(message)
+        self.result = result
 
 
 class _Item(NamedTuple):
@@ -103,8 +115,9 @@ def predict_files(
         DataError: If there is nothing to predict, outputs would be written outside `output_dir`,
             or a file exists and `overwrite` and `resume` are False. All of these are found before
             anything is written.
-        ConfigError: If `output_dir` is inside `source`, or both `overwrite` and `resume` are
-            True.
+        ConfigError: If `output_dir` is inside `source` or cannot be a folder, or both `overwrite`
+            and `resume` are True.
+        PredictionStoppedError: If a file cannot be written, for example on a full disk.
     """
     result = PredictedFiles()
     items = [
@@ -146,7 +159,8 @@ def predict_examples(
 
     Raises:
         DataError: As `predict_files`.
-        ConfigError: If both `overwrite` and `resume` are True.
+        ConfigError: If `output_dir` cannot be a folder, or both `overwrite` and `resume` are True.
+        PredictionStoppedError: As `predict_files`.
     """
     output_dir = Path(output_dir)
     items = [
@@ -155,6 +169,25 @@ def predict_examples(
     ]
     options = _Options(output_dir, overwrite, resume, label_ids, True, probabilities)
     return _write_predictions(predictor, source.classes, items, options, PredictedFiles())
+
+
+def check_output_dir(output_dir: str | os.PathLike) -> None:
+    """Checks that files can be written below a folder: that neither it nor a parent is a file.
+
+    Raises:
+        ConfigError: If one of them is a file, or a link that leads nowhere.
+    """
+    folder = Path(output_dir)
+    for place in (folder, *folder.parents):
+        if os.path.lexists(place):
+            if not place.is_dir():
+                kind = "is a file" if place.exists() else "is a link that leads nowhere"
+                where = f"which {kind}" if place == folder else f"and {str(place)!r} {kind}"
+                raise ConfigError(
+                    "output_dir must be a folder, which is made if missing. "
+                    f"Received: output_dir={str(folder)!r}, {where}"
+                )
+            return
 
 
 class _Options(NamedTuple):
@@ -186,9 +219,27 @@ def _write_predictions(predictor, classes, items, options, result):
                 if kind == "probabilities"
                 else pictures[kind].save
             )
-            write_atomically(_target(item.stem, kind), write)
+            target = _target(item.stem, kind)
+            try:
+                write_atomically(target, write)
+            except OSError as error:
+                raise _stopped(target, error, options, result) from error
         result.written.append(_target(item.stem, "labels"))
     return result
+
+
+def _stopped(target, error, options, result):
+    reason = error.strerror or error
+    if isinstance(error, FileExistsError):
+        reason = f"{target.parent} is not a folder"
+    count = len(result.written)
+    # With --resume, what another model predicted before would stay.
+    remedy = "starts again" if options.overwrite else "and --resume continues"
+    return PredictionStoppedError(
+        f"{target}: cannot be written ({reason}). Predicted {count} image"
+        f"{'s' if count != 1 else ''} before it; the same command {remedy}.",
+        result,
+    )
 
 
 def _kinds(predictor, options):
@@ -205,6 +256,7 @@ def _kinds(predictor, options):
 
 def _to_do(items, kinds, options, result):
     """The items to predict; raises an error before a file would be overwritten or misplaced."""
+    check_output_dir(options.output_dir)
     if options.overwrite and options.resume:
         raise ConfigError(
             "overwrite replaces predictions and resume (--resume) keeps them: give one of them. "
