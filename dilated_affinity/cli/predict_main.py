@@ -25,7 +25,7 @@ from absl import flags
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.registry import load_source, make_builder
-from dilated_affinity.errors import ConfigError
+from dilated_affinity.errors import ConfigError, printable
 from dilated_affinity.inference.files import (
     PredictionStoppedError,
     check_output_dir,
@@ -139,7 +139,7 @@ def _report(output_dir, result):
     for line in result.notes.lines():
         print(line)
     for reason in result.failed:
-        app.complain(reason)
+        app.complain(printable(reason))
 
 
 def _log_summary(config, model, classes, images, output_dir):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from absl import logging
 
+from dilated_affinity.errors import printable
+
 _NAMES_SHOWN = 3
 
 
@@ -40,7 +42,8 @@ class Notes:
     def lines(self) -> list[str]:
         """Returns a line for each kind with the number of files and the first names."""
         return [
-            f"{kind}: {len(names)} ({abbreviate(names)})" for kind, names in self._names.items()
+            printable(f"{kind}: {len(names)} ({abbreviate(names)})")
+            for kind, names in self._names.items()
         ]
 
 
@@ -62,4 +65,4 @@ def log_once(lines: Iterable[str]) -> None:
 
 @functools.cache
 def _log(line: str) -> None:
-    logging.warning("%s", line)
+    logging.warning("%s", printable(line))

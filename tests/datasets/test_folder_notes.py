@@ -9,9 +9,11 @@ import pytest
 from absl import logging
 from PIL import Image
 
+from dilated_affinity.cli.app import complain
 from dilated_affinity.datasets.checking import check_dataset
 from dilated_affinity.datasets.folder import Folder, check_folder
 from dilated_affinity.datasets.registry import load_source
+from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
 
 SIZE = (40, 56)
@@ -574,3 +576,46 @@ def test_broken_links_and_unread_columns(tmp_path, logged):
     assert "images/train/second" in note(report, "links that lead nowhere, ignored: 1 (")
     (line,) = logged
     assert line.endswith("classes.csv: columns that are not read: supercategory")
+
+
+def test_control_characters_in_names_are_shown_escaped(tmp_path, logged, capsys):
+    """A name must not look like another line of the report, nor clear the terminal."""
+    write(tmp_path)
+    (tmp_path / "x\nno problems\n.txt").write_text("x")
+    (tmp_path / "images" / "train" / "\033[2J.heic").write_text("x")
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "0.png").rename(
+            tmp_path / kind / "train" / "n\n\033[31m\udcff.png"
+        )
+    (tmp_path / "masks" / "train" / "n\n\033[31m\udcff.png").write_bytes(b"")
+    report = check_folder(tmp_path)
+    text = report.text()
+    assert len(report.problems) == 1 and "no problems" not in text.splitlines()
+    assert r"masks/train/n\n\x1b[31m\udcff.png: expected an image" in text
+    assert r"x\nno problems\n.txt" in note(report, "other names")
+    assert r"\x1b[2J.heic" in note(report, "without the ending")
+    (tmp_path / "classes.csv").write_text("index,name\n0,a\n1,b\n2,c\n")
+    Folder(data_dir=tmp_path)
+    complain(DataError(report.problems[0]))
+    complain(OSError("two\nlines"))
+    assert any(r"x\nno problems\n.txt" in line for line in logged)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and r"n\n\x1b[31m\udcff.png" in said[0] and said[1].endswith("two lines")
+    assert all(line.isprintable() for line in (*text.splitlines(), *logged, *said))
+
+
+def test_control_characters_in_names_of_remarks_are_logged_escaped(tmp_path, logged):
+    write(tmp_path, save_image=save_turned(3, True))
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "0.png").rename(tmp_path / kind / "train" / "0\n.png")
+    (tmp_path / "images" / "train" / "1.png").write_bytes(b"")
+    source = load_source("folder", "train", tmp_path)
+    source[source.ids.index("0\n")]
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "0\n.png").write_bytes(b"")
+    skipping = SkippingSource(source)
+    with pytest.raises(DataError, match="of 4 training examples cannot be used"):
+        skipping[source.ids.index("0\n")]
+    first, second = logged
+    assert r"/0\n.png" in first and first.isprintable()
+    assert second.startswith("skipped: ") and r"/0\n.png" in second and second.isprintable()
