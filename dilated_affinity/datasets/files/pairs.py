@@ -177,7 +177,7 @@ def classes_of_values(
 
 
 def invalid_values_error(
-    name: str, values: np.ndarray, classes: ClassTable, table: np.ndarray
+    name: str, values: np.ndarray, classes: ClassTable, table: np.ndarray, hint=""
 ) -> DataError:
     """Returns the error for a label file with values that are invalid by its table.
 
@@ -186,13 +186,13 @@ def invalid_values_error(
         values: The distinct values in the file, sorted.
         classes: The class table, used to recognise labels that have lost their palette.
         table: See `label_table`.
+        hint: A sentence on the cause, with a space before it, where it is known.
     """
     wrong = [int(value) for value in values if table[value] == INVALID]
     shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-    hint = ""
     # The weights of Pillow's and TensorFlow's conversion to grey.
     grey = np.rint(classes.color_map() @ np.array([0.299, 0.587, 0.114]))
-    if np.isin(values, [*grey[: classes.num_classes], grey[IGNORE_LABEL]]).all():
+    if not hint and np.isin(values, [*grey[: classes.num_classes], grey[IGNORE_LABEL]]).all():
         hint = " These are the palette's colours converted to grey; its indices have been lost."
     valid = [int(value) for value in np.flatnonzero(table != INVALID)]
     return DataError(
