@@ -39,6 +39,10 @@ class Notes:
         for kind, names in other._names.items():
             self._names.setdefault(kind, []).extend(names)
 
+    def names(self, kind: str) -> list[str]:
+        """Returns the names of the files with a note of some kind."""
+        return list(self._names.get(kind, ()))
+
     def lines(self) -> list[str]:
         """Returns a line for each kind with the number of files and the first names."""
         return [

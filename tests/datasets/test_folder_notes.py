@@ -127,6 +127,46 @@ def test_many_linked_folders(tmp_path):
     assert report.images == {"train": 13}
 
 
+def test_a_link_to_a_folder_already_read_is_named_where_its_files_are_missing(tmp_path):
+    write(tmp_path, (("train", 1),))
+    for index, folder in enumerate(("a", "b")):
+        (tmp_path / "masks" / "train" / folder).mkdir()
+        Image.fromarray(scene(index)[1]).save(tmp_path / "masks" / "train" / folder / "x.png")
+    images = tmp_path / "images" / "train"
+    (images / "a").mkdir()
+    Image.fromarray(scene(0)[0]).save(images / "a" / "x.png")
+    (images / "b").symlink_to("a")
+    (problem,) = check_folder(tmp_path).problems
+    assert "masks/train/b/x.png" in problem and "a label without an image" in problem
+    assert f"; {images / 'b'} leads to a folder already read" in problem
+    with pytest.raises(DataError, match="b leads to a folder already read"):
+        Folder(data_dir=tmp_path)
+    (tmp_path / "train.txt").write_text("train/0\ntrain/a/x\ntrain/b/x.png\n")
+    (problem,) = check_folder(tmp_path).problems
+    assert "train.txt, line 3" in problem and "b leads to a folder already read" in problem
+    # The same of masks.
+    (images / "b").unlink()
+    (images / "b").mkdir()
+    Image.fromarray(scene(1)[0]).save(images / "b" / "x.png")
+    (tmp_path / "masks" / "train" / "b" / "x.png").unlink()
+    (tmp_path / "masks" / "train" / "b").rmdir()
+    (tmp_path / "masks" / "train" / "b").symlink_to("a")
+    (problem,) = check_folder(tmp_path).problems
+    assert "masks/train/b leads to a folder already read" in problem
+    (tmp_path / "train.txt").unlink()
+    (problem,) = check_folder(tmp_path).problems
+    assert "without a label; " in problem and "masks/train/b leads to" in problem
+
+
+def test_broken_links_beside_splits(tmp_path):
+    write(tmp_path)
+    for name in ("images/gonesplit", "images/gone.png", "gone"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    report = check_folder(tmp_path)
+    assert report.problems == [] and len(report.notes) == 1
+    assert ": 3 (" in note(report, "links that lead nowhere, ignored")
+
+
 def test_broken_link(tmp_path):
     write(tmp_path)
     for kind in ("images", "masks"):
@@ -564,6 +604,19 @@ def test_notes_of_other_data_sets(camvid_dir, logged):
     assert counted(note(report, "macOS"), 1)
     assert "val_0.png" in note(report, "images turned upright by their EXIF orientation 3")
     assert any(line.startswith("camvid: files that macOS") for line in logged)
+
+
+def test_notes_of_other_folders_of_camvid(camvid_dir, logged):
+    for name in ("extra", "Test", ".git"):
+        (camvid_dir / name).mkdir()
+    (camvid_dir / "test").symlink_to(camvid_dir / "nowhere")
+    (camvid_dir / "train.txt").write_text("the tutorial's list")
+    report = check_dataset("camvid", camvid_dir, ("train", "val"))
+    assert report.problems == [] and len(report.notes) == 3
+    line = note(report, "folders of other names, ignored: 2 (")
+    assert "extra" in line and "Test" in line
+    assert ".git" in note(report, "hidden folders") and "test" in note(report, "lead nowhere")
+    assert f"camvid: {line}" in logged
 
 
 def test_broken_links_and_unread_columns(tmp_path, logged):
