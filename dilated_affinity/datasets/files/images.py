@@ -302,7 +302,7 @@ def _frames_remark(image: Image.Image) -> str:
     except _DECODER_ERRORS:
         # The first frame has been decoded; only later ones can be damaged.
         several = True
-    return "of several frames or pages, the first one read" if several else ""
+    return "with several frames or pages, of which the first is read" if several else ""
 
 
 def _orientation(image: Image.Image, name: str) -> int:

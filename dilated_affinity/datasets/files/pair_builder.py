@@ -90,7 +90,7 @@ class PairedFilesSource(Sequence):
         # Logs the first file of each kind only; several threads may read one.
         if remark not in self._logged and self._logged.setdefault(remark, path) is path:
             logging.warning(
-                "%s: the first of the %s; --check_only counts them", printable(path), remark
+                "%s is one of the %s; --check_only counts them", printable(path), remark
             )
 
 
