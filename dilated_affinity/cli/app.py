@@ -86,9 +86,7 @@ def versions() -> str:
 
 def complain(error):
     """Writes one line on standard error, the command's name before it."""
-    # Messages of other libraries may have several lines; those of this package have one.
-    text = str(error) if isinstance(error, DilatedAffinityError) else " ".join(str(error).split())
-    print(f"{command_name()}: {printable(text)}", file=sys.stderr)
+    print(f"{command_name()}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 def _parse(arguments, module, description=None):

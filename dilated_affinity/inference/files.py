@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES, read_bytes, read_image
@@ -19,17 +18,10 @@ from dilated_affinity.datasets.files.listing import list_images
 from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.registry import Source
 from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError
+from dilated_affinity.inference.output_pictures import output_pictures
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
-from dilated_affinity.visualization import (
-    affinity_picture,
-    comparison,
-    error_picture,
-    overlay,
-    overlay_entries,
-    with_legend,
-)
 
 _ALL_KINDS = (
     *("labels", "overlay", "affinity", "comparison", "errors"),
@@ -212,7 +204,7 @@ def _write_predictions(predictor, classes, items, options, result):
     kinds = _kinds(predictor, options)
     items = _to_do(items, kinds, options, result)
     for item, example, prediction in _predictions(predictor, items, result.failed):
-        pictures = _pictures(prediction, predictor.rates, classes, example, options.label_ids)
+        pictures = output_pictures(prediction, predictor.rates, classes, example, options.label_ids)
         for kind in kinds:
             write = (
                 functools.partial(_save_probabilities, prediction.probabilities)
@@ -352,65 +344,8 @@ def _is_out_of_memory(error):
     return isinstance(error, kinds) or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _pictures(prediction, rates, classes, example, label_ids):
-    labels = (
-        palette_image(prediction.labels, classes)
-        if label_ids is None
-        else label_id_image(prediction.labels, label_ids)
-    )
-    entries = overlay_entries(prediction.labels, classes)
-    colored = overlay(example["image"], prediction.labels, classes)
-    arrays = {"overlay": with_legend(colored, entries)}
-    if prediction.affinity is not None:
-        arrays["affinity"] = affinity_picture(prediction.affinity, rates)
-    if prediction.probabilities is not None:
-        arrays["confidence"] = confidence_picture(prediction.probabilities)
-    if "label" in example:
-        arrays["comparison"] = comparison(example, prediction, rates, classes)
-        arrays["errors"] = error_picture(example["label"], prediction, classes.ignore_label)
-    return {"labels": labels, **{kind: Image.fromarray(array) for kind, array in arrays.items()}}
-
-
-def confidence_picture(probabilities) -> np.ndarray:
-    """Returns 255 times the largest probability of each pixel, uint8 (H, W).
-
-    Args:
-        probabilities: float (H, W, C), adding up to 1.
-
-    Example:
-
-    >>> confidence_picture(np.array([[[1.0, 0.0], [0.4, 0.6]]])).tolist()
-    [[255, 153]]
-    """
-    return np.rint(255 * np.clip(probabilities.max(axis=-1), 0, 1)).astype(np.uint8)
-
-
 def _save_probabilities(probabilities, path):
     np.savez_compressed(path, probabilities=probabilities.astype(np.float16))
-
-
-def palette_image(labels, classes: ClassTable) -> Image.Image:
-    """Makes a palette image of labels, uint8 (H, W), in the colours of the data set."""
-    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
-    image.putpalette(classes.color_map().ravel().tolist())
-    return image
-
-
-def label_id_image(labels, label_ids: Sequence[int]) -> Image.Image:
-    """Makes a grey image of the ids that the data set's label files use.
-
-    Args:
-        labels: Classes, uint8 (H, W).
-        label_ids: The id of each class, 0 to 255.
-
-    Example:
-
-    >>> from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
-    >>> image = label_id_image(np.array([[0, 18]], np.uint8), CITYSCAPES_LABEL_IDS)
-    >>> image.mode, np.asarray(image).tolist()
-    ('L', [[7, 33]])
-    """
-    return Image.fromarray(np.array(label_ids, np.uint8)[labels])
 
 
 def _target(stem: Path, kind) -> Path:

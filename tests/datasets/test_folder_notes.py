@@ -665,7 +665,7 @@ def test_control_characters_in_names_are_shown_escaped(tmp_path, logged, capsys)
     complain(OSError("two\nlines"))
     assert any(r"x\nno problems\n.txt" in line for line in logged)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and r"n\n\x1b[31m\udcff.png" in said[0] and said[1].endswith("two lines")
+    assert len(said) == 2 and r"n \x1b[31m\udcff.png" in said[0] and said[1].endswith("two lines")
     assert all(line.isprintable() for line in (*text.splitlines(), *logged, *said))
 
 

@@ -14,11 +14,11 @@ from dilated_affinity.errors import ConfigError, DataError
 from dilated_affinity.inference import files
 from dilated_affinity.inference.files import (
     PredictionStoppedError,
-    palette_image,
     predict_examples,
     predict_files,
 )
 from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.output_pictures import palette_image
 from dilated_affinity.inference.predictor import Prediction, Predictor
 from dilated_affinity.runtime.files import write_atomically
 
