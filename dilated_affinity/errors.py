@@ -29,6 +29,23 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def printable(text: object) -> str:
+    r"""Returns a text on one line, with characters that a terminal obeys rather than shows escaped.
+
+    Names of files may contain line breaks and control sequences. What is escaped stays the same if
+    it is escaped again.
+
+    Example:
+
+    >>> print(printable("a\nb\x1b[2J é.png"))
+    a\nb\x1b[2J é.png
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in str(text)
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a suggestion to append to an error, or an empty text without a similar name.
 

@@ -9,7 +9,8 @@ from dilated_affinity.datasets.classes import (
     CITYSCAPES_LABEL_IDS,
     cityscapes_train_ids,
 )
-from dilated_affinity.inference.files import label_id_image, predict_files
+from dilated_affinity.inference.files import predict_files
+from dilated_affinity.inference.output_pictures import label_id_image
 from dilated_affinity.inference.predictor import Prediction
 
 

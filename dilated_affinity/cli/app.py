@@ -8,7 +8,7 @@ from logging import WARNING, getLogger
 from absl import app, flags, logging
 
 from dilated_affinity.cli.renamed_flags import with_new_names
-from dilated_affinity.errors import ConfigError, DilatedAffinityError, first_line
+from dilated_affinity.errors import ConfigError, DilatedAffinityError, first_line, printable
 from dilated_affinity.runtime.quiet import show_all_messages
 from dilated_affinity.version import __version__
 
@@ -86,7 +86,7 @@ def versions() -> str:
 
 def complain(error):
     """Writes one line on standard error, the command's name before it."""
-    print(f"{command_name()}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{command_name()}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 def _parse(arguments, module, description=None):

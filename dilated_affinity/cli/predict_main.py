@@ -12,9 +12,11 @@ it predicts the validation split, and adds a comparison with the ground truth an
 writes the labels in the form that Cityscapes' test server expects: grey PNG of labelIds.
 
 Images that cannot be predicted are listed at the end, with the reason, and the exit status is then
-1. With --resume, the same command continues an interrupted one and retries those images.
+1. A file that cannot be written, for example on a full disk, ends the command. With --resume, the
+same command continues an interrupted one and retries those images.
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -23,8 +25,13 @@ from absl import flags
 from dilated_affinity.cli import app, config_flags
 from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
 from dilated_affinity.datasets.registry import load_source, make_builder
-from dilated_affinity.errors import ConfigError
-from dilated_affinity.inference.files import predict_examples, predict_files
+from dilated_affinity.errors import ConfigError, printable
+from dilated_affinity.inference.files import (
+    PredictionStoppedError,
+    check_output_dir,
+    predict_examples,
+    predict_files,
+)
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
@@ -82,6 +89,7 @@ def _predict():
     for flag in (_SPLIT, _LIMIT):
         if _INPUT.value and flag.value is not None:
             raise ConfigError(f"--{flag.name} is of the data set; drop it or --input.")
+    check_output_dir(output_dir)
     config, model = load_run(model_dir, _CALIBRATED.value, _CHECKPOINT.value, **_given())
     label_ids = None
     if _WRITE_LABEL_IDS.value:
@@ -104,14 +112,21 @@ def _predict():
             load_classes(Path(model_dir)) or make_builder(config.dataset, config.data_dir).classes
         )
         _log_summary(config, model, classes, f"images of {_INPUT.value}", output_dir)
-        result = predict_files(predictor, classes, _INPUT.value, output_dir, **options)
+        predict = functools.partial(predict_files, predictor, classes, _INPUT.value)
     else:
         split = _SPLIT.value or config.val_split
         source = load_source(config.dataset, split, config.data_dir)
         images = f"{min(len(source), _LIMIT.value or len(source))} images of {split}"
         _log_summary(config, model, source.classes, images, output_dir)
-        result = predict_examples(predictor, source, output_dir, _LIMIT.value, **options)
+        predict = functools.partial(predict_examples, predictor, source, limit=_LIMIT.value)
+    try:
+        result = predict(output_dir=output_dir, **options)
+    except PredictionStoppedError as error:
+        _report(output_dir, error.result)
+        raise
     _report(output_dir, result)
+    if result.failed:
+        sys.exit(app.RUN_ERROR)
 
 
 def _report(output_dir, result):
@@ -124,9 +139,7 @@ def _report(output_dir, result):
     for line in result.notes.lines():
         print(line)
     for reason in result.failed:
-        app.complain(reason)
-    if result.failed:
-        sys.exit(app.RUN_ERROR)
+        app.complain(printable(reason))
 
 
 def _log_summary(config, model, classes, images, output_dir):

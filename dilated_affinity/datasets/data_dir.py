@@ -30,7 +30,8 @@ def open_data_dir(name: str, data_dir: str | os.PathLike, open: Callable[[Path],
         below = root / name
         if not below.is_dir():
             raise MissingDataError(
-                f"{error} (Looked in {root} and {below}; --data_dir names another folder.)"
+                f"{error} (Looked in {root} and {below}; --data_dir names another folder."
+                f"{_other_case(root, name)})"
             ) from None
     try:
         return open(below)
@@ -38,3 +39,15 @@ def open_data_dir(name: str, data_dir: str | os.PathLike, open: Callable[[Path],
         raise MissingDataError(
             f"{error} (Looked in {below} and {root}; --data_dir names another folder.)"
         ) from None
+
+
+def _other_case(root: Path, name: str) -> str:
+    """Returns a hint if a folder's name differs from the data set's only in case, or no text."""
+    try:
+        folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    except OSError:
+        return ""
+    for path in folders:
+        if path.name.casefold() == name.casefold():
+            return f" {path} differs in upper and lower case: --data_dir={path} reads it."
+    return ""

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from absl import logging
 
+from dilated_affinity.errors import printable
+
 _NAMES_SHOWN = 3
 
 
@@ -37,10 +39,15 @@ class Notes:
         for kind, names in other._names.items():
             self._names.setdefault(kind, []).extend(names)
 
+    def names(self, kind: str) -> list[str]:
+        """Returns the names of the files with a note of some kind."""
+        return list(self._names.get(kind, ()))
+
     def lines(self) -> list[str]:
         """Returns a line for each kind with the number of files and the first names."""
         return [
-            f"{kind}: {len(names)} ({abbreviate(names)})" for kind, names in self._names.items()
+            printable(f"{kind}: {len(names)} ({abbreviate(names)})")
+            for kind, names in self._names.items()
         ]
 
 
@@ -62,4 +69,4 @@ def log_once(lines: Iterable[str]) -> None:
 
 @functools.cache
 def _log(line: str) -> None:
-    logging.warning("%s", line)
+    logging.warning("%s", printable(line))

@@ -6,7 +6,7 @@ import numpy as np
 from absl import logging
 
 from dilated_affinity.datasets.classes import IGNORE_LABEL
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import DataError, printable
 
 TOLERATED = 0.01
 """The largest share of a split that may be skipped."""
@@ -69,7 +69,7 @@ class SkippingSource(Sequence):
     def _skip(self, index, reason):
         # Several threads may read the same example; they store the same reason.
         if self.skipped.setdefault(str(index), reason) is reason:
-            logging.warning("skipped: %s", reason)
+            logging.warning("skipped: %s", printable(reason))
         count, size = len(self.skipped), len(self)
         if count > TOLERATED * size:
             raise DataError(

@@ -11,25 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from dilated_affinity.datasets.classes import ClassTable
 from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES, read_bytes, read_image
 from dilated_affinity.datasets.files.listing import list_images
 from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.datasets.registry import Source
-from dilated_affinity.errors import ConfigError, DataError
+from dilated_affinity.errors import ConfigError, DataError, DilatedAffinityError
+from dilated_affinity.inference.output_pictures import output_pictures
 from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.runtime.progress import progress
-from dilated_affinity.visualization import (
-    affinity_picture,
-    comparison,
-    error_picture,
-    overlay,
-    overlay_entries,
-    with_legend,
-)
 
 _ALL_KINDS = (
     *("labels", "overlay", "affinity", "comparison", "errors"),
@@ -54,6 +46,18 @@ class PredictedFiles:
     kept: list[Path] = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
     notes: Notes = dataclasses.field(default_factory=Notes)
+
+
+class PredictionStoppedError(DilatedAffinityError):
+    """A file could not be written, for example on a full disk, and the prediction ended there.
+
+    Attributes:
+        result: The `PredictedFiles` until then.
+    """
+
+    def __init__(self, message: str, result: PredictedFiles):
+        super().__init__(message)
+        self.result = result
 
 
 class _Item(NamedTuple):
@@ -103,8 +107,9 @@ def predict_files(
         DataError: If there is nothing to predict, outputs would be written outside `output_dir`,
             or a file exists and `overwrite` and `resume` are False. All of these are found before
             anything is written.
-        ConfigError: If `output_dir` is inside `source`, or both `overwrite` and `resume` are
-            True.
+        ConfigError: If `output_dir` is inside `source` or cannot be a folder, or both `overwrite`
+            and `resume` are True.
+        PredictionStoppedError: If a file cannot be written, for example on a full disk.
     """
     result = PredictedFiles()
     items = [
@@ -146,7 +151,8 @@ def predict_examples(
 
     Raises:
         DataError: As `predict_files`.
-        ConfigError: If both `overwrite` and `resume` are True.
+        ConfigError: If `output_dir` cannot be a folder, or both `overwrite` and `resume` are True.
+        PredictionStoppedError: As `predict_files`.
     """
     output_dir = Path(output_dir)
     items = [
@@ -155,6 +161,25 @@ def predict_examples(
     ]
     options = _Options(output_dir, overwrite, resume, label_ids, True, probabilities)
     return _write_predictions(predictor, source.classes, items, options, PredictedFiles())
+
+
+def check_output_dir(output_dir: str | os.PathLike) -> None:
+    """Checks that files can be written below a folder: that neither it nor a parent is a file.
+
+    Raises:
+        ConfigError: If one of them is a file, or a link that leads nowhere.
+    """
+    folder = Path(output_dir)
+    for place in (folder, *folder.parents):
+        if os.path.lexists(place):
+            if not place.is_dir():
+                kind = "is a file" if place.exists() else "is a link that leads nowhere"
+                where = f"which {kind}" if place == folder else f"and {str(place)!r} {kind}"
+                raise ConfigError(
+                    "output_dir must be a folder, which is made if missing. "
+                    f"Received: output_dir={str(folder)!r}, {where}"
+                )
+            return
 
 
 class _Options(NamedTuple):
@@ -179,16 +204,34 @@ def _write_predictions(predictor, classes, items, options, result):
     kinds = _kinds(predictor, options)
     items = _to_do(items, kinds, options, result)
     for item, example, prediction in _predictions(predictor, items, result.failed):
-        pictures = _pictures(prediction, predictor.rates, classes, example, options.label_ids)
+        pictures = output_pictures(prediction, predictor.rates, classes, example, options.label_ids)
         for kind in kinds:
             write = (
                 functools.partial(_save_probabilities, prediction.probabilities)
                 if kind == "probabilities"
                 else pictures[kind].save
             )
-            write_atomically(_target(item.stem, kind), write)
+            target = _target(item.stem, kind)
+            try:
+                write_atomically(target, write)
+            except OSError as error:
+                raise _stopped(target, error, options, result) from error
         result.written.append(_target(item.stem, "labels"))
     return result
+
+
+def _stopped(target, error, options, result):
+    reason = error.strerror or error
+    if isinstance(error, FileExistsError):
+        reason = f"{target.parent} is not a folder"
+    count = len(result.written)
+    # With --resume, what another model predicted before would stay.
+    remedy = "starts again" if options.overwrite else "and --resume continues"
+    return PredictionStoppedError(
+        f"{target}: cannot be written ({reason}). Predicted {count} image"
+        f"{'s' if count != 1 else ''} before it; the same command {remedy}.",
+        result,
+    )
 
 
 def _kinds(predictor, options):
@@ -205,6 +248,7 @@ def _kinds(predictor, options):
 
 def _to_do(items, kinds, options, result):
     """The items to predict; raises an error before a file would be overwritten or misplaced."""
+    check_output_dir(options.output_dir)
     if options.overwrite and options.resume:
         raise ConfigError(
             "overwrite replaces predictions and resume (--resume) keeps them: give one of them. "
@@ -300,65 +344,8 @@ def _is_out_of_memory(error):
     return isinstance(error, kinds) or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _pictures(prediction, rates, classes, example, label_ids):
-    labels = (
-        palette_image(prediction.labels, classes)
-        if label_ids is None
-        else label_id_image(prediction.labels, label_ids)
-    )
-    entries = overlay_entries(prediction.labels, classes)
-    colored = overlay(example["image"], prediction.labels, classes)
-    arrays = {"overlay": with_legend(colored, entries)}
-    if prediction.affinity is not None:
-        arrays["affinity"] = affinity_picture(prediction.affinity, rates)
-    if prediction.probabilities is not None:
-        arrays["confidence"] = confidence_picture(prediction.probabilities)
-    if "label" in example:
-        arrays["comparison"] = comparison(example, prediction, rates, classes)
-        arrays["errors"] = error_picture(example["label"], prediction, classes.ignore_label)
-    return {"labels": labels, **{kind: Image.fromarray(array) for kind, array in arrays.items()}}
-
-
-def confidence_picture(probabilities) -> np.ndarray:
-    """Returns 255 times the largest probability of each pixel, uint8 (H, W).
-
-    Args:
-        probabilities: float (H, W, C), adding up to 1.
-
-    Example:
-
-    >>> confidence_picture(np.array([[[1.0, 0.0], [0.4, 0.6]]])).tolist()
-    [[255, 153]]
-    """
-    return np.rint(255 * np.clip(probabilities.max(axis=-1), 0, 1)).astype(np.uint8)
-
-
 def _save_probabilities(probabilities, path):
     np.savez_compressed(path, probabilities=probabilities.astype(np.float16))
-
-
-def palette_image(labels, classes: ClassTable) -> Image.Image:
-    """Makes a palette image of labels, uint8 (H, W), in the colours of the data set."""
-    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
-    image.putpalette(classes.color_map().ravel().tolist())
-    return image
-
-
-def label_id_image(labels, label_ids: Sequence[int]) -> Image.Image:
-    """Makes a grey image of the ids that the data set's label files use.
-
-    Args:
-        labels: Classes, uint8 (H, W).
-        label_ids: The id of each class, 0 to 255.
-
-    Example:
-
-    >>> from dilated_affinity.datasets.classes import CITYSCAPES_LABEL_IDS
-    >>> image = label_id_image(np.array([[0, 18]], np.uint8), CITYSCAPES_LABEL_IDS)
-    >>> image.mode, np.asarray(image).tolist()
-    ('L', [[7, 33]])
-    """
-    return Image.fromarray(np.array(label_ids, np.uint8)[labels])
 
 
 def _target(stem: Path, kind) -> Path:

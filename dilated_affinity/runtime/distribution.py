@@ -236,7 +236,8 @@ def join_processes():
         keras.distribution.initialize()
     except (ValueError, RuntimeError) as error:
         settings = ", ".join(f"{name}={os.environ[name]}" for name in PROCESS_VARIABLES)
-        raise ConfigError(f"Cannot join the processes: {error} Received: {settings}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"Cannot join the processes: {reason} Received: {settings}") from error
 
 
 def broadcast(function, process=0):

@@ -88,6 +88,15 @@ def test_message_names_both_folders(name, empty, tmp_path):
     assert "--data_dir" in problem and str(data / name) in problem
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_message_names_a_folder_in_another_case(name, tmp_path, write_image):
+    home = WRITERS[name](tmp_path / name.title(), write_image)
+    with pytest.raises(MissingDataError, match=f"{home} differs in upper and lower case"):
+        load_source(name, "val", tmp_path)
+    (problem,) = check_dataset(name, tmp_path, ("train", "val")).problems
+    assert f"--data_dir={home} reads it" in problem
+
+
 @pytest.mark.parametrize("name", ["camvid", "folder"])
 def test_damaged_data_set_is_not_searched_elsewhere(name, tmp_path, write_image):
     """Otherwise the message would be about the other folder."""

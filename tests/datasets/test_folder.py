@@ -244,6 +244,14 @@ def break_alpha(folder, write_image):
     return "a.png: a label must be opaque"
 
 
+def break_bits(folder, write_image):
+    (folder / "classes.csv").write_text("index,name\n0,background\n255,object\n")
+    for path in masks(folder).values():
+        write_image(path, np.where(random_mask() > 1, np.uint8(255), np.uint8(0)))
+    write_image(folder / "masks/train/a.png", random_mask() > 1)
+    return "a.png: label values must be 0 or 255. The file has one bit .* 8 bits, .* values 1$"
+
+
 def break_grey(folder, write_image):
     image = Image.fromarray(COLORS[np.minimum(random_mask(), 3)]).convert("L")
     image.save(folder / "masks/train/a.png")
@@ -261,6 +269,7 @@ def break_grey(folder, write_image):
         break_lossy,
         break_color,
         break_alpha,
+        break_bits,
         break_grey,
     ],
 )

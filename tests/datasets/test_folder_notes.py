@@ -9,9 +9,12 @@ import pytest
 from absl import logging
 from PIL import Image
 
+from dilated_affinity.cli.app import complain
 from dilated_affinity.datasets.checking import check_dataset
 from dilated_affinity.datasets.folder import Folder, check_folder
+from dilated_affinity.datasets.folder.label_map import read_label_map
 from dilated_affinity.datasets.registry import load_source
+from dilated_affinity.datasets.skipping import SkippingSource
 from dilated_affinity.errors import DataError
 
 SIZE = (40, 56)
@@ -123,6 +126,46 @@ def test_many_linked_folders(tmp_path):
                 (folder / other.name).symlink_to(other)
     report = check_folder(tmp_path)
     assert report.images == {"train": 13}
+
+
+def test_a_link_to_a_folder_already_read_is_named_where_its_files_are_missing(tmp_path):
+    write(tmp_path, (("train", 1),))
+    for index, folder in enumerate(("a", "b")):
+        (tmp_path / "masks" / "train" / folder).mkdir()
+        Image.fromarray(scene(index)[1]).save(tmp_path / "masks" / "train" / folder / "x.png")
+    images = tmp_path / "images" / "train"
+    (images / "a").mkdir()
+    Image.fromarray(scene(0)[0]).save(images / "a" / "x.png")
+    (images / "b").symlink_to("a")
+    (problem,) = check_folder(tmp_path).problems
+    assert "masks/train/b/x.png" in problem and "a label without an image" in problem
+    assert f"; {images / 'b'} leads to a folder already read" in problem
+    with pytest.raises(DataError, match="b leads to a folder already read"):
+        Folder(data_dir=tmp_path)
+    (tmp_path / "train.txt").write_text("train/0\ntrain/a/x\ntrain/b/x.png\n")
+    (problem,) = check_folder(tmp_path).problems
+    assert "train.txt, line 3" in problem and "b leads to a folder already read" in problem
+    # The same of masks.
+    (images / "b").unlink()
+    (images / "b").mkdir()
+    Image.fromarray(scene(1)[0]).save(images / "b" / "x.png")
+    (tmp_path / "masks" / "train" / "b" / "x.png").unlink()
+    (tmp_path / "masks" / "train" / "b").rmdir()
+    (tmp_path / "masks" / "train" / "b").symlink_to("a")
+    (problem,) = check_folder(tmp_path).problems
+    assert "masks/train/b leads to a folder already read" in problem
+    (tmp_path / "train.txt").unlink()
+    (problem,) = check_folder(tmp_path).problems
+    assert "without a label; " in problem and "masks/train/b leads to" in problem
+
+
+def test_broken_links_beside_splits(tmp_path):
+    write(tmp_path)
+    for name in ("images/gonesplit", "images/gone.png", "gone"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    report = check_folder(tmp_path)
+    assert report.problems == [] and len(report.notes) == 1
+    assert ": 3 (" in note(report, "links that lead nowhere, ignored")
 
 
 def test_broken_link(tmp_path):
@@ -287,10 +330,9 @@ def test_images_turned_upright(tmp_path, orientation, logged):
     list(source)
     (line,) = logged
     assert (
-        f"2.png: the first of the images turned upright by their EXIF orientation {orientation}"
-        in line
+        f"2.png is one of the images turned upright by their EXIF orientation {orientation}; "
+        "--check_only counts them" in line
     )
-    assert "--check_only" in line
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
@@ -338,7 +380,7 @@ def test_images_with_alpha_or_several_pages(tmp_path):
     report = check_folder(write(tmp_path, save_image=save))
     assert counted(note(report, "transparent", "opaque"), 1)
     assert "1.png" in note(report, "transparent")
-    assert counted(note(report, "several frames"), 1)
+    assert counted(note(report, "images with several frames or pages, of which the first"), 1)
     (problem,) = report.problems
     assert "3.png: an image must be grey or RGB with 8 bits" in problem
 
@@ -449,7 +491,7 @@ def test_masks_with_exif_orientation(tmp_path, logged):
     np.testing.assert_array_equal(source[0]["label"], scene(4)[1])
     list(source)
     (line,) = logged
-    assert "0.png: the first of the masks turned upright by their EXIF orientation 3" in line
+    assert "0.png is one of the masks turned upright by their EXIF orientation 3; " in line
     np.testing.assert_array_equal(load_source("folder", "val", tmp_path).label(0), scene(4)[1])
     assert len(logged) == 2
 
@@ -523,6 +565,18 @@ def test_label_map_of_cvat(tmp_path, kind, logged):
     assert "labelmap.txt" in note(report, "other names, ignored")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_label_map_with_colons_in_names_and_other_encodings(encoding):
+    names = ("animal:cat", "1:2,3,4", "größe", "car", "a:b")
+    lines = (
+        *(LABEL_MAP.splitlines()[0], "animal:cat:1,0,0::", "1:2,3,4:2,0,0:paw,tail:jump,run"),
+        *("größe:3, 0, 0::", "car:4,0,0:wheel:x:y:z", "a:b:5,0,0"),
+    )
+    found = read_label_map("\r\n".join(lines).encode(encoding), "labelmap.txt")
+    assert found.classes.names == names
+    assert found.classes.palette == tuple((red, 0, 0) for red in range(1, 6))
+
+
 def test_other_and_damaged_label_maps(tmp_path):
     write(tmp_path)
     (tmp_path / "labelmap.txt").write_text("item { id: 1 name: 'a' }\n")
@@ -564,6 +618,19 @@ def test_notes_of_other_data_sets(camvid_dir, logged):
     assert any(line.startswith("camvid: files that macOS") for line in logged)
 
 
+def test_notes_of_other_folders_of_camvid(camvid_dir, logged):
+    for name in ("extra", "Test", ".git"):
+        (camvid_dir / name).mkdir()
+    (camvid_dir / "test").symlink_to(camvid_dir / "nowhere")
+    (camvid_dir / "train.txt").write_text("the tutorial's list")
+    report = check_dataset("camvid", camvid_dir, ("train", "val"))
+    assert report.problems == [] and len(report.notes) == 3
+    line = note(report, "folders of other names, ignored: 2 (")
+    assert "extra" in line and "Test" in line
+    assert ".git" in note(report, "hidden folders") and "test" in note(report, "lead nowhere")
+    assert f"camvid: {line}" in logged
+
+
 def test_broken_links_and_unread_columns(tmp_path, logged):
     """A folder of images on a disk that is not mounted, and a table of another tool."""
     write(tmp_path)
@@ -574,3 +641,46 @@ def test_broken_links_and_unread_columns(tmp_path, logged):
     assert "images/train/second" in note(report, "links that lead nowhere, ignored: 1 (")
     (line,) = logged
     assert line.endswith("classes.csv: columns that are not read: supercategory")
+
+
+def test_control_characters_in_names_are_shown_escaped(tmp_path, logged, capsys):
+    """A name must not look like another line of the report, nor clear the terminal."""
+    write(tmp_path)
+    (tmp_path / "x\nno problems\n.txt").write_text("x")
+    (tmp_path / "images" / "train" / "\033[2J.heic").write_text("x")
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "0.png").rename(
+            tmp_path / kind / "train" / "n\n\033[31m\udcff.png"
+        )
+    (tmp_path / "masks" / "train" / "n\n\033[31m\udcff.png").write_bytes(b"")
+    report = check_folder(tmp_path)
+    text = report.text()
+    assert len(report.problems) == 1 and "no problems" not in text.splitlines()
+    assert r"masks/train/n\n\x1b[31m\udcff.png: expected an image" in text
+    assert r"x\nno problems\n.txt" in note(report, "other names")
+    assert r"\x1b[2J.heic" in note(report, "without the ending")
+    (tmp_path / "classes.csv").write_text("index,name\n0,a\n1,b\n2,c\n")
+    Folder(data_dir=tmp_path)
+    complain(DataError(report.problems[0]))
+    complain(OSError("two\nlines"))
+    assert any(r"x\nno problems\n.txt" in line for line in logged)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and r"n \x1b[31m\udcff.png" in said[0] and said[1].endswith("two lines")
+    assert all(line.isprintable() for line in (*text.splitlines(), *logged, *said))
+
+
+def test_control_characters_in_names_of_remarks_are_logged_escaped(tmp_path, logged):
+    write(tmp_path, save_image=save_turned(3, True))
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "0.png").rename(tmp_path / kind / "train" / "0\n.png")
+    (tmp_path / "images" / "train" / "1.png").write_bytes(b"")
+    source = load_source("folder", "train", tmp_path)
+    source[source.ids.index("0\n")]
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train" / "0\n.png").write_bytes(b"")
+    skipping = SkippingSource(source)
+    with pytest.raises(DataError, match="of 4 training examples cannot be used"):
+        skipping[source.ids.index("0\n")]
+    first, second = logged
+    assert r"/0\n.png" in first and first.isprintable()
+    assert second.startswith("skipped: ") and r"/0\n.png" in second and second.isprintable()

@@ -1,6 +1,7 @@
 """Predictions written beside each other into a folder."""
 
 import collections
+import errno
 
 import numpy as np
 import pytest
@@ -10,9 +11,16 @@ from PIL import Image
 
 from dilated_affinity.datasets.classes import VOC2012
 from dilated_affinity.errors import ConfigError, DataError
-from dilated_affinity.inference.files import palette_image, predict_examples, predict_files
+from dilated_affinity.inference import files
+from dilated_affinity.inference.files import (
+    PredictionStoppedError,
+    predict_examples,
+    predict_files,
+)
 from dilated_affinity.inference.model import inference_model
+from dilated_affinity.inference.output_pictures import palette_image
 from dilated_affinity.inference.predictor import Prediction, Predictor
+from dilated_affinity.runtime.files import write_atomically
 
 RATES = ((2, 2), (2, 4), (4, 2))
 
@@ -265,6 +273,57 @@ def test_a_link_outside_the_output_folder_is_refused(images, tmp_path):
     (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="outside .*elsewhere"):
         predict_files(Unused(), VOC2012, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"), [({}, "and --resume continues"), ({"overwrite": True}, "starts again")]
+)
+def test_a_full_disk_ends_the_prediction_with_what_was_done(
+    images, tmp_path, monkeypatch, options, remedy
+):
+    photographs(images, tmp_path / "in", [f"{index}.png" for index in range(5)])
+    (tmp_path / "in" / "1.png").write_bytes(b"")
+    out = tmp_path / "out"
+
+    def full(path, content):
+        if path.name == "3_labels.png":
+            raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/.writing-x")
+        write_atomically(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    with pytest.raises(PredictionStoppedError) as stopped:
+        predict_files(Dark(), VOC2012, tmp_path / "in", out, **options)
+    assert str(stopped.value) == (
+        f"{out / '3_labels.png'}: cannot be written (No space left on device). Predicted 2 images "
+        f"before it; the same command {remedy}."
+    )
+    result = stopped.value.result
+    assert result.written == [out / "0_labels.png", out / "2_labels.png"]
+    assert len(result.failed) == 1 and "1.png: expected an image" in result.failed[0]
+    monkeypatch.undo()
+    result = predict_files(Dark(), VOC2012, tmp_path / "in", out, resume=True)
+    assert len(result.kept) == 2 and len(result.written) == 2
+
+
+def test_a_file_in_place_of_a_folder_of_outputs_is_named(images, tmp_path):
+    photographs(images, tmp_path / "in", ("a/b.png",))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("mine")
+    with pytest.raises(PredictionStoppedError, match=r"a/b_overlay.png: .*out/a is not a folder\)"):
+        predict_files(Dark(), VOC2012, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("kind", ["file", "link that leads nowhere"])
+def test_output_into_a_file_is_refused(images, tmp_path, below, kind):
+    photographs(images, tmp_path / "in", ("a.png",))
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=f"must be a folder, .*out'?.* is a {kind}$"):
+        predict_files(Unused(), VOC2012, tmp_path / "in", out / "deep" if below else out)
 
 
 def test_probabilities_and_confidence(model, images, tmp_path):

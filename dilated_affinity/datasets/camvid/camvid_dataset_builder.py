@@ -5,6 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from dilated_affinity.datasets.classes import CAMVID, IGNORE_LABEL
+from dilated_affinity.datasets.files.listing import (
+    BROKEN_LINKS,
+    HIDDEN_FOLDERS,
+    OTHER_FOLDERS,
+    is_broken_link,
+)
 from dilated_affinity.datasets.files.pair_builder import PairedFilesBuilder
 from dilated_affinity.datasets.files.pairs import Pair, label_table, match_pairs
 from dilated_affinity.errors import MissingDataError
@@ -35,10 +41,20 @@ class Camvid(PairedFilesBuilder):
                 f"{root}: expected CamVid's folders train/ and trainannot/, val/ and valannot/, "
                 "test/ and testannot/, or some of these pairs. Received: none of them"
             )
+        self._note_others(root)
         return {
             split: match_pairs(root / split, root / f"{split}annot", self._notes)
             for split in present
         }
+
+    def _note_others(self, root: Path) -> None:
+        known = {name for split in _SPLITS for name in (split, f"{split}annot")}
+        for path in sorted(root.iterdir()):
+            if is_broken_link(path):
+                self._notes.add(BROKEN_LINKS, path)
+            elif path.is_dir() and path.name not in known:
+                hidden = path.name.startswith(".")
+                self._notes.add(HIDDEN_FOLDERS if hidden else OTHER_FOLDERS, path)
 
     def _label_table(self) -> np.ndarray:
         return label_table(self.classes.num_classes, {_VOID: IGNORE_LABEL})

@@ -166,9 +166,21 @@ def decode_label_colors(data: bytes, name: str) -> np.ndarray:
         )
     if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
         raise DataError(
-            f"{name}: a label must be opaque. Received: alpha {image.getextrema()[3][0]}"
+            f"{name}: a label must be opaque, since many tools change the colours of "
+            "transparent pixels; save it without transparency, with the colour of void or of a "
+            f"class in their place. Received: alpha {image.getextrema()[3][0]}"
         )
     return np.asarray(_to_rgb(_upright(image, name)))
+
+
+def has_one_bit(data: bytes, name: str) -> bool:
+    """Returns whether an image file stores one bit per pixel, so that its values are 0 and 1.
+
+    Raises:
+        DataError: If the file is empty, damaged or too large.
+    """
+    image = _open(data, name)
+    return image.mode == "1" or _bits_per_channel(image, data) == 1
 
 
 def has_colors(data: bytes, name: str, palettes=False) -> bool:
@@ -290,7 +302,7 @@ def _frames_remark(image: Image.Image) -> str:
     except _DECODER_ERRORS:
         # The first frame has been decoded; only later ones can be damaged.
         several = True
-    return "of several frames or pages, the first one read" if several else ""
+    return "with several frames or pages, of which the first is read" if several else ""
 
 
 def _orientation(image: Image.Image, name: str) -> int:

@@ -13,6 +13,7 @@ from dilated_affinity.errors import DataError
 MACOS_FILES = "files that macOS writes beside others (._*), ignored"
 HIDDEN_FILES = "hidden files, ignored"
 HIDDEN_FOLDERS = "hidden folders, ignored"
+OTHER_FOLDERS = "folders of other names, ignored"
 LINKED_FOLDERS = "folders that are links, followed"
 BROKEN_LINKS = "links that lead nowhere, ignored"
 LINKED_AGAIN = "folders reached again through links, ignored"
@@ -78,7 +79,7 @@ def list_images(folder: str | os.PathLike) -> Listing:
             elif entry.name.startswith("."):
                 found.notes.add(HIDDEN_FILES, path)
             elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                if path.is_symlink() and not path.exists():
+                if is_broken_link(path):
                     found.notes.add(BROKEN_LINKS, path)
                 else:
                     others.append(path)
@@ -106,6 +107,11 @@ def find_images(folder: str | os.PathLike) -> Listing:
             f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}). Received: none{passed}"
         )
     return listing
+
+
+def is_broken_link(path: Path) -> bool:
+    """Returns whether a path is a link that leads nowhere."""
+    return path.is_symlink() and not path.exists()
 
 
 def note_files_of_other_kinds(paths: Sequence[Path], notes: Notes) -> None:

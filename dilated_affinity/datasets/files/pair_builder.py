@@ -20,7 +20,7 @@ from dilated_affinity.datasets.files.pairs import Decoder, Pair, label_table, re
 from dilated_affinity.datasets.inspection import Inspection, inspect_pair
 from dilated_affinity.datasets.notes import Notes, log_once
 from dilated_affinity.datasets.splits import split_parts
-from dilated_affinity.errors import MissingDataError
+from dilated_affinity.errors import MissingDataError, printable
 from dilated_affinity.runtime.python_function import python_function
 
 
@@ -89,7 +89,9 @@ class PairedFilesSource(Sequence):
     def _log_remark(self, remark: str, path: str) -> None:
         # Logs the first file of each kind only; several threads may read one.
         if remark not in self._logged and self._logged.setdefault(remark, path) is path:
-            logging.warning("%s: the first of the %s; --check_only counts them", path, remark)
+            logging.warning(
+                "%s is one of the %s; --check_only counts them", printable(path), remark
+            )
 
 
 class _LocalInfo(tfds.core.DatasetInfo):

@@ -15,7 +15,7 @@ from dilated_affinity.datasets.files.images import (
     read_image,
     stored_orientation,
 )
-from dilated_affinity.datasets.files.listing import find_images
+from dilated_affinity.datasets.files.listing import LINKED_AGAIN, find_images
 from dilated_affinity.datasets.notes import Notes, log_once
 from dilated_affinity.errors import DataError
 
@@ -177,7 +177,7 @@ def classes_of_values(
 
 
 def invalid_values_error(
-    name: str, values: np.ndarray, classes: ClassTable, table: np.ndarray
+    name: str, values: np.ndarray, classes: ClassTable, table: np.ndarray, hint=""
 ) -> DataError:
     """Returns the error for a label file with values that are invalid by its table.
 
@@ -186,13 +186,13 @@ def invalid_values_error(
         values: The distinct values in the file, sorted.
         classes: The class table, used to recognise labels that have lost their palette.
         table: See `label_table`.
+        hint: A sentence on the cause, with a space before it, where it is known.
     """
     wrong = [int(value) for value in values if table[value] == INVALID]
     shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-    hint = ""
     # The weights of Pillow's and TensorFlow's conversion to grey.
     grey = np.rint(classes.color_map() @ np.array([0.299, 0.587, 0.114]))
-    if np.isin(values, [*grey[: classes.num_classes], grey[IGNORE_LABEL]]).all():
+    if not hint and np.isin(values, [*grey[: classes.num_classes], grey[IGNORE_LABEL]]).all():
         hint = " These are the palette's colours converted to grey; its indices have been lost."
     valid = [int(value) for value in np.flatnonzero(table != INVALID)]
     return DataError(
@@ -257,13 +257,15 @@ def find_pairs(image_dir: str | os.PathLike, label_dir: str | os.PathLike) -> Pa
     label_of = match_names(images.files, labels.files, found.notes)
     without_label = images.files.keys() - label_of.keys()
     without_image = labels.files.keys() - set(label_of.values())
-    for left, first, others, first_dir, second_dir, what in (
-        (without_label, images, without_image, image_dir, label_dir, "an image without a label"),
-        (without_image, labels, without_label, label_dir, image_dir, "a label without an image"),
+    image_side, label_side = (images, image_dir, without_label), (labels, label_dir, without_image)
+    for (first, first_dir, left), (second, second_dir, others), what in (
+        (image_side, label_side, "an image without a label"),
+        (label_side, image_side, "a label without an image"),
     ):
         found.problems.extend(
             f"{first.files[key]}: expected a file of the same name in {second_dir} for each "
             f"in {first_dir}. Received: {what}{_similar_name(key, others)}"
+            f"{not_read_again(key, second_dir, second.notes)}"
             for key in sorted(left)
         )
     pairs = (
@@ -310,6 +312,20 @@ def _similar_name(key: str, names: Iterable[str]) -> str:
             return f"; {name!r} there differs in upper and lower case"
         if name.strip() == key.strip():
             return f"; {name!r} there differs in spaces"
+    return ""
+
+
+def not_read_again(key: str, folder: str | os.PathLike, notes: Notes) -> str:
+    """Returns a hint if a missing file is behind a link to a folder already read; else no text.
+
+    Args:
+        key: The path of the file below the folder.
+        folder: The folder in which it is missing.
+        notes: The notes on listing that folder, see `list_images`.
+    """
+    for link in notes.names(LINKED_AGAIN):
+        if Path(folder, key).is_relative_to(link):
+            return f"; {link} leads to a folder already read, and no folder is read twice"
     return ""
 
 

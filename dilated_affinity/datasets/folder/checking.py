@@ -23,7 +23,7 @@ from dilated_affinity.datasets.folder.folder_dataset_builder import read_classes
 from dilated_affinity.datasets.folder.layout import find_splits
 from dilated_affinity.datasets.inspection import Survey, inspect_pair
 from dilated_affinity.datasets.notes import Notes, abbreviate
-from dilated_affinity.errors import DataError
+from dilated_affinity.errors import DataError, printable
 from dilated_affinity.runtime.progress import progress
 
 
@@ -82,7 +82,7 @@ class FolderReport:
         if not self.problems:
             read = f"; {_counted(len(self.notes), 'note')} to read above" if self.notes else ""
             lines += ["", f"no problems{read}"]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _table(self) -> Iterator[str]:
         splits = list(self.class_pixels)

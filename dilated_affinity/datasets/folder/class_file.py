@@ -18,8 +18,9 @@ from dilated_affinity.datasets.files.images import (
     decode_label,
     decode_label_colors,
     has_colors,
+    has_one_bit,
 )
-from dilated_affinity.datasets.files.pairs import label_table
+from dilated_affinity.datasets.files.pairs import INVALID, invalid_values_error, label_table
 from dilated_affinity.datasets.notes import abbreviate, log_once
 from dilated_affinity.errors import DataError
 
@@ -77,13 +78,16 @@ class MaskClasses:
             A uint8 array of shape `(height, width)`.
 
         Raises:
-            DataError: If the file is damaged, or a colour is not in `classes.csv`.
+            DataError: If the file is damaged, or a colour is not in `classes.csv`, or a mask of one
+                bit has a value that is not.
         """
         in_colors = self.colors is not None and (
             self.indices is None or has_colors(data, name, palettes=self.by_palette)
         )
         if not in_colors:
-            return decode_label(data, name)
+            values = decode_label(data, name)
+            self._check_one_bit(values, data, name)
+            return values
         hint = ""
         if not has_colors(data, name):
             hint = " If it contains indices, classes.csv must have a column index and no colours."
@@ -95,6 +99,16 @@ class MaskClasses:
                 back[label] = value
             values = back[values]
         return values
+
+    def _check_one_bit(self, values: np.ndarray, data: bytes, name: str) -> None:
+        """Explains the values of black and white masks that were saved with one bit per pixel."""
+        table = self.table()
+        if values.max() == 1 and (table[values] == INVALID).any() and has_one_bit(data, name):
+            hint = (
+                " The file has one bit per pixel, so that its values are 0 and 1: save the masks "
+                f"with 8 bits, or write {self.file} for these values."
+            )
+            raise invalid_values_error(name, np.unique(values), self.classes, table, hint)
 
     def _values_of_colors(self, pixels: np.ndarray, name: str, hint: str) -> np.ndarray:
         packed = _pack(pixels)

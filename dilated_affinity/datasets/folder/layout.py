@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dilated_affinity.datasets.files.images import IMAGE_SUFFIXES, read_bytes
-from dilated_affinity.datasets.files.listing import HIDDEN_FILES, HIDDEN_FOLDERS, MACOS_FILES
-from dilated_affinity.datasets.files.pairs import Pair, find_pairs, images_by_id, match_names
+from dilated_affinity.datasets.files.listing import (
+    BROKEN_LINKS,
+    HIDDEN_FILES,
+    HIDDEN_FOLDERS,
+    MACOS_FILES,
+    is_broken_link,
+)
+from dilated_affinity.datasets.files.pairs import (
+    Pair,
+    find_pairs,
+    images_by_id,
+    match_names,
+    not_read_again,
+)
 from dilated_affinity.datasets.notes import Notes
 from dilated_affinity.errors import DataError, MissingDataError
 
@@ -70,8 +82,12 @@ def find_splits(data_dir: str | os.PathLike) -> Layout:
 def _note_others(root: Path, lists: list[Path], notes: Notes) -> None:
     known = {"images", "masks", CLASS_FILE, LABEL_MAP, *(path.name for path in lists)}
     for path in sorted(root.iterdir()):
-        if path.name not in known:
-            notes.add(HIDDEN_FILES if path.name.startswith(".") else OTHER_NAMES, path)
+        if path.name.startswith("."):
+            notes.add(HIDDEN_FILES, path)
+        elif is_broken_link(path):
+            notes.add(BROKEN_LINKS, path)
+        elif path.name not in known:
+            notes.add(OTHER_NAMES, path)
 
 
 def _add_splits_of_folders(root: Path, found: Layout) -> None:
@@ -110,6 +126,8 @@ def _split_folders(folder: Path, notes: Notes) -> dict[str, Path]:
             notes.add(MACOS_FILES, path)
         elif path.name.startswith("."):
             notes.add(HIDDEN_FILES, path)
+        elif is_broken_link(path):
+            notes.add(BROKEN_LINKS, path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             notes.add(OUTSIDE_SPLITS, path)
         else:
@@ -150,11 +168,13 @@ def _add_splits_of_lists(root: Path, lists: list[Path], found: Layout) -> None:
             if key is None:
                 found.problems.append(
                     f"{where}: expected an image below {root / 'images'}. Received: {entry!r}"
+                    f"{not_read_again(entry, root / 'images', images.notes)}"
                 )
             elif key not in mask_of:
                 found.problems.append(
                     f"{images.files[key]}: expected a file of the same name in {root / 'masks'}. "
                     "Received: an image without a label"
+                    f"{not_read_again(key, root / 'masks', masks.notes)}"
                 )
             elif key in pairs:
                 found.problems.append(

@@ -157,6 +157,26 @@ def test_unsupported_colored_labels_are_refused(data, received):
         decode_label_colors(data, "x.png")
 
 
+def test_transparency_of_labels():
+    """With an alpha channel colours may have been changed; a transparent entry keeps its colour."""
+    rgba = np.dstack([RGB, np.full(GREY.shape, 255, np.uint8)])
+    np.testing.assert_array_equal(decode_label_colors(encoded(rgba), "a"), RGB)
+    rgba[2, 3] = 0
+    remedy = "x.png: .* opaque.*save it without transparency, with the colour of void"
+    with pytest.raises(DataError, match=remedy):
+        decode_label_colors(encoded(rgba), "x.png")
+    with pytest.raises(DataError, match="one channel .* Received: 8-bit LA$"):
+        decode_label(encoded(np.dstack([GREY, GREY])), "x.png")
+    key = tuple(map(int, RGB[0, 0]))
+    for data, decode, expected in (
+        (encoded(RGB, transparency=key), decode_label_colors, RGB),
+        (encoded(GREY, transparency=int(GREY[0, 0])), decode_label, GREY),
+    ):
+        np.testing.assert_array_equal(decode(data, "a"), expected)
+        (remark,) = label_remarks(data, "a")
+        assert remark == "masks transparent in places, read as if they were opaque"
+
+
 @pytest.mark.parametrize("decode", [decode_image, decode_label, decode_label_colors])
 @pytest.mark.parametrize(
     "data",
