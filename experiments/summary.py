@@ -27,6 +27,7 @@ class _Runs:
 
 _ROWS = (
     _Runs("VOC 2012, animals", "animals_mobilenet_v2"),
+    _Runs("VOC 2012, animals", "folder_animals_800_*", ("folder", "animals_800")),
     _Runs("VOC 2012, animals", "folder_animals_*", ("folder", "animals")),
     _Runs("shapes", "shapes"),
     _Runs("CamVid", "camvid_recipe"),

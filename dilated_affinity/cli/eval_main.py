@@ -26,8 +26,9 @@ from dilated_affinity.evaluation import evaluate as evaluation
 from dilated_affinity.evaluation import search
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
-from dilated_affinity.run_dir.layout import chosen_checkpoint, selection_bias
+from dilated_affinity.run_dir.layout import chosen_checkpoint
 from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.run_dir.selection_bias import selection_bias
 from dilated_affinity.runtime.files import write_atomically
 from dilated_affinity.training.run_calibration import save_searched
 from dilated_affinity.visualization import refinement_search_figure

@@ -17,8 +17,8 @@ from dilated_affinity.inference.predictor import Predictor
 from dilated_affinity.inference.refinement import Refinement
 from dilated_affinity.report import RunFiles, measure, report_page
 from dilated_affinity.run_dir.describe import log_run_summary, refinement_in_words, views_in_words
-from dilated_affinity.run_dir.layout import selection_bias
 from dilated_affinity.run_dir.load import load_run
+from dilated_affinity.run_dir.selection_bias import selection_bias
 from dilated_affinity.runtime.files import write_atomically
 
 _given = config_flags.define(

@@ -13,7 +13,7 @@ from dilated_affinity.training.trainer import train
 from experiments import beta_search, run_queue
 from experiments.paper_figures import corrected_pixel
 from experiments.paper_tables import Row
-from experiments.records import write_json
+from experiments.records import RESULTS, read_json, write_json
 from experiments.run_queue import Queue
 from experiments.tables import Records
 from experiments.variants import SCALES, VARIANTS, Scale
@@ -238,3 +238,15 @@ def test_weight_of_training_through_is_the_variants_unless_given(tmp_path):
     assert queue.config("rates_8_12x24_16", 0).train_propagation_weight == 1.0
     given = dataclasses.replace(queue, given={**queue.given, "train_propagation_weight": 0.5})
     assert given.config("trained_through", 0).train_propagation_weight == 0.5
+
+
+def test_800_steps_have_the_settings_of_the_longest_run(tmp_path):
+    """But for half the filters."""
+    recorded = read_json(RESULTS / "animals_mobilenet_v2.json")["config"]
+    config = Queue("folder", "animals_800", (0,), tmp_path, tmp_path, {}).config(
+        "rates_8_12x24_16", 0
+    )
+    settings = dataclasses.asdict(config)
+    changed = {name for name in recorded if recorded[name] != settings[name]}
+    assert changed <= {"filters", "calibrate", "data_dir", "backbone_weights", "num_replicas"}
+    assert (settings["filters"], recorded["filters"]) == (128, 256)

@@ -38,11 +38,11 @@ from dilated_affinity.run_dir.layout import (
     chosen_checkpoint,
     load_calibration,
     save_settings,
-    selection_bias,
     trained_on,
 )
 from dilated_affinity.run_dir.load import load_checkpoint, load_run
 from dilated_affinity.run_dir.model import build_model
+from dilated_affinity.run_dir.selection_bias import selection_bias
 from dilated_affinity.runtime.files import exclusive_lock
 from dilated_affinity.training.compile import compile_model
 from dilated_affinity.training.input_pipeline import batch_ids, training_dataset
