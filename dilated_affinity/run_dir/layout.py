@@ -60,7 +60,7 @@ def _lock(model_dir, config, stack):
     except BlockingIOError:
         raise RunError(f"{model_dir}: another process is training in this folder.") from None
     except OSError as error:
-        raise _cannot_write(model_dir, error) from None
+        raise RunError(f"{model_dir}: cannot train here: {error.strerror}") from None
     refuse_other_settings(model_dir, config)
     try:
         _forget_other_settings(model_dir, config)

@@ -1,5 +1,7 @@
 """`--checkpoint` of every command that uses a run: in this one, only the last checkpoint exists."""
 
+import re
+
 import pytest
 from helpers.tiny_run import command, write_run
 
@@ -8,7 +10,7 @@ from dilated_affinity.run_dir.layout import BEST, CHECKPOINTS
 from dilated_affinity.run_dir.load import load_checkpoint
 
 COMMANDS = {
-    "eval_main": ("--propagation_iterations=0",),
+    "eval_main": (),
     "predict_main": ("--limit=1", "--output_dir={folder}/predictions"),
     "report_main": ("--limit=1", "--output={folder}/report.html"),
     "export_main": ("--format=keras", "--output={folder}/model.keras"),
@@ -35,3 +37,5 @@ def test_last_checkpoint(run, tmp_path, name):
     last = command(name, f"--model_dir={run}", "--checkpoint=last", *arguments)
     assert last.returncode == 0, last.stderr
     assert "last checkpoint" in last.stderr
+    if name == "eval_main":  # also at the run's own number of iterations
+        assert re.search(r"^ +0 +1 +2 +3 +6 +10$", last.stdout, re.M), last.stdout

@@ -108,5 +108,5 @@ def test_package_without_fcntl(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    expected = f"{tmp_path / 'run'}: cannot write here: this system has no locks that end with "
+    expected = f"{tmp_path / 'run'}: cannot train here: this system has no locks that end with "
     assert done.stdout.startswith(expected)
