@@ -59,7 +59,7 @@ def test_help_of_a_table_has_the_papers_numbers_and_the_flags():
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("table6: Table 6, Cityscapes\n")
     assert "+ dilated affinity, 10 iterations  78.70" in done.stdout
-    assert "--scale=paper|small|medium|animals|smoke" in done.stdout
+    assert "--scale=paper|small|medium|animals|animals_800|smoke" in done.stdout
     assert "Default: cityscapes." in done.stdout and "--index" not in done.stdout
 
 
