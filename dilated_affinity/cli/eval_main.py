@@ -44,7 +44,7 @@ _CHECKPOINT = config_flags.define_checkpoint()
 _ITERATIONS = flags.DEFINE_list(
     "propagation_iterations",
     [str(count) for count in evaluation.ITERATIONS],
-    "Iterations of propagation to measure at, ascending.",
+    "Iterations of propagation to measure at, ascending; the default adds the run's own number.",
 )
 _AFFINITY_SOURCE = flags.DEFINE_enum(
     "affinity_source",
