@@ -102,8 +102,10 @@ class MaskClasses:
 
     def _check_one_bit(self, values: np.ndarray, data: bytes, name: str) -> None:
         """Explains the values of black and white masks that were saved with one bit per pixel."""
+        if values.max() != 1:
+            return
         table = self.table()
-        if values.max() == 1 and (table[values] == INVALID).any() and has_one_bit(data, name):
+        if (table[values] == INVALID).any() and has_one_bit(data, name):
             hint = (
                 " The file has one bit per pixel, so that its values are 0 and 1: save the masks "
                 f"with 8 bits, or write {self.file} for these values."
